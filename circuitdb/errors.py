@@ -1,0 +1,123 @@
+"""Every error circuitdb raises on purpose.
+
+::
+
+    CircuitdbError
+    ├── InputError                 what was asked for cannot be done as asked (exit code 2)
+    │   ├── UnknownNameError       no task, model, engine, metric … of that name
+    │   ├── NameSyntaxError        text that is no component or edge name
+    │   ├── OptionError            a value out of range, or options that do not go together
+    │   ├── PromptError            a task that cannot make the prompts asked for
+    │   ├── TaskNotDoneError       a model that does not do the task
+    │   ├── ModelError             a model that cannot be loaded as asked
+    │   │   └── OfflineError       …because the network is out of reach
+    │   ├── CircuitReferenceError  a reference that names no circuit, or several
+    │   ├── QueryError             SQL that fails, is refused, or runs too long
+    │   ├── StoreError             a database that cannot be opened or written
+    │   │   ├── LockedError        …because another process holds it
+    │   │   ├── CorruptError       …because its content is damaged
+    │   │   └── NewerSchemaError   …because a newer circuitdb wrote it
+    │   ├── ComparisonError        circuits that cannot be compared
+    │   └── RenderError            a drawing that cannot be made or written
+    └── NumericalError             NaN or infinity where a finite number must stand (exit code 1)
+
+Anything else that escapes is a fault of circuitdb's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class CircuitdbError(Exception):
+    """Base of all of them. The message is one line and says what to do."""
+
+    exit_code = 1
+
+
+class InputError(CircuitdbError):
+    """What was asked for cannot be done as asked."""
+
+    exit_code = 2
+
+
+class NameSyntaxError(InputError):
+    """Text that is no component or edge name."""
+
+
+class OptionError(InputError):
+    """A value out of range, or options that do not go together."""
+
+
+class PromptError(InputError):
+    """A task that cannot make the prompts asked for."""
+
+
+class TaskNotDoneError(InputError):
+    """A model that does not do the task, by the task's own criterion."""
+
+
+class ModelError(InputError):
+    """A model that cannot be loaded as asked."""
+
+
+class OfflineError(ModelError):
+    """A model that lies behind a network that is out of reach."""
+
+
+class CircuitReferenceError(InputError):
+    """A reference that names no circuit, or several."""
+
+
+class QueryError(InputError):
+    """SQL that fails, is refused, or runs too long."""
+
+
+class StoreError(InputError):
+    """A database that cannot be opened or written."""
+
+
+class LockedError(StoreError):
+    """A database another process holds open for writing."""
+
+
+class CorruptError(StoreError):
+    """A database whose content is damaged."""
+
+
+class NewerSchemaError(StoreError):
+    """A database written by a newer circuitdb."""
+
+
+class ComparisonError(InputError):
+    """Circuits that cannot be compared as asked."""
+
+
+class RenderError(InputError):
+    """A drawing that cannot be made or written."""
+
+
+class NumericalError(CircuitdbError):
+    """NaN or infinity where a finite number must stand."""
+
+
+class UnknownNameError(InputError):
+    """No task, model, engine, metric … of that name; near names are listed.
+
+    >>> print(UnknownNameError("task", "month", ["months", "ioi"]))
+    unknown task 'month'; did you mean 'months'? Known: ioi, months
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        import difflib
+
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.6)
+        message = f"unknown {kind} {name!r}"
+        if near:
+            message += "; did you mean " + " or ".join(repr(n) for n in near) + "?"
+        if self.known:
+            message += ("" if near else ".") + " Known: " + ", ".join(self.known)
+        if hint:
+            message += f". {hint}"
+        super().__init__(message)
