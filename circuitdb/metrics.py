@@ -1,0 +1,137 @@
+"""What is measured at the answer position, one value a prompt.
+
+Each metric says its unit and which way is better (+1 or −1). Correct and incorrect answers are
+token ids ``[batch, answer]``, padded with −1 where prompts have fewer.
+
+Source: the definitions are the field's (IOI: Wang et al. 2022; probability sums for answer
+sets: Hanna et al. 2023; KL to the full model: Conmy et al. 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch  # noqa: TID253
+from jaxtyping import Float, Int
+from torch import Tensor  # noqa: TID253
+
+from circuitdb.errors import OptionError, UnknownNameError
+
+Logits = Float[Tensor, "batch vocab"]
+Answers = Int[Tensor, "batch answer"]
+PerPrompt = Float[Tensor, " batch"]
+
+
+def _gathered(values: Logits, ids: Answers, fill: float) -> Float[Tensor, "batch answer"]:
+    picked = values.gather(1, ids.clamp(min=0))
+    return picked.masked_fill(ids < 0, fill)
+
+
+def _mean(values: Logits, ids: Answers) -> PerPrompt:
+    return _gathered(values, ids, 0.0).sum(1) / (ids >= 0).sum(1)
+
+
+def logit_diff(logits: Logits, correct: Answers, incorrect: Answers) -> PerPrompt:
+    """Mean logit of the correct answers minus mean logit of the incorrect."""
+    return _mean(logits, correct) - _mean(logits, incorrect)
+
+
+def prob_diff(logits: Logits, correct: Answers, incorrect: Answers) -> PerPrompt:
+    """Summed probability of the correct answers minus that of the incorrect."""
+    p = logits.softmax(-1)
+    return _gathered(p, correct, 0.0).sum(1) - _gathered(p, incorrect, 0.0).sum(1)
+
+
+def accuracy(logits: Logits, correct: Answers, incorrect: Answers) -> PerPrompt:
+    """1 where the best correct answer stands above the best incorrect, else 0."""
+    best = _gathered(logits, correct, -torch.inf).amax(1)
+    return (best > _gathered(logits, incorrect, -torch.inf).amax(1)).to(logits.dtype)
+
+
+def rank0(logits: Logits, correct: Answers, incorrect: Answers) -> PerPrompt:
+    """1 where the most likely token of the whole vocabulary is a correct answer, else 0."""
+    return (logits.argmax(1, keepdim=True) == correct).any(1).to(logits.dtype)
+
+
+def logprob(logits: Logits, correct: Answers, incorrect: Answers) -> PerPrompt:
+    """Mean log-probability of the correct answers."""
+    return _mean(logits.log_softmax(-1), correct)
+
+
+def kl_divergence(logits: Logits, reference: Logits) -> PerPrompt:
+    """KL(reference ‖ logits) of the two next-token distributions, nats."""
+    p = reference.log_softmax(-1)
+    return (p.exp() * (p - logits.log_softmax(-1))).sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One named metric."""
+
+    name: str
+    unit: str
+    better: int
+    """+1 where more is better, −1 where less is."""
+    summary: str
+    needs_incorrect: bool
+    differentiable: bool
+    function: Callable[[Logits, Answers, Answers], PerPrompt] | None
+
+    def per_prompt(
+        self, logits: Logits, correct: Answers, incorrect: Answers, reference: Logits | None = None
+    ) -> PerPrompt:
+        """The metric of each prompt, ``[batch]``, in its unit.
+
+        `reference` holds the full model's logits; only ``kl`` needs them.
+        """
+        if self.function is not None:
+            return self.function(logits, correct, incorrect)
+        assert reference is not None, "kl needs the full model's logits"
+        return kl_divergence(logits, reference)
+
+
+def _metric(
+    function: Callable[[Logits, Answers, Answers], PerPrompt],
+    unit: str,
+    needs_incorrect: bool = True,
+    differentiable: bool = True,
+) -> Metric:
+    summary = (function.__doc__ or "").strip()
+    name = function.__name__
+    return Metric(name, unit, 1, summary, needs_incorrect, differentiable, function)
+
+
+METRICS: tuple[Metric, ...] = (
+    _metric(logit_diff, "logits"),
+    _metric(prob_diff, "probability"),
+    _metric(accuracy, "share", differentiable=False),
+    _metric(rank0, "share", needs_incorrect=False, differentiable=False),
+    _metric(logprob, "nats", needs_incorrect=False),
+    Metric("kl", "nats", -1, "KL(full model ‖ circuit) at the answer position.", False, True, None),
+)
+
+
+def get(name: str) -> Metric:
+    """The metric of a name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    for metric in METRICS:
+        if metric.name == name:
+            return metric
+    raise UnknownNameError("metric", name, [m.name for m in METRICS])
+
+
+def require_answers(metric: Metric, incorrect: Answers) -> None:
+    """Check that a task offers what a metric reads.
+
+    Raises:
+        OptionError: the metric compares with incorrect answers and the task has none.
+    """
+    if metric.needs_incorrect and not bool((incorrect >= 0).any()):
+        raise OptionError(
+            f"metric {metric.name!r} needs incorrect answers, which this task does not have; "
+            "use logprob, rank0 or kl"
+        )

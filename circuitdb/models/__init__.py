@@ -1,0 +1,1 @@
+"""Models: named specs become loaded models with a masked forward."""

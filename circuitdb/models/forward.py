@@ -1,0 +1,65 @@
+"""The masked forward: a model run with some edges kept and all others ablated.
+
+Two ways implement it: :mod:`circuitdb.models.residual` (fast, for the architectures it knows) and
+:mod:`circuitdb.models.hooked` (any architecture TransformerLens boots; its oracle in tests).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor  # noqa: TID253
+
+from circuitdb.space import Space
+
+Tokens = Int[Tensor, "batch pos"]
+Logits = Float[Tensor, "batch vocab"]
+Writers = Float[Tensor, "writer batch pos d_model"]
+Embedding = Float[Tensor, "batch pos d_model"]
+EdgeMask = Bool[Tensor, " edge"]
+Objective = Callable[[Logits], Float[Tensor, " batch"]]
+
+
+class MaskedForward(Protocol):
+    """A model over its graph space. Logits are those of the last position.
+
+    The input of a reader is the sum of what the writers before it wrote plus the attention
+    output biases of the layers before it; those biases belong to no writer and are never
+    ablated. The output of a head excludes that bias, the output of an MLP includes its own,
+    and ``input`` is the token embedding plus, where there is one, the position embedding.
+    """
+
+    @property
+    def space(self) -> Space: ...
+
+    def logits(self, tokens: Tokens) -> Logits:
+        """The full model's logits at the last position."""
+        ...
+
+    def writers(self, tokens: Tokens) -> Writers:
+        """What every writer adds to the residual stream in the full model."""
+        ...
+
+    def masked(self, tokens: Tokens, ablated: Writers, keep: EdgeMask) -> Logits:
+        """Logits with the kept edges live and every other edge carrying its ablated sender.
+
+        Everything downstream is recomputed, norm scales included.
+        """
+        ...
+
+    def edge_gradients(
+        self,
+        tokens: Tokens,
+        delta: Writers,
+        objective: Objective,
+        embedding: Embedding | None = None,
+    ) -> Float[Tensor, "batch edge"]:
+        """For every edge and prompt: Σ over positions and d_model of delta · ∂objective/∂input.
+
+        The gradient is that of the edge's reader input in the full model on `tokens`, or on
+        `embedding` in place of the ``input`` writer; `delta` is what the edge's sender would
+        change by. This is the first-order estimate of the objective's change.
+        """
+        ...
