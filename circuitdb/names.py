@@ -39,7 +39,10 @@ _PATTERNS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
     ("mlp", re.compile(r"m(?P<layer>\d+)")),
     ("neuron", re.compile(r"m(?P<layer>\d+)\.n(?P<index>\d+)")),
     ("error", re.compile(rf"f/(?P<layer>\d+)\.(?P<site>[a-z_]+)/(?P<space>{_WORD})/err")),
-    ("feature", re.compile(rf"f/(?P<layer>\d+)\.(?P<site>[a-z_]+)/(?P<space>{_WORD})/(?P<index>\d+)")),
+    (
+        "feature",
+        re.compile(rf"f/(?P<layer>\d+)\.(?P<site>[a-z_]+)/(?P<space>{_WORD})/(?P<index>\d+)"),
+    ),
     ("direction", re.compile(rf"d/(?P<layer>\d+)\.(?P<site>[a-z_]+)/(?P<space>{_WORD})")),
     ("logit", re.compile(r"logit/(?P<index>\d+)")),
     ("input", re.compile(r"input")),

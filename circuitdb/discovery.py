@@ -1,0 +1,521 @@
+"""One discovery from plan to result: prompts, gate, engine, selection, figures.
+
+1. :class:`Plan` states everything that decides the result.
+2. :func:`prepare` makes the prompts, checks that the model does the task, and fixes the run's
+   identity, so that stored work can be recognised before any search.
+3. :func:`find` runs the engine on train, selects on validation, reports on test.
+
+Nothing here touches the database.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch  # noqa: TID253
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import circuitdb
+from circuitdb import engines, metrics, select, tasks
+from circuitdb.ablation import ABLATIONS, MEANS, Ablation
+from circuitdb.circuit import (
+    Discovery,
+    Draft,
+    Figures,
+    Granularity,
+    Provenance,
+    Run,
+    Selection,
+    now,
+)
+from circuitdb.engines.engine import Engine, Found, Members, Problem, Report, Settings, silent
+from circuitdb.engines.random import matched_edges, matched_nodes
+from circuitdb.errors import OptionError, TaskNotDoneError, UnknownNameError
+from circuitdb.evaluate import Bench, Does, does_task, figures
+from circuitdb.metrics import Metric
+from circuitdb.models.model import LoadedModel
+from circuitdb.space import EdgeMask
+from circuitdb.tasks.prompts import Prompts, PromptSet
+
+DEFAULT_FAITHFULNESS = 0.85
+"""Target of engines that select by faithfulness when no other rule is asked for."""
+BAND = 20
+"""Matched random circuits behind the band of every figure."""
+_FEWEST = 5
+"""A template with fewer validation prompts cannot be judged and is kept."""
+
+
+class Plan(BaseModel):
+    """Everything that decides a discovery. Null means the default of the engine or task."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    """A task's name, or the path of a JSONL file."""
+    model: str = "toy-4l"
+    checkpoint: int | None = None
+    seed: int | None = None
+    engine: str = "prune"
+    settings: dict[str, Any] = {}
+    metric: str = "logit_diff"
+    ablation: str = "resample"
+    corruption: str | None = None
+    examples: int = 64
+    """Train prompts; validation has 64 and test 128."""
+    data_seed: int = 0
+    answers: Literal["task", "random"] = "task"
+    replicate: int = 0
+    threshold: float | None = None
+    edges: int | None = None
+    nodes: int | None = None
+    faithfulness: float | None = None
+    ranking: Literal["abs_mean", "mean_abs", "contribution"] = "abs_mean"
+    keep_input: bool = False
+    """The empty circuit keeps ``input->logits`` (seqcont's convention)."""
+    filter: bool = False
+    """Keep only prompts whose correct answer is the model's top-1 token."""
+    drop_templates: tuple[str, ...] = ()
+    force: bool = False
+    """Go on although the model does not do the task. Not part of the run's identity."""
+    band: int = BAND
+    """Matched random circuits to evaluate beside each circuit. Not part of the identity."""
+
+    def command(self) -> str:
+        """The command line that repeats this plan."""
+        words = ["circuitdb", "discover", "--task", self.task]
+        defaults = Plan(task=self.task)
+        for name in Plan.model_fields:
+            value = getattr(self, name)
+            if name in ("task", "settings", "force") or value == getattr(defaults, name):
+                continue
+            option = f"--{name.replace('_', '-')}"
+            if isinstance(value, bool):
+                words.append(option)
+            elif isinstance(value, tuple):
+                words += [w for item in value for w in (option.removesuffix("s"), str(item))]
+            else:
+                words += [option, str(value)]
+        for name, value in self.settings.items():
+            items = value if isinstance(value, (list, tuple)) else [value]
+            words += [w for item in items for w in ("--set", f"{name}={item}")]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan with its model, prompts and identity; the search has not begun."""
+
+    plan: Plan
+    model: LoadedModel
+    engine: Engine
+    settings: Settings
+    metric: Metric
+    prompts: PromptSet
+    means_over: Prompts | None
+    run: Run
+    selections: tuple[tuple[Granularity, Selection], ...]
+    """What will be stored, as far as it is known before the search."""
+    does: tuple[Does, ...]
+    notices: tuple[str, ...]
+
+    @property
+    def circuit_ids(self) -> tuple[str, ...]:
+        run_id = self.run.run_id
+        return tuple(s.circuit_id(run_id, g) for g, s in self.selections)
+
+
+def check(plan: Plan) -> None:
+    """Everything of a plan that can be checked without a model.
+
+    Raises:
+        UnknownNameError: no such task, engine, metric, ablation or corruption.
+        OptionError: a value out of range, or options that do not go together.
+    """
+    tasks.get(plan.task)
+    engine = engines.get(plan.engine)
+    metrics.get(plan.metric)
+    if plan.ablation not in ABLATIONS:
+        raise UnknownNameError("ablation", plan.ablation, ABLATIONS)
+    if plan.ablation not in engine.ablations:
+        raise OptionError(
+            f"engine {engine.name!r} works under {' and '.join(engine.ablations)} only, "
+            f"not {plan.ablation!r}"
+        )
+    if plan.examples < 2:
+        raise OptionError(f"--examples is {plan.examples}; give at least 2")
+    if plan.band < 0:
+        raise OptionError(f"--band is {plan.band}; give 0 or more")
+    _check_selection(plan)
+    engine_settings(plan, engine)
+
+
+def _check_selection(plan: Plan) -> None:
+    rules = {k: getattr(plan, k) for k in ("threshold", "edges", "nodes", "faithfulness")}
+    given = {k: v for k, v in rules.items() if v is not None}
+    if len(given) > 1:
+        raise OptionError(f"give one of --{', --'.join(given)}, not several")
+    for name, value in given.items():
+        if not math.isfinite(value) or value < 0 or (value == 0 and name != "edges"):
+            raise OptionError(f"--{name} is {value!r}; give a finite number above 0")
+
+
+def engine_settings(plan: Plan, engine: Engine) -> Settings:
+    """An engine's settings, checked, defaults filled in.
+
+    Raises:
+        OptionError: a setting is unknown, malformed or out of range.
+    """
+    try:
+        return engine.settings.model_validate(plan.settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(n for n, f in engine.settings.model_fields.items() if not f.exclude)
+            raise OptionError(
+                f"engine {engine.name!r} has no setting {name!r}; it has: {known or 'none'}"
+            ) from error
+        raise OptionError(
+            f"setting {name!r} of engine {engine.name!r}: {first['msg']} (got {first['input']!r})"
+        ) from error
+
+
+def prepare(plan: Plan, model: LoadedModel, *, report: Report = silent) -> Prepared:
+    """Prompts, gate and identity of a plan on a loaded model.
+
+    Raises:
+        TaskNotDoneError: the model does not do the task and `plan.force` is not set.
+        PromptError, OptionError, UnknownNameError: the plan cannot be carried out.
+    """
+    check(plan)
+    task, engine, metric = tasks.get(plan.task), engines.get(plan.engine), metrics.get(plan.metric)
+    report("making prompts", 0, 0)
+    prompts = _prompts(plan, task, model)
+    does: tuple[Does, ...] = ()
+    notices: list[str] = list(model.notes)
+    if plan.answers == "task":
+        does = does_task(model.forward, prompts.split("validation"), metric)
+        failing = _failing(plan, task.name, model.name, does)
+        if failing and not plan.force:
+            plan = plan.model_copy(update={"drop_templates": (*plan.drop_templates, *failing)})
+            prompts = _prompts(plan, task, model)
+            notices.append(f"left out, because {model.name} does not do them: {', '.join(failing)}")
+    means_over = None
+    if plan.ablation in MEANS:
+        means_over = tasks.mean_prompts(
+            task, model.tokenizer, data_seed=plan.data_seed, corruption=plan.corruption,
+            bos=model.bos, drop_templates=plan.drop_templates,
+        )  # fmt: skip
+    settings = engine_settings(plan, engine)
+    run = _run(plan, task, model, engine, settings, prompts, means_over)
+    selections = _selections(plan, engine, settings, metric)
+    return Prepared(
+        plan, model, engine, settings, metric, prompts, means_over, run, selections, does,
+        tuple(notices),
+    )  # fmt: skip
+
+
+def _prompts(plan: Plan, task: tasks.Task, model: LoadedModel) -> PromptSet:
+    made = tasks.build(
+        task, model.tokenizer, sizes={"train": plan.examples}, data_seed=plan.data_seed,
+        corruption=plan.corruption, answers=plan.answers, replicate=plan.replicate,
+        bos=model.bos, drop_templates=plan.drop_templates,
+    )  # fmt: skip
+    return _solved(made, model) if plan.filter else made
+
+
+def _solved(prompts: PromptSet, model: LoadedModel) -> PromptSet:
+    rank0 = metrics.get("rank0")
+    kept = []
+    for name in ("train", "validation", "test", "shift"):
+        split = prompts.split(name)
+        right = np.zeros(split.n, dtype=np.bool_)
+        for batch in split.batches(64):
+            x = model.forward.logits(torch.from_numpy(batch.clean)).cpu()
+            answers = torch.from_numpy(batch.correct), torch.from_numpy(batch.incorrect)
+            right[batch.index] = rank0.per_prompt(x, *answers).numpy() > 0
+        kept += [row for row, ok in zip(split.rows, right, strict=True) if ok]
+    made = prompts.keep(kept, filter=True)
+    if any(made.split(name).n < 2 for name in ("train", "validation", "test")):
+        raise TaskNotDoneError(
+            f"{model.name} solves {len(kept)} of {len(prompts.rows.rows)} prompts; too few are left "
+            "to discover on: leave --filter away, or use a model that does the task"
+        )
+    return made
+
+
+def _failing(plan: Plan, task: str, model: str, does: Sequence[Does]) -> tuple[str, ...]:
+    """Templates the model does not do.
+
+    Raises:
+        TaskNotDoneError: it does none of them.
+    """
+    failing = tuple(d.template for d in does if not d.done and d.n >= _FEWEST)
+    accuracy = sum(d.accuracy * d.n for d in does) / sum(d.n for d in does)
+    effect = sum(d.effect * d.n for d in does) / sum(d.n for d in does)
+    pooled = accuracy > 0.5 and effect > 0
+    if (len(failing) == len(does) or not pooled) and not plan.force:
+        raise TaskNotDoneError(
+            f"{model} does not do {task}: accuracy {accuracy:.2f} on validation prompts (chance 0.50), "
+            f"m(clean) − m(corrupted) = {effect:.3g}; use another model, or --force to go on"
+        )
+    return failing
+
+
+def _run(
+    plan: Plan,
+    task: tasks.Task,
+    model: LoadedModel,
+    engine: Engine,
+    settings: Settings,
+    prompts: PromptSet,
+    means_over: Prompts | None,
+) -> Run:
+    return Run(
+        task=task.name,
+        task_params={
+            **prompts.rows.params,
+            "file": plan.task if plan.task != task.name else None,
+            "keep_input": plan.keep_input,
+            "filter": plan.filter,
+        },
+        prompt_set=prompts.hash,
+        model=model.name,
+        checkpoint=model.checkpoint,
+        seed=model.seed,
+        weights=model.weights_hash,
+        engine=engine.name,
+        engine_version=engine.version,
+        settings=settings.model_dump(mode="json"),
+        metric=plan.metric,
+        ablation=plan.ablation,
+        ablation_source=None if means_over is None else means_over.hash,
+        data_seed=plan.data_seed,
+        dtype=model.dtype,
+    )
+
+
+def _selections(
+    plan: Plan, engine: Engine, settings: Settings, metric: Metric
+) -> tuple[tuple[Granularity, Selection], ...]:
+    """The circuits a plan will store. An engine that decides keeps its own beside a rule's."""
+    own: list[tuple[Granularity, Selection]] = []
+    rule = _rule(plan, metric)
+    if engine.decides:
+        engine_rule = Selection(rule="engine", ranking="none")
+        kinds: tuple[Granularity, ...] = ("node", "edge")
+        if engine.name == "random":
+            kinds = ("node",) if getattr(settings, "like_nodes", None) is not None else ("edge",)
+            rule = None
+        own = [(g, engine_rule) for g in kinds if g == "node" or rule is None]
+    elif rule is None:
+        target = DEFAULT_FAITHFULNESS
+        rule = Selection(
+            rule="faithfulness", value=target, unit="faithfulness", ranking=plan.ranking
+        )
+    granularity: Granularity = "node" if getattr(settings, "level", "edges") == "nodes" else "edge"
+    return (*own, *([(granularity, rule)] if rule else []))
+
+
+def _rule(plan: Plan, metric: Metric) -> Selection | None:
+    units = {
+        "threshold": metric.unit,
+        "edges": "edges",
+        "nodes": "nodes",
+        "faithfulness": "faithfulness",
+    }
+    for name, unit in units.items():
+        value = getattr(plan, name)
+        if value is not None:
+            return Selection(rule=name, value=float(value), unit=unit, ranking=plan.ranking)  # type: ignore[arg-type]
+    return None
+
+
+def find(
+    prepared: Prepared,
+    *,
+    known: Found | None = None,
+    report: Report = silent,
+    batch_size: int | None = None,
+) -> Discovery:
+    """Search, select, evaluate.
+
+    Args:
+        known: scores of this very run, where they are stored already.
+        report: progress.
+        batch_size: prompts a forward; chosen by size when not given.
+
+    Raises:
+        OptionError: metric or settings do not go with the engine or the selection.
+        NumericalError: NaN or infinite values.
+    """
+    started = time.perf_counter()
+    benches = Benches(prepared, batch_size)
+    found = known
+    if found is None:
+        problem = Problem(benches["train"], prepared.metric, report)
+        metrics.require_answers(prepared.metric, problem.bench.batches[0].incorrect)
+        found = prepared.engine.run(problem, prepared.settings)
+    drafts = [
+        _draft(prepared, benches, found, granularity, selection, report)
+        for granularity, selection in prepared.selections
+    ]
+    return Discovery(
+        run=prepared.run,
+        space=prepared.model.space,
+        provenance=_provenance(prepared, time.perf_counter() - started),
+        circuits=tuple(drafts),
+        edge_scores=found.edge_scores,
+        node_scores=found.node_scores,
+        decisions=found.decisions,
+        prompts=prepared.prompts.rows,
+    )
+
+
+class Benches:
+    """The benches of a prepared run by split, each made when first asked for."""
+
+    def __init__(self, prepared: Prepared, batch_size: int | None = None) -> None:
+        self._prepared, self._batch_size = prepared, batch_size
+        self._made: dict[str, Bench] = {}
+        self._ablation = Ablation(
+            prepared.plan.ablation, prepared.model.forward, prepared.means_over
+        )
+
+    def __getitem__(self, split: str) -> Bench:
+        if split not in self._made:
+            prompts = self._prepared.prompts.split(split)
+            ablation = self._ablation if split != "shift" else self._shift_ablation()
+            self._made[split] = Bench(
+                self._prepared.model.forward, prompts, ablation, self._batch_size
+            )
+        return self._made[split]
+
+    def _shift_ablation(self) -> Ablation:
+        """Means for templates that no train prompt has, from the shift split's own prompts."""
+        p = self._prepared
+        if p.plan.ablation not in MEANS:
+            return self._ablation
+        over = tasks.mean_prompts(
+            tasks.get(p.plan.task), p.model.tokenizer, split="shift", bos=p.model.bos,
+            data_seed=p.plan.data_seed, corruption=p.plan.corruption,
+            drop_templates=p.plan.drop_templates,
+        )  # fmt: skip
+        return Ablation(p.plan.ablation, p.model.forward, over)
+
+
+def _draft(
+    prepared: Prepared,
+    benches: Benches,
+    found: Found,
+    granularity: Granularity,
+    selection: Selection,
+    report: Report,
+) -> Draft:
+    if selection.rule == "engine":
+        members = next(m for m in found.members if m.granularity == granularity)
+    else:
+        members, selection = _select(prepared, benches, found, granularity, selection, report)
+    measured = measure(
+        benches, members, prepared.metric, keep_input=prepared.plan.keep_input,
+        band=prepared.plan.band, report=report,
+    )  # fmt: skip
+    return Draft(granularity, selection, members.edges, members.nodes, measured)
+
+
+def _select(
+    prepared: Prepared,
+    benches: Benches,
+    found: Found,
+    granularity: Granularity,
+    selection: Selection,
+    report: Report,
+) -> tuple[Members, Selection]:
+    scores = found.edge_scores if granularity == "edge" else found.node_scores
+    if scores is None:
+        raise OptionError(
+            f"engine {prepared.engine.name!r} has no {granularity} scores to select by"
+        )
+    if selection.rule == "nodes" and granularity == "edge":
+        raise OptionError("--nodes selects node circuits; this engine scored edges: use --edges")
+    ranks = select.importance(scores, selection.ranking, prepared.metric.better)
+    ladder = select.Ladder(prepared.model.space, ranks, granularity)
+    assert selection.value is not None
+    if selection.rule == "threshold":
+        chosen = select.by_threshold(ladder, selection.value)
+    elif selection.rule in ("edges", "nodes"):
+        chosen = select.by_number(ladder, int(selection.value))
+    else:
+        bench, tried = benches["validation"], 0
+
+        def faithful(mask: EdgeMask) -> float | None:
+            nonlocal tried
+            tried += 1
+            report("selecting by faithfulness", tried, 0)
+            return bench.faithfulness(mask, prepared.metric, prepared.plan.keep_input).value
+
+        chosen = select.by_faithfulness(ladder, selection.value, faithful)
+        selection = selection.model_copy(update={"reached": chosen.reached})
+    return Members(granularity, chosen.edges, chosen.nodes), selection
+
+
+def measure(
+    benches: Benches,
+    members: Members,
+    metric: Metric,
+    *,
+    keep_input: bool = False,
+    band: int = BAND,
+    report: Report = silent,
+) -> tuple[Figures, ...]:
+    """Figures of a circuit on test, with the random band, and on shift where there is one."""
+    bench = benches["test"]
+    mask = _mask(bench, members)
+    random = []
+    for i in range(band):
+        report("random circuits", i, band)
+        other = _random_like(bench, members, np.random.default_rng(i))
+        value = bench.faithfulness(other, metric, keep_input).value
+        random += [] if value is None else [value]
+    made = [figures(bench, mask, metric, keep_input=keep_input, band=random)]
+    shifted = benches["shift"]
+    if len(shifted):
+        made.append(figures(shifted, mask, metric, split="shift", keep_input=keep_input))
+    return tuple(made)
+
+
+def _mask(bench: Bench, members: Members) -> EdgeMask:
+    space = bench.space
+    edges = members.edges if members.granularity == "edge" else space.edges_among(members.nodes)
+    return space.mask(edges)
+
+
+def _random_like(bench: Bench, members: Members, rng: np.random.Generator) -> EdgeMask:
+    space = bench.space
+    if members.granularity == "edge":
+        return space.mask(matched_edges(space, members.edges, rng))
+    return space.mask(space.edges_among(matched_nodes(space, members.nodes, rng)))
+
+
+_VERSIONS = ("torch", "transformer_lens", "transformers", "numpy", "duckdb")
+
+
+def _provenance(prepared: Prepared, seconds: float) -> Provenance:
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
+    return Provenance(
+        created_at=now(),
+        circuitdb=circuitdb.__version__,
+        versions={**versions, "python": platform.python_version()},
+        device=prepared.model.device,
+        threads=torch.get_num_threads(),
+        wall_seconds=seconds,
+        command=prepared.plan.command(),
+    )

@@ -1,0 +1,75 @@
+"""The discovery engines. Others add theirs through the entry point group ``circuitdb.engines``."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import NamedTuple
+
+from circuitdb.errors import UnknownNameError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from circuitdb.engines.engine import Engine
+
+
+class Listed(NamedTuple):
+    """An engine as listings show it, without importing torch."""
+
+    name: str
+    target: str
+    """``module:class``."""
+    summary: str
+    aliases: tuple[str, ...] = ()
+
+
+ENGINES: tuple[Listed, ...] = (
+    Listed(
+        "prune", "circuitdb.engines.prune:Prune",
+        "iterative node pruning by sweeps, then edges by path patching",
+    ),
+    Listed("eap", "circuitdb.engines.eap:Eap", "edge attribution patching: one backward scores every edge"),
+    Listed(
+        "eap-ig-inputs", "circuitdb.engines.eap_ig_inputs:EapIgInputs",
+        "edge attribution, gradients averaged from corrupted to clean inputs", ("eap-ig",),
+    ),
+    Listed(
+        "exact", "circuitdb.engines.exact:Exact",
+        "ablate each edge (or node) alone: slow, and the truth",
+    ),
+    Listed(
+        "random", "circuitdb.engines.random:Random",
+        "a random connected circuit, matched to another: the floor",
+    ),
+)  # fmt: skip
+
+
+def listed() -> tuple[Listed, ...]:
+    """Our engines, then those other packages bring."""
+    others = entry_points(group="circuitdb.engines")
+    return (*ENGINES, *(Listed(e.name, e.value, f"from {e.value.split(':')[0]}") for e in others))
+
+
+def canonical(name: str) -> str:
+    """The name of an engine given by name or alias.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    for entry in listed():
+        if name == entry.name or name in entry.aliases:
+            return entry.name
+    raise UnknownNameError("engine", name, [e.name for e in listed()])
+
+
+def get(name: str) -> Engine:
+    """The engine of a name or alias; imports torch.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    wanted = canonical(name)
+    target = next(e.target for e in listed() if e.name == wanted)
+    module, _, attribute = target.partition(":")
+    engine: Engine = getattr(importlib.import_module(module), attribute)()
+    return engine

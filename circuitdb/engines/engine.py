@@ -1,0 +1,89 @@
+"""What every discovery engine is given and what it gives back.
+
+An engine measures scores, and may decide members itself. It knows nothing of tasks, files or
+databases: it sees a :class:`Problem` and returns :class:`Found`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from circuitdb.circuit import Context, Decision, Granularity, Scores
+from circuitdb.evaluate import Bench
+from circuitdb.metrics import Metric
+
+Report = Callable[[str, int, int], None]
+"""Progress: what is being done, how many steps are done, and of how many (0 = not known)."""
+
+
+def silent(phase: str, done: int, total: int) -> None:
+    """A report nobody reads."""
+
+
+class Settings(BaseModel):
+    """An engine's settings; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A model on train prompts under one ablation, and the metric to explain."""
+
+    bench: Bench
+    metric: Metric
+    report: Report = silent
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """A circuit an engine decided on by itself."""
+
+    granularity: Granularity
+    edges: NDArray[np.int32]
+    """Edge ids, ascending; empty for a node circuit."""
+    nodes: NDArray[np.int32]
+    """Component ids, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an engine leaves behind: scores, decisions, and circuits where it decides itself."""
+
+    edge_scores: Scores | None = None
+    node_scores: Scores | None = None
+    decisions: tuple[Decision, ...] = ()
+    members: tuple[Members, ...] = ()
+
+
+class Engine(Protocol):
+    """One discovery algorithm.
+
+    ``run`` must be deterministic: equal problems and settings give equal results. `version` is
+    raised whenever its results change, because stored work is recognised by it.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    context: ClassVar[Context]
+    """Where its scores were measured: in the full model, in a circuit, or sequentially."""
+    decides: ClassVar[bool]
+    """Whether it decides members itself; others leave that to a selection rule."""
+    ablations: ClassVar[tuple[str, ...]]
+    settings: ClassVar[type[Settings]]
+
+    def run(self, problem: Problem, settings: Any) -> Found:
+        """Measure, and decide where that is this engine's way.
+
+        Raises:
+            OptionError: metric or ablation do not go with this engine.
+        """
+        ...

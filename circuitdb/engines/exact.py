@@ -1,0 +1,86 @@
+"""Exact patching: ablate each edge, or each node, alone, and measure.
+
+Score = m(only this one ablated) − m(clean), mean over prompts, in the full model: the slow truth
+other engines are tested against.
+
+Cost: one masked forward for each edge or node.
+Source: activation patching; Vig et al. 2020, Geiger et al. 2021, Heimersheim and Nanda 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from circuitdb.circuit import Context, Scores
+from circuitdb.engines.engine import Found, Problem, Settings
+from circuitdb.space import EdgeMask, Space
+
+
+class ExactSettings(Settings):
+    """Settings of ``exact``."""
+
+    level: Literal["edges", "nodes"] = Field(default="edges", description="what is ablated alone")
+
+
+class Exact:
+    """Ablate each edge or node alone."""
+
+    name: ClassVar[str] = "exact"
+    version: ClassVar[int] = 1
+    summary: ClassVar[str] = "ablate each edge (or node) alone: slow, and the truth"
+    source: ClassVar[str] = "Vig et al. 2020"
+    context: ClassVar[Context] = "full"
+    decides: ClassVar[bool] = False
+    ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
+    settings: ClassVar[type[Settings]] = ExactSettings
+
+    def run(self, problem: Problem, settings: ExactSettings) -> Found:
+        """Score every edge or every node."""
+        space = problem.bench.space
+        full = np.ones(space.n_edges, dtype=np.bool_)
+        if settings.level == "edges":
+            cuts = {e: np.asarray([e]) for e in range(space.n_edges)}
+            scores = knock_out(problem, full, cuts, space.n_edges, "edges one by one")
+            return Found(edge_scores=scores)
+        cuts = node_cuts(space, range(len(space.writers)))
+        scores = knock_out(problem, full, cuts, len(space.components), "nodes one by one")
+        return Found(node_scores=scores)
+
+
+def node_cuts(space: Space, writers: range | list[int]) -> dict[int, NDArray[np.int64]]:
+    """For each writer, the ids of the edges that carry its output."""
+    return {w: np.flatnonzero(space.edge_src == w) for w in writers}
+
+
+def knock_out(
+    problem: Problem,
+    keep: EdgeMask,
+    cuts: Mapping[int, NDArray[np.int64]],
+    n_items: int,
+    phase: str,
+) -> Scores:
+    """m(keep without a cut) − m(keep) for each cut alone; NaN for items that have no cut.
+
+    Args:
+        problem: prompts, ablation and metric.
+        keep: the circuit cut from, bool ``[edge]``.
+        cuts: item → edge ids removed.
+        n_items: length of the score arrays.
+        phase: what progress calls it.
+    """
+    mean, mean_abs, se = (np.full(n_items, np.nan, dtype=np.float32) for _ in range(3))
+    before = problem.bench.values(keep, problem.metric)
+    for done, (item, cut) in enumerate(cuts.items()):
+        problem.report(phase, done, len(cuts))
+        without = keep.copy()
+        without[cut] = False
+        change = problem.bench.values(without, problem.metric) - before
+        mean[item], mean_abs[item] = change.mean(), np.abs(change).mean()
+        se[item] = change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else np.nan
+    problem.report(phase, len(cuts), len(cuts))
+    return Scores(mean, mean_abs, se)

@@ -1,0 +1,299 @@
+"""What a circuit does on prompts: its metric, its faithfulness, and how far to trust them.
+
+A :class:`Bench` holds one set of prompts under one ablation and answers, for any edge mask, the
+metric of each prompt. :func:`figures` puts a circuit beside the full model and the empty circuit.
+
+Faithfulness = (m(C) − m(∅)) / (m(M) − m(∅)). Source: Marks et al. 2024; Mueller et al. 2025 (MIB).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch  # noqa: TID253
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor  # noqa: TID253
+
+from circuitdb import metrics
+from circuitdb.ablation import Ablation
+from circuitdb.circuit import Figures, finite
+from circuitdb.errors import NumericalError
+from circuitdb.metrics import Metric
+from circuitdb.models.forward import Logits, MaskedForward, Tokens, Writers
+from circuitdb.space import EdgeMask
+from circuitdb.tasks.prompts import Batch, Prompts
+
+Values = NDArray[np.float64]
+
+_CACHE_BYTES = 512 * 2**20
+"""Ablated activations are kept between forwards up to this size, and recomputed beyond."""
+_BATCH_BYTES = 192 * 2**20
+"""Target size of one batch's writer outputs."""
+
+
+@dataclass(slots=True)
+class BenchBatch:
+    """One batch of a bench: tokens, answers, and the full model's logits."""
+
+    clean: Tokens
+    corrupted: Tokens
+    correct: Int[Tensor, "batch answer"]
+    incorrect: Int[Tensor, "batch answer"]
+    index: NDArray[np.int64]
+    template: tuple[str, ...]
+    reference: Logits
+    ablated: Writers | None = None
+
+
+class Bench:
+    """Prompts of one split under one ablation, ready for any number of masked forwards.
+
+    Args:
+        forward: the model.
+        prompts: prompts of one split.
+        ablation: what ablated senders carry.
+        batch_size: prompts a forward; by default as many as keep a batch near 200 MB.
+    """
+
+    def __init__(
+        self,
+        forward: MaskedForward,
+        prompts: Prompts,
+        ablation: Ablation,
+        batch_size: int | None = None,
+    ) -> None:
+        self.forward = forward
+        self.prompts = prompts
+        self.ablation = ablation
+        self.space = forward.space
+        size = batch_size or _fitting_batch(forward, prompts)
+        self.batches = [self._prepare(batch) for batch in prompts.batches(size)]
+        self._kept_bytes = 0
+        self._edgeless: dict[str, Values] = {}
+
+    def __len__(self) -> int:
+        return self.prompts.n
+
+    def _prepare(self, batch: Batch) -> BenchBatch:
+        arrays = (batch.clean, batch.corrupted, batch.correct, batch.incorrect)
+        clean, corrupted, correct, incorrect = (torch.from_numpy(a) for a in arrays)
+        device = getattr(self.forward, "device", torch.device("cpu"))
+        clean, corrupted = clean.to(device), corrupted.to(device)
+        reference = self.forward.logits(clean)
+        if not bool(torch.isfinite(reference).all()):
+            raise NumericalError("the model gives NaN or infinite logits on these prompts")
+        return BenchBatch(
+            clean, corrupted, correct.to(device), incorrect.to(device),
+            batch.index, batch.template, reference,
+        )  # fmt: skip
+
+    def ablated(self, batch: BenchBatch) -> Writers:
+        """Ablated activations of a batch, cached while the cache has room."""
+        if batch.ablated is not None:
+            return batch.ablated
+        made = self.ablation.writers(batch.corrupted, batch.template)
+        size = made.element_size() * made.nelement()
+        if self._kept_bytes + size <= _CACHE_BYTES:
+            self._kept_bytes += size
+            batch.ablated = made
+        return made
+
+    def logits(self, keep: EdgeMask) -> Iterator[tuple[BenchBatch, Logits]]:
+        """Batch by batch, the logits of the circuit that keeps these edges."""
+        mask = torch.from_numpy(keep)
+        for batch in self.batches:
+            if keep.all():
+                yield batch, batch.reference
+            else:
+                yield batch, self.forward.masked(batch.clean, self.ablated(batch), mask)
+
+    def outcomes(self, keep: EdgeMask, measured: Sequence[Metric]) -> dict[str, Values]:
+        """Metrics of each prompt under an edge mask, by name, from one masked forward a batch.
+
+        Each is float64 ``[prompt]`` in prompt order. ``agreement`` comes with them: 1 where circuit
+        and full model have the same top-1 token.
+
+        Raises:
+            NumericalError: a value is NaN or infinite.
+        """
+        values = {m.name: np.empty(self.prompts.n) for m in measured}
+        values["agreement"] = np.empty(self.prompts.n)
+        for batch, x in self.logits(keep):
+            for m in measured:
+                found = m.per_prompt(x, batch.correct, batch.incorrect, batch.reference)
+                values[m.name][batch.index] = found.detach().cpu().numpy()
+            same = x.argmax(1) == batch.reference.argmax(1)
+            values["agreement"][batch.index] = same.cpu().numpy()
+        for name, found_values in values.items():
+            if not np.isfinite(found_values).all():
+                raise NumericalError(f"a masked forward gave NaN or infinite {name}")
+        return values
+
+    def values(self, keep: EdgeMask, metric: Metric) -> Values:
+        """The metric of each prompt under an edge mask, float64 ``[prompt]``, prompt order."""
+        return self.outcomes(keep, (metric,))[metric.name]
+
+    def mean(self, keep: EdgeMask, metric: Metric) -> float:
+        """The metric's mean over prompts under an edge mask."""
+        return float(self.values(keep, metric).mean())
+
+    def full(self, metric: Metric) -> Values:
+        """The metric of each prompt in the full model."""
+        return self.values(np.ones(self.space.n_edges, dtype=np.bool_), metric)
+
+    def empty(self, metric: Metric, keep_input: bool = False) -> Values:
+        """The metric of each prompt with no edge, or with ``input->logits`` alone."""
+        key = f"{metric.name} {keep_input}"
+        if key not in self._edgeless:
+            members = self.space.edges_among([]) if keep_input else []
+            self._edgeless[key] = self.values(self.space.mask(members), metric)
+        return self._edgeless[key]
+
+    def faithfulness(self, keep: EdgeMask, metric: Metric, keep_input: bool = False) -> Ratio:
+        """Faithfulness of an edge mask on these prompts."""
+        full, empty = self.full(metric), self.empty(metric, keep_input)
+        return faithfulness(self.values(keep, metric), full, empty)
+
+
+def _fitting_batch(forward: MaskedForward, prompts: Prompts) -> int:
+    longest = max((len(row.clean_ids) for row in prompts.rows), default=1)
+    probe = forward.writers(torch.zeros((1, 1), dtype=torch.int64))
+    per_prompt = probe.element_size() * probe.nelement() * longest
+    return max(1, min(256, _BATCH_BYTES // per_prompt))
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A mean over prompts divided by another, or null where the divisor is noise."""
+
+    value: float | None
+    note: str | None = None
+
+
+def faithfulness(circuit: Values, full: Values, empty: Values) -> Ratio:
+    """(m(C) − m(∅)) / (m(M) − m(∅)) of per-prompt values, means taken before dividing.
+
+    Null, with a note, where the denominator's 95 % interval over prompts contains zero.
+    """
+    return _ratio(circuit - empty, full - empty, "m_full − m_empty")
+
+
+def ratio(circuit: Values, full: Values) -> Ratio:
+    """m(C) / m(M), null where m(M) is within noise of zero."""
+    return _ratio(circuit, full, "m_full")
+
+
+def _ratio(above: Values, below: Values, what: str) -> Ratio:
+    mean, n = float(below.mean()), len(below)
+    noise = 1.96 * float(below.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    if abs(mean) <= max(noise, 1e-9):
+        return Ratio(
+            None, f"{what} is {mean:.3g} ± {noise:.2g}: within noise of zero, not divided by"
+        )
+    return Ratio(float(above.mean()) / mean)
+
+
+def figures(
+    bench: Bench,
+    keep: EdgeMask,
+    metric: Metric,
+    *,
+    split: str = "test",
+    task: str | None = None,
+    keep_input: bool = False,
+    band: Sequence[float] = (),
+) -> Figures:
+    """A circuit's figures on a bench, beside the full model and the empty circuit.
+
+    `band` holds the faithfulness of matched random circuits, where they were run.
+    """
+    right, kl = metrics.get("accuracy"), metrics.get("kl")
+    has_pairs = all(bool((b.incorrect >= 0).any()) for b in bench.batches)
+    measured = {m.name: m for m in (metric, kl, *((right,) if has_pairs else ()))}
+    outcome = bench.outcomes(keep, tuple(measured.values()))
+    full, empty = bench.full(metric), bench.empty(metric, keep_input)
+    circuit = outcome[metric.name]
+    faithful, whole = faithfulness(circuit, full, empty), ratio(circuit, full)
+    gap = float((full - empty).mean())
+    spread = None if faithful.value is None else float(((circuit - empty) / gap).std(ddof=1))
+    notes = [r.note for r in (faithful, whole) if r.note]
+    return Figures(
+        split=split,  # type: ignore[arg-type]
+        task=task,
+        metric=metric.name,
+        ablation=bench.ablation.kind,
+        n_prompts=len(bench),
+        m_full=float(full.mean()),
+        m_empty=float(empty.mean()),
+        m_circuit=float(circuit.mean()),
+        faithfulness=finite(faithful.value),
+        ratio=finite(whole.value),
+        faithfulness_sd=None if spread is None else finite(spread),
+        accuracy=float(outcome["accuracy"].mean()) if has_pairs else None,
+        accuracy_full=float(bench.full(right).mean()) if has_pairs else None,
+        agreement=float(outcome["agreement"].mean()),
+        kl=float(outcome["kl"].mean()),
+        random_low=float(np.percentile(band, 5)) if len(band) else None,
+        random_high=float(np.percentile(band, 95)) if len(band) else None,
+        random_mean=float(np.mean(band)) if len(band) else None,
+        random_n=len(band) or None,
+        note="; ".join(notes) or None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Does:
+    """Whether a model does a task on some prompts, and by how much."""
+
+    template: str
+    n: int
+    accuracy: float
+    accuracy_low: float
+    """Lower end of the 95 % interval (Wilson)."""
+    effect: float
+    """m(clean) − m(corrupted), mean over prompts."""
+    effect_low: float
+    """Lower end of its 95 % interval (normal)."""
+
+    @property
+    def done(self) -> bool:
+        """Accuracy above chance and effect above zero, both by 95 % interval."""
+        return self.accuracy_low > 0.5 and self.effect_low > 0
+
+
+def does_task(forward: MaskedForward, prompts: Prompts, metric: Metric) -> tuple[Does, ...]:
+    """The task's own criterion, per template.
+
+    A prompt is right when the correct answer stands above the incorrect; where a prompt has
+    several of either, when the correct ones hold more probability.
+    """
+    right: dict[str, list[float]] = {}
+    effect: dict[str, list[float]] = {}
+    oriented = (
+        metric if metric.needs_incorrect and metric.differentiable else metrics.get("logit_diff")
+    )
+    for batch in prompts.batches(64):
+        correct, incorrect = torch.from_numpy(batch.correct), torch.from_numpy(batch.incorrect)
+        clean = forward.logits(torch.from_numpy(batch.clean)).cpu()
+        corrupted = forward.logits(torch.from_numpy(batch.corrupted)).cpu()
+        won = metrics.prob_diff(clean, correct, incorrect) > 0
+        change = oriented.per_prompt(clean, correct, incorrect) - oriented.per_prompt(
+            corrupted, correct, incorrect
+        )
+        for i, template in enumerate(batch.template):
+            right.setdefault(template, []).append(float(won[i]))
+            effect.setdefault(template, []).append(float(change[i]))
+    return tuple(_criterion(t, right[t], effect[t]) for t in sorted(right))
+
+
+def _criterion(template: str, right: list[float], effect: list[float]) -> Does:
+    n, p = len(right), float(np.mean(right))
+    z2 = 1.96**2
+    low = (p + z2 / (2 * n) - 1.96 * math.sqrt((p * (1 - p) + z2 / (4 * n)) / n)) / (1 + z2 / n)
+    spread = float(np.std(effect, ddof=1)) if n > 1 else math.inf
+    mean = float(np.mean(effect))
+    return Does(template, n, p, low, mean, mean - 1.96 * spread / math.sqrt(n))

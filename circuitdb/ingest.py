@@ -1,0 +1,120 @@
+"""Recipes: YAML files that say what to train, read strictly.
+
+A recipe is a mapping with a ``kind``; each kind has its own pydantic model in :data:`KINDS`.
+Unknown keys, wrong values and keys given twice are errors that name the file and the key.
+This is the only module that reads the shipped folder ``ingest/``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from circuitdb import resources
+from circuitdb.errors import OptionError, UnknownNameError
+from circuitdb.models.recipe import TrainRecipe
+
+KINDS: Final[dict[str, type[BaseModel]]] = {"train": TrainRecipe}
+"""Recipe models by the value of their ``kind``."""
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with circuitdb, by name."""
+    return {path.stem: path for path in sorted(resources.folder("ingest").glob("*.yaml"))}
+
+
+def read_recipe(recipe: str | Path) -> BaseModel:
+    """A recipe, from a path or by the name of a shipped one.
+
+    Raises:
+        OptionError: the file cannot be read, is no YAML mapping, or holds an unknown key or a
+            value out of range; file and key are named.
+        UnknownNameError: neither a file nor a shipped recipe is called so, or its kind is
+            unknown.
+    """
+    path = Path(recipe)
+    if not path.is_file():
+        known = shipped()
+        if str(recipe) not in known:
+            raise UnknownNameError("recipe", str(recipe), known, "A path to a YAML file works too")
+        path = known[str(recipe)]
+    content = _mapping(path)
+    kind = content.get("kind")
+    if kind is None:
+        raise OptionError(f"{path}: key 'kind' is missing; write one of {', '.join(KINDS)}")
+    if kind not in KINDS:
+        raise UnknownNameError("recipe kind", str(kind), KINDS, f"In {path}")
+    try:
+        return KINDS[kind].model_validate(content)
+    except ValidationError as error:
+        told = "; ".join(_explain(KINDS[kind], e) for e in error.errors())
+        raise OptionError(f"{path}: {told}") from error
+
+
+def read_train_recipe(recipe: str | Path) -> TrainRecipe:
+    """A training recipe, as :func:`read_recipe` reads it.
+
+    Raises:
+        OptionError: as there, or the recipe is of another kind.
+    """
+    read = read_recipe(recipe)
+    if not isinstance(read, TrainRecipe):
+        raise OptionError(f"recipe {str(recipe)!r} is no training recipe; its kind must be 'train'")
+    return read
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, except that a key given twice is an error and not the last one's win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.YAMLError(f"key {key!r} is given twice, again in line {line}")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        # _StrictLoader is a SafeLoader: it builds plain values only.
+        content = yaml.load(path.read_text("utf-8"), Loader=_StrictLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise OptionError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise OptionError(f"{path}: expected a mapping of keys, found {type(content).__name__}")
+    return content
+
+
+def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
+    """One fault, with its key in dots and, where it is unknown, the nearest known one."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        value = "" if error["type"] == "missing" else f" (found {error['input']!r})"
+        return f"key {where!r}: {error['msg']}{value}" if where else error["msg"]
+    known = _known_keys(model, error["loc"][:-1])
+    near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"unknown key {where!r}; {hint}"
+
+
+def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The keys of the part of a model that a path leads to."""
+    for part in path:
+        inner = (
+            model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        )
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        model = inner
+    return sorted(model.model_fields)

@@ -1,0 +1,181 @@
+"""From scores to members: by threshold, by number, or by faithfulness.
+
+Every rule climbs a :class:`Ladder`: edges (or nodes) from the most important down, of which the
+first so many are taken. Dead ends are removed: an edge on no path from ``input`` to ``logits``
+among those taken does nothing. The empty circuit is legal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitdb.circuit import Granularity, Scores
+from circuitdb.errors import OptionError
+from circuitdb.space import EdgeIds, EdgeMask, Space
+
+RANKINGS = ("abs_mean", "mean_abs", "contribution")
+
+
+class Chosen(NamedTuple):
+    """Members, and whether a target was met (null where the rule has none)."""
+
+    nodes: NDArray[np.int32]
+    """Component ids, ascending."""
+    edges: EdgeIds
+    """Edge ids, ascending; empty for a node circuit."""
+    reached: bool | None = None
+
+
+def importance(scores: Scores, ranking: str, better: int = 1) -> NDArray[np.float64]:
+    """What edges are ranked by, ``[edge]``; −inf where nothing was measured.
+
+    ``abs_mean``: |mean over prompts|. ``mean_abs``: mean over prompts of |score|.
+    ``contribution``: −score × better, so that only edges that support the task come first.
+
+    Raises:
+        OptionError: the run did not record what the ranking needs.
+    """
+    if ranking == "mean_abs":
+        if scores.mean_abs is None:
+            raise OptionError("this run has no mean absolute scores; rank by abs_mean")
+        values = scores.mean_abs
+    elif ranking == "contribution":
+        values = -scores.mean * better
+    elif ranking == "abs_mean":
+        values = np.abs(scores.mean)
+    else:
+        raise OptionError(f"unknown ranking {ranking!r}; known: {', '.join(RANKINGS)}")
+    return np.where(np.isnan(values), -np.inf, values.astype(np.float64))
+
+
+class Ladder:
+    """Nested circuits: the first 0, 1, 2, … most important items of one run.
+
+    Args:
+        space: the graph.
+        ranks: importance of every edge, or of every component for node circuits; −inf where not
+            measured. Ties go by id.
+        granularity: what the items are.
+    """
+
+    def __init__(self, space: Space, ranks: NDArray[np.float64], granularity: Granularity) -> None:
+        self.space, self.ranks, self.granularity = space, ranks, granularity
+        order = np.argsort(-ranks, kind="stable")
+        self.order = order[np.isfinite(ranks[order])].astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def mask(self, count: int) -> EdgeMask:
+        """The circuit of the first `count` items as an edge mask, dead ends removed."""
+        taken = self.order[:count]
+        members = taken if self.granularity == "edge" else self.space.edges_among(taken)
+        return self.space.prune_dead_ends(self.space.mask(members))
+
+    def size(self, count: int) -> int:
+        """Edges, or nodes besides ``input`` and ``logits``, in that circuit."""
+        return (
+            int(self.mask(count).sum()) if self.granularity == "edge" else len(self._inner(count))
+        )
+
+    def chosen(self, count: int, reached: bool | None = None) -> Chosen:
+        """The members of that circuit."""
+        if self.granularity == "node":
+            ends = [0, len(self.space.components) - 1]
+            nodes = np.union1d(self._inner(count), ends).astype(np.int32)
+            return Chosen(nodes, np.empty(0, np.int32), reached)
+        edges = np.flatnonzero(self.mask(count)).astype(np.int32)
+        return Chosen(self.space.nodes_of(edges), edges, reached)
+
+    def _inner(self, count: int) -> NDArray[np.int32]:
+        taken = self.order[:count]
+        return taken[(taken != 0) & (taken != len(self.space.components) - 1)]
+
+
+def by_threshold(ladder: Ladder, threshold: float) -> Chosen:
+    """Items at least as important as a threshold in the metric's unit.
+
+    Raises:
+        OptionError: the threshold is not a finite number above zero.
+    """
+    if not math.isfinite(threshold) or threshold <= 0:
+        raise OptionError(f"--threshold is {threshold!r}; give a finite number above 0")
+    return ladder.chosen(int((ladder.ranks >= threshold).sum()))
+
+
+def by_number(ladder: Ladder, n: int) -> Chosen:
+    """The most important items, as many as leave at most `n` once dead ends are gone.
+
+    Raises:
+        OptionError: the number is below 0, or above what was measured.
+    """
+    option = "--edges" if ladder.granularity == "edge" else "--nodes"
+    if not 0 <= n <= len(ladder):
+        raise OptionError(
+            f"{option} is {n}; this run measured {len(ladder)}: give a number from 0 to {len(ladder)}"
+        )
+    # More items in never means fewer left, so the largest fitting count can be bisected.
+    low, high = 0, len(ladder)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if ladder.size(middle) <= n else (low, middle - 1)
+    return ladder.chosen(low)
+
+
+def by_faithfulness(
+    ladder: Ladder, target: float, measure: Callable[[EdgeMask], float | None]
+) -> Chosen:
+    """The smallest circuit on the ladder whose faithfulness reaches a target.
+
+    Sizes are scanned upwards on a grid that grows by an eighth, then in finer steps between the
+    last size below and the first that reached it: the curve is not monotone, so it is not bisected.
+    Where no size reaches the target the whole ladder comes back with ``reached=False``.
+
+    Args:
+        ladder: nested circuits.
+        target: faithfulness to reach.
+        measure: faithfulness of an edge mask on the validation split, null when undefined.
+
+    Raises:
+        OptionError: the target is not a finite number above zero.
+    """
+    if not math.isfinite(target) or target <= 0:
+        raise OptionError(
+            f"--faithfulness is {target!r}; give a finite number above 0, such as 0.85"
+        )
+    seen: dict[bytes, bool] = {}
+
+    def reaches(count: int) -> bool:
+        mask = ladder.mask(count)
+        key = mask.tobytes()
+        if key not in seen:
+            value = measure(mask) if mask.any() else None
+            seen[key] = value is not None and value >= target
+        return seen[key]
+
+    below = 0
+    for count in _grid(len(ladder)):
+        if reaches(count):
+            first = next(c for c in _between(below, count) if reaches(c))
+            return ladder.chosen(first, True)
+        below = count
+    return ladder.chosen(len(ladder), False)
+
+
+def _grid(n: int) -> list[int]:
+    """1 … n, each about an eighth more than the one before."""
+    counts, count = [], 1
+    while count < n:
+        counts.append(count)
+        count = max(count + 1, math.ceil(count * 1.125))
+    return [*counts, n] if n else []
+
+
+def _between(below: int, count: int) -> range:
+    """Counts after one grid point up to the next and including it, about twelve at most."""
+    return range(count, below, -max(1, (count - below) // 12))[::-1]
