@@ -23,6 +23,7 @@ import numpy as np
 import torch  # noqa: TID253
 import torch.nn.functional as F  # noqa: TID253
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor  # noqa: TID253
 
 from circuitdb.errors import ModelError, OptionError
@@ -92,9 +93,11 @@ class ResidualForward:
         """The full model's logits at the last position."""
         x = self.embed(tokens)
         for block in self.weights.blocks:
-            z = self._attend(block.attention, *self._qkv(block.attention, _norm(block.attention_norm, x).out))
+            z = self._attend(
+                block.attention, *self._qkv(block.attention, _normalized(block.attention_norm, x))
+            )
             x = x + _write_summed(block.attention, z)
-            x = x + _mlp(block.mlp, _norm(block.mlp_norm, x).out)
+            x = x + _mlp(block.mlp, _normalized(block.mlp_norm, x))
         return self._unembed(x[:, -1])
 
     @torch.no_grad()
@@ -105,11 +108,13 @@ class ResidualForward:
         out[0] = x
         at = 1
         for block in self.weights.blocks:
-            z = self._attend(block.attention, *self._qkv(block.attention, _norm(block.attention_norm, x).out))
+            z = self._attend(
+                block.attention, *self._qkv(block.attention, _normalized(block.attention_norm, x))
+            )
             heads = _write(block.attention, z)
             out[at : at + len(heads)] = heads
             x = x + heads.sum(0) + _or_zero(block.attention.b_o)
-            out[at + len(heads)] = _mlp(block.mlp, _norm(block.mlp_norm, x).out)
+            out[at + len(heads)] = _mlp(block.mlp, _normalized(block.mlp_norm, x))
             at += len(heads) + 1
             x = x + out[at - 1]
         return out
@@ -121,13 +126,12 @@ class ResidualForward:
         stream.append(self.embed(tokens)[None])
         for i, block in enumerate(self.weights.blocks):
             a = block.attention
-            x = _norm(block.attention_norm, stream.inputs(self._attention_readers[i])).out
+            x = _per_reader(block.attention_norm, stream.inputs(self._attention_readers[i]))
             z = self._attend(a, *self._qkv(a, x))
             stream.append(_write(a, z), constant=a.b_o)
-            x = _norm(block.mlp_norm, stream.inputs(self._mlp_readers[i])).out
-            stream.append(_mlp(block.mlp, x if x.dim() == 4 else x[None]))
-        x = stream.inputs(self._logits_readers)
-        return self._unembed((x if x.dim() == 3 else x[0])[:, -1])
+            mixed = stream.inputs(self._mlp_readers[i])
+            stream.append(_mlp(block.mlp, _normalized(block.mlp_norm, mixed.inputs)))
+        return self._unembed(stream.inputs(self._logits_readers).inputs[0, :, -1])
 
     def edge_gradients(
         self,
@@ -150,10 +154,12 @@ class ResidualForward:
                 a = block.attention
                 normed = _norm(block.attention_norm, x)
                 qkv = self._qkv(a, normed.out)
-                _record_attention(self._attention_readers[i], a, block.attention_norm, normed, qkv, record)
+                _record_attention(
+                    self._attention_readers[i], a, block.attention_norm, normed, qkv, record
+                )
                 x = x + _write_summed(a, self._attend(a, *qkv))
                 branch = _recorded(x, self._mlp_readers[i], record)
-                x = x + _mlp(block.mlp, _norm(block.mlp_norm, branch).out)
+                x = x + _mlp(block.mlp, _normalized(block.mlp_norm, branch))
             logits = self._unembed(_recorded(x, self._logits_readers, record)[:, -1])
             objective(logits).sum().backward()  # type: ignore[no-untyped-call]
         return scores
@@ -171,7 +177,7 @@ class ResidualForward:
         return x if w.position is None else x + w.position[:length]
 
     def _unembed(self, x: Float[Tensor, "batch d_model"]) -> Logits:
-        return _norm(self.weights.final_norm, x).out @ self.weights.unembed
+        return _normalized(self.weights.final_norm, x) @ self.weights.unembed
 
     def _qkv(self, a: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values ``[batch, head, pos, d_head]``, before rotation.
@@ -193,11 +199,20 @@ class ResidualForward:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
 
 
+class _Mixed(NamedTuple):
+    """The distinct inputs of a block of readers, and which of them each reader has."""
+
+    inputs: PerReader
+    """``[distinct, batch, pos, d_model]``"""
+    of_reader: Tensor
+    """Index into `inputs`, ``[reader]``."""
+
+
 class _Stream:
     """Live and ablated writer outputs of a forward under way, and the inputs mixed from them."""
 
     def __init__(self, space: Space, ablated: Writers, keep: EdgeMask) -> None:
-        self._keep = torch.from_numpy(space.matrix(keep.cpu().numpy()))
+        self._keep = torch.from_numpy(_plain_rows(space, keep.cpu().numpy()))
         self._ablated = ablated
         self._difference = torch.empty_like(ablated)
         self._live_sum = ablated.new_zeros(ablated.shape[1:])
@@ -207,26 +222,40 @@ class _Stream:
     def append(self, live: Writers, constant: Tensor | None = None) -> None:
         """Add the next writers' live outputs, and a bias that belongs to none of them."""
         new = slice(self._written, self._written + len(live))
-        self._difference[new] = live - self._ablated[new]
+        torch.sub(live, self._ablated[new], out=self._difference[new])
         self._live_sum = self._live_sum + live.sum(0) + _or_zero(constant)
         self._ablated_sum = self._ablated_sum + self._ablated[new].sum(0) + _or_zero(constant)
         self._written = new.stop
 
-    def inputs(self, readers: _Readers) -> Tensor:
-        """One shared input ``[batch, pos, d_model]`` where all edges are kept, else one a reader."""
-        kept = self._keep[readers.rows, : readers.n_visible]
+    def inputs(self, readers: _Readers) -> _Mixed:
+        """The inputs of a block of readers; those with the same kept edges share one."""
+        rows = self._keep[readers.rows, : readers.n_visible]
+        kept, of_reader = torch.unique(rows, dim=0, return_inverse=True)
         cut_columns = (~kept).any(0).nonzero()[:, 0]
         kept_columns = kept.any(0).nonzero()[:, 0]
-        if len(cut_columns) == 0:
-            return self._live_sum
         if len(cut_columns) <= len(kept_columns):
-            return self._live_sum - self._mix(~kept, cut_columns)
-        return self._ablated_sum + self._mix(kept, kept_columns)
+            mixed = self._live_sum - self._mix(~kept, cut_columns)
+        else:
+            mixed = self._ablated_sum + self._mix(kept, kept_columns)
+        return _Mixed(mixed, of_reader.to(mixed.device))
 
-    def _mix(self, weights: Bool[Tensor, "reader writer"], columns: Tensor) -> PerReader:
+    def _mix(self, weights: Bool[Tensor, "distinct writer"], columns: Tensor) -> PerReader:
         difference = self._difference[columns.to(self._difference.device)]
         chosen = weights[:, columns].to(difference)
         return (chosen @ difference.flatten(1)).unflatten(1, difference.shape[1:])
+
+
+def _plain_rows(space: Space, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Kept edges, bool ``[reader, writer]``, where readers nobody listens to keep every edge.
+
+    What a component reads does not matter once all its own edges are cut. Reading the plain
+    stream there lets more readers share one input.
+    """
+    matrix = space.matrix(keep)
+    heard = np.append(matrix.any(0), True)
+    live = [heard[list(behind)].any() for behind in space.reader_components]
+    matrix[~np.asarray(live)] = True
+    return matrix
 
 
 def _reader_blocks(space: Space) -> tuple[list[_Readers], list[_Readers], _Readers]:
@@ -273,6 +302,19 @@ def _mlp(m: Mlp, x: Tensor) -> Tensor:
     pre = x @ m.w_in + _or_zero(m.b_in)
     hidden = act(pre) if m.w_gate is None else act(x @ m.w_gate) * pre
     return hidden @ m.w_out + _or_zero(m.b_out)
+
+
+def _per_reader(norm: Norm, mixed: _Mixed) -> Tensor:
+    """Normed inputs: one shared ``[batch, pos, d_model]`` where all are equal, else one a reader."""
+    normed = _normalized(norm, mixed.inputs)
+    return normed[0] if len(normed) == 1 else normed[mixed.of_reader]
+
+
+def _normalized(norm: Norm, x: Tensor) -> Tensor:
+    """The norm's output alone, by torch's fused kernels."""
+    if norm.rms:
+        return F.rms_norm(x, norm.weight.shape, norm.weight, norm.eps) + _or_zero(norm.bias)
+    return F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)
 
 
 def _norm(norm: Norm, x: Tensor) -> _Normed:
@@ -324,7 +366,9 @@ def _recorded(
 
 def _rotary(length: int, width: int, base: float, like: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines ``[pos, d_head]`` of the rotary embedding (halves, as in Llama)."""
-    frequency = base ** -(torch.arange(0, width, 2, device=like.device, dtype=torch.float32) / width)
+    frequency = base ** -(
+        torch.arange(0, width, 2, device=like.device, dtype=torch.float32) / width
+    )
     angle = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * frequency
     angle = torch.cat([angle, angle], dim=1)
     return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
