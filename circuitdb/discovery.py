@@ -1,6 +1,6 @@
 """One discovery from plan to result: prompts, gate, engine, selection, figures.
 
-1. :class:`Plan` states everything that decides the result.
+1. :class:`~circuitdb.plan.Plan` states everything that decides the result.
 2. :func:`prepare` makes the prompts, checks that the model does the task, and fixes the run's
    identity, so that stored work can be recognised before any search.
 3. :func:`find` runs the engine on train, selects on validation, reports on test.
@@ -11,21 +11,17 @@ Nothing here touches the database.
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import platform
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import torch  # noqa: TID253
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 import circuitdb
 from circuitdb import engines, metrics, select, tasks
-from circuitdb.ablation import ABLATIONS, MEANS, Ablation
+from circuitdb.ablation import MEANS, Ablation
 from circuitdb.circuit import (
     Discovery,
     Draft,
@@ -38,75 +34,21 @@ from circuitdb.circuit import (
 )
 from circuitdb.engines.engine import Engine, Found, Members, Problem, Report, Settings, silent
 from circuitdb.engines.random import matched_edges, matched_nodes
-from circuitdb.errors import OptionError, TaskNotDoneError, UnknownNameError
+from circuitdb.errors import (
+    OptionError,
+    TaskNotDoneError,
+)
 from circuitdb.evaluate import Bench, Does, does_task, figures
 from circuitdb.metrics import Metric
 from circuitdb.models.model import LoadedModel
+from circuitdb.plan import BAND, Plan, check, engine_settings
 from circuitdb.space import EdgeMask
 from circuitdb.tasks.prompts import Prompts, PromptSet
 
 DEFAULT_FAITHFULNESS = 0.85
 """Target of engines that select by faithfulness when no other rule is asked for."""
-BAND = 20
-"""Matched random circuits behind the band of every figure."""
 _FEWEST = 5
 """A template with fewer validation prompts cannot be judged and is kept."""
-
-
-class Plan(BaseModel):
-    """Everything that decides a discovery. Null means the default of the engine or task."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    task: str
-    """A task's name, or the path of a JSONL file."""
-    model: str = "toy-4l"
-    checkpoint: int | None = None
-    seed: int | None = None
-    engine: str = "prune"
-    settings: dict[str, Any] = {}
-    metric: str = "logit_diff"
-    ablation: str = "resample"
-    corruption: str | None = None
-    examples: int = 64
-    """Train prompts; validation has 64 and test 128."""
-    data_seed: int = 0
-    answers: Literal["task", "random"] = "task"
-    replicate: int = 0
-    threshold: float | None = None
-    edges: int | None = None
-    nodes: int | None = None
-    faithfulness: float | None = None
-    ranking: Literal["abs_mean", "mean_abs", "contribution"] = "abs_mean"
-    keep_input: bool = False
-    """The empty circuit keeps ``input->logits`` (seqcont's convention)."""
-    filter: bool = False
-    """Keep only prompts whose correct answer is the model's top-1 token."""
-    drop_templates: tuple[str, ...] = ()
-    force: bool = False
-    """Go on although the model does not do the task. Not part of the run's identity."""
-    band: int = BAND
-    """Matched random circuits to evaluate beside each circuit. Not part of the identity."""
-
-    def command(self) -> str:
-        """The command line that repeats this plan."""
-        words = ["circuitdb", "discover", "--task", self.task]
-        defaults = Plan(task=self.task)
-        for name in Plan.model_fields:
-            value = getattr(self, name)
-            if name in ("task", "settings", "force") or value == getattr(defaults, name):
-                continue
-            option = f"--{name.replace('_', '-')}"
-            if isinstance(value, bool):
-                words.append(option)
-            elif isinstance(value, tuple):
-                words += [w for item in value for w in (option.removesuffix("s"), str(item))]
-            else:
-                words += [option, str(value)]
-        for name, value in self.settings.items():
-            items = value if isinstance(value, (list, tuple)) else [value]
-            words += [w for item in items for w in ("--set", f"{name}={item}")]
-        return shlex.join(words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,62 +72,6 @@ class Prepared:
     def circuit_ids(self) -> tuple[str, ...]:
         run_id = self.run.run_id
         return tuple(s.circuit_id(run_id, g) for g, s in self.selections)
-
-
-def check(plan: Plan) -> None:
-    """Everything of a plan that can be checked without a model.
-
-    Raises:
-        UnknownNameError: no such task, engine, metric, ablation or corruption.
-        OptionError: a value out of range, or options that do not go together.
-    """
-    tasks.get(plan.task)
-    engine = engines.get(plan.engine)
-    metrics.get(plan.metric)
-    if plan.ablation not in ABLATIONS:
-        raise UnknownNameError("ablation", plan.ablation, ABLATIONS)
-    if plan.ablation not in engine.ablations:
-        raise OptionError(
-            f"engine {engine.name!r} works under {' and '.join(engine.ablations)} only, "
-            f"not {plan.ablation!r}"
-        )
-    if plan.examples < 2:
-        raise OptionError(f"--examples is {plan.examples}; give at least 2")
-    if plan.band < 0:
-        raise OptionError(f"--band is {plan.band}; give 0 or more")
-    _check_selection(plan)
-    engine_settings(plan, engine)
-
-
-def _check_selection(plan: Plan) -> None:
-    rules = {k: getattr(plan, k) for k in ("threshold", "edges", "nodes", "faithfulness")}
-    given = {k: v for k, v in rules.items() if v is not None}
-    if len(given) > 1:
-        raise OptionError(f"give one of --{', --'.join(given)}, not several")
-    for name, value in given.items():
-        if not math.isfinite(value) or value < 0 or (value == 0 and name != "edges"):
-            raise OptionError(f"--{name} is {value!r}; give a finite number above 0")
-
-
-def engine_settings(plan: Plan, engine: Engine) -> Settings:
-    """An engine's settings, checked, defaults filled in.
-
-    Raises:
-        OptionError: a setting is unknown, malformed or out of range.
-    """
-    try:
-        return engine.settings.model_validate(plan.settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(n for n, f in engine.settings.model_fields.items() if not f.exclude)
-            raise OptionError(
-                f"engine {engine.name!r} has no setting {name!r}; it has: {known or 'none'}"
-            ) from error
-        raise OptionError(
-            f"setting {name!r} of engine {engine.name!r}: {first['msg']} (got {first['input']!r})"
-        ) from error
 
 
 def prepare(plan: Plan, model: LoadedModel, *, report: Report = silent) -> Prepared:
@@ -371,7 +257,7 @@ def find(
     return Discovery(
         run=prepared.run,
         space=prepared.model.space,
-        provenance=_provenance(prepared, time.perf_counter() - started),
+        provenance=provenance(prepared, time.perf_counter() - started),
         circuits=tuple(drafts),
         edge_scores=found.edge_scores,
         node_scores=found.node_scores,
@@ -478,13 +364,8 @@ def measure(
 ) -> tuple[Figures, ...]:
     """Figures of a circuit on test, with the random band, and on shift where there is one."""
     bench = benches["test"]
-    mask = _mask(bench, members)
-    random = []
-    for i in range(band):
-        report("random circuits", i, band)
-        other = _random_like(bench, members, np.random.default_rng(i))
-        value = bench.faithfulness(other, metric, keep_input).value
-        random += [] if value is None else [value]
+    mask = members.mask(bench.space)
+    random = random_band(bench, members, metric, keep_input, band, report)
     made = [figures(bench, mask, metric, keep_input=keep_input, band=random)]
     shifted = benches["shift"]
     if len(shifted):
@@ -492,10 +373,17 @@ def measure(
     return tuple(made)
 
 
-def _mask(bench: Bench, members: Members) -> EdgeMask:
-    space = bench.space
-    edges = members.edges if members.granularity == "edge" else space.edges_among(members.nodes)
-    return space.mask(edges)
+def random_band(
+    bench: Bench, members: Members, metric: Metric, keep_input: bool, n: int, report: Report
+) -> list[float]:
+    """Faithfulness of matched random circuits, where it is defined."""
+    found = []
+    for i in range(n):
+        report("random circuits", i, n)
+        other = _random_like(bench, members, np.random.default_rng(i))
+        value = bench.faithfulness(other, metric, keep_input).value
+        found += [] if value is None else [value]
+    return found
 
 
 def _random_like(bench: Bench, members: Members, rng: np.random.Generator) -> EdgeMask:
@@ -508,7 +396,7 @@ def _random_like(bench: Bench, members: Members, rng: np.random.Generator) -> Ed
 _VERSIONS = ("torch", "transformer_lens", "transformers", "numpy", "duckdb")
 
 
-def _provenance(prepared: Prepared, seconds: float) -> Provenance:
+def provenance(prepared: Prepared, seconds: float) -> Provenance:
     versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
     return Provenance(
         created_at=now(),

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from circuitdb.circuit import Context, Decision, Granularity, Scores
 from circuitdb.evaluate import Bench
 from circuitdb.metrics import Metric
+from circuitdb.space import EdgeMask, Space
 
 Report = Callable[[str, int, int], None]
 """Progress: what is being done, how many steps are done, and of how many (0 = not known)."""
@@ -50,6 +51,12 @@ class Members:
     """Edge ids, ascending; empty for a node circuit."""
     nodes: NDArray[np.int32]
     """Component ids, ascending."""
+
+    def mask(self, space: Space) -> EdgeMask:
+        """Its edges, bool ``[edge]``; a node circuit's are those among its nodes."""
+        return space.mask(
+            self.edges if self.granularity == "edge" else space.edges_among(self.nodes)
+        )
 
 
 @dataclass(frozen=True, slots=True)

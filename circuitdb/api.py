@@ -1,0 +1,464 @@
+"""The Python face of circuitdb.
+
+>>> import circuitdb
+>>> db = circuitdb.open("circuits.duckdb")                       # doctest: +SKIP
+>>> db.discover("months")                                        # doctest: +SKIP
+>>> db.overlap("ioi", "greater_than").pairs[0].jaccard           # doctest: +SKIP
+
+The database file is held open only while it is read or written, never during a search.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuitdb import compare, controls, queries, render
+from circuitdb.circuit import Figures, Json, Selection
+from circuitdb.compare import Compared, Level, Overlap
+from circuitdb.errors import CircuitReferenceError, OptionError
+from circuitdb.results import StoredCircuit
+from circuitdb.space import Space
+from circuitdb.store import Store, default_path
+
+if TYPE_CHECKING:
+    import pandas
+
+    from circuitdb.models.model import LoadedModel
+    from circuitdb.plan import Plan
+
+Report = Callable[[str, int, int], None]
+
+
+def _silent(phase: str, done: int, total: int) -> None:
+    """Progress nobody reads."""
+
+
+def open(path: str | Path | None = None) -> Database:
+    """A database of circuits; the file is made by the first discovery.
+
+    Args:
+        path: the file; by default ``$CIRCUITDB``, else ``./circuits.duckdb``.
+    """
+    return Database(path)
+
+
+class Database:
+    """One file of circuits and everything that can be asked of it."""
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = Path(path) if path is not None else default_path()
+
+    @contextmanager
+    def reading(self) -> Iterator[Store]:
+        """The store, open for reading."""
+        with Store.open(self.path, read_only=True) as store:
+            yield store
+
+    @contextmanager
+    def writing(self) -> Iterator[Store]:
+        """The store, open for writing, migrated where that is due."""
+        with Store.open(self.path) as store:
+            yield store
+
+    def discover(self, task: str, **options: Any) -> StoredCircuit:
+        """Find, evaluate and store one circuit; stored work is recognised and not done twice.
+
+        Args:
+            task: a task's name, or the path of a JSONL file.
+            options: the fields of :class:`circuitdb.plan.Plan` (model, engine, metric …),
+                and ``model_options`` (device, dtype, forward, threads), ``batch_size``, ``report``.
+
+        Returns:
+            The edge circuit where the run has one, else the node circuit.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        run_options = {k: options.pop(k) for k in _RUN_OPTIONS if k in options}
+        return self.discover_plans([make_plan(task=task, **options)], **run_options)[-1]
+
+    def discover_plans(
+        self,
+        plans: Sequence[Plan],
+        *,
+        model_options: Mapping[str, Any] | None = None,
+        batch_size: int | None = None,
+        report: Report = _silent,
+    ) -> list[StoredCircuit]:
+        """Carry out plans in order, each stored as soon as it is found.
+
+        Returns the circuits of all plans; where a run has a node and an edge circuit, the edge
+        circuit comes last.
+        """
+        from circuitdb.plan import check
+
+        for plan in plans:
+            check(plan)
+        with self.writing():
+            pass  # A database that cannot be written is better known now than after the search.
+        models: dict[tuple[str, int | None, int | None], LoadedModel] = {}
+        circuits = []
+        for plan in plans:
+            key = (plan.model, plan.checkpoint, plan.seed)
+            if key not in models:
+                report(f"loading {plan.model}", 0, 0)
+                models = {key: _load(plan, model_options or {})}
+            circuits += self._carry_out(self._matched(plan), models[key], batch_size, report)
+        return circuits
+
+    def _carry_out(
+        self, plan: Plan, model: LoadedModel, batch_size: int | None, report: Report
+    ) -> list[StoredCircuit]:
+        from circuitdb import discovery
+
+        prepared = discovery.prepare(plan, model, report=report)
+        with self.reading() as store:
+            before = set(store.run_circuits(prepared.run.run_id))
+            known = None
+            if not prepared.engine.decides and before:
+                known = _stored_scores(store, prepared.run.run_id)
+        if not before.issuperset(prepared.circuit_ids):
+            found = discovery.find(prepared, known=known, report=report, batch_size=batch_size)
+            with self.writing() as store:
+                store.add(found)
+        with self.reading() as store:
+            return [
+                StoredCircuit.of(store.get(i), stored_before=i in before, notices=prepared.notices)
+                for i in prepared.circuit_ids
+            ]
+
+    def _matched(self, plan: Plan) -> Plan:
+        """The plan of a random circuit with the circuit it is to match looked up."""
+        if plan.engine != "random":
+            return plan
+        settings = dict(plan.settings)
+        if plan.edges is not None:
+            settings.setdefault("n_edges", plan.edges)
+        like = settings.get("like")
+        if like is not None:
+            with self.reading() as store:
+                row = store.resolve([like])[0]
+                settings["like"] = row.circuit_id
+                settings["like_edges"] = tuple(store.member_ids(row.circuit_id).tolist())
+                if row.granularity == "node":
+                    settings["like_nodes"] = tuple(store.node_ids(row.circuit_id).tolist())
+        return plan.model_copy(update={"settings": settings, "edges": None})
+
+    def circuits(self, **filters: Any) -> pandas.DataFrame:
+        """The stored circuits, newest first, one row each: the view ``circuits``.
+
+        Args:
+            filters: columns of the view and the values they must have, such as ``task="ioi"``.
+        """
+        import pandas as pd
+
+        with self.reading() as store:
+            rows = store.find(**filters)
+        return pd.DataFrame([row._asdict() for row in rows])
+
+    def get(self, ref: str, *, measured: bool = False) -> StoredCircuit:
+        """The circuit a reference names.
+
+        Args:
+            ref: id or unique prefix, ``@alias``, or ``task[,key=value…]``.
+            measured: also list what was measured and is not in the circuit.
+
+        Raises:
+            CircuitReferenceError: the reference names none, or several.
+        """
+        with self.reading() as store:
+            return StoredCircuit.of(
+                store.get(store.resolve([ref])[0].circuit_id, measured=measured)
+            )
+
+    def sql(
+        self, statement: str, params: Mapping[str, Any] | None = None, *, timeout: float = 30.0
+    ) -> pandas.DataFrame:
+        """The rows of a read-only SQL statement over the public views.
+
+        Raises:
+            QueryError: it fails, tries to write or to leave the database, or runs too long.
+        """
+        return _frame(self.sql_rows(statement, params, timeout=timeout))
+
+    def sql_rows(
+        self, statement: str, params: Mapping[str, Any] | None = None, *, timeout: float = 30.0
+    ) -> list[Json]:
+        """The same rows as plain dicts."""
+        return queries.run_sql(self.path, statement, params, timeout_s=timeout).dicts()
+
+    def query(self, name: str, **params: Any) -> pandas.DataFrame:
+        """The rows of a named query.
+
+        Raises:
+            UnknownNameError: no query of that name.
+            QueryError: a parameter is missing, unknown or malformed.
+        """
+        return _frame(self.query_rows(name, params))
+
+    def query_rows(self, name: str, params: Mapping[str, Any]) -> list[Json]:
+        """The same rows as plain dicts."""
+        return queries.run(self.path, name, params).dicts()
+
+    def overlap(
+        self,
+        *refs: str,
+        level: Level = "edges",
+        with_controls: bool = False,
+        replicates: int = 3,
+        discover: bool = False,
+        force: bool = False,
+        report: Report = _silent,
+    ) -> Overlap:
+        """How circuits overlap, and whether by more than chance.
+
+        Args:
+            refs: two or more references.
+            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            with_controls: make (and store) the random-answer and replicate circuits that give floor,
+                ceiling and corrected overlap. Stored ones are used in any case.
+            replicates: prompt samples of each task behind the ceiling, the circuit's own included.
+            discover: discover circuits that are not stored yet.
+            force: compare although the circuits are not like for like.
+
+        Raises:
+            CircuitReferenceError: a reference names no circuit, or several.
+            ComparisonError: the circuits cannot be compared.
+        """
+        if with_controls and replicates < 2:
+            raise OptionError(f"replicates is {replicates}; a ceiling needs at least 2")
+        if discover:
+            self._discover_missing(refs, report)
+        with self.reading() as store:
+            rows = store.resolve(list(refs))
+            sides = [_compared(store, row.circuit_id) for row in rows]
+        compare.check(sides, level, force)
+        sides = _labelled(sides)
+        if with_controls:
+            self._make_controls([row.circuit_id for row in rows], replicates, report)
+        scales = self._controls(sides, level)
+        return compare.overlap(sides, level=level, force=force, controls=scales)
+
+    def _discover_missing(self, refs: Iterable[str], report: Report) -> None:
+        for ref in refs:
+            try:
+                with self.reading() as store:
+                    store.resolve([ref])
+            except (CircuitReferenceError, FileNotFoundError):
+                self.discover_plans([plan_of_reference(ref)], report=report)
+
+    def _make_controls(self, ids: Iterable[str], replicates: int, report: Report) -> None:
+        from circuitdb import revisit
+
+        for circuit_id in dict.fromkeys(ids):
+            plans = revisit.control_plans(self.get(circuit_id), replicates)
+            self.discover_plans(plans, report=report)
+
+    def _controls(
+        self, sides: Sequence[Compared], level: Level
+    ) -> dict[tuple[int, int], compare.Controls]:
+        """The stored control circuits of every pair, where both circuits have some."""
+        with self.reading() as store:
+            found = [_stored_controls(store, side) for side in sides]
+        made = {}
+        for i in range(len(sides)):
+            for j in range(i + 1, len(sides)):
+                (reps_a, random_a), (reps_b, random_b) = found[i], found[j]
+                if random_a and random_b and len(reps_a) > 1 and len(reps_b) > 1:
+                    made[i, j] = compare.controls(reps_a, reps_b, random_a, random_b, level)
+        return made
+
+    def render(
+        self, *refs: str, path: str | Path, figures: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Draw one circuit, or two or three in one diagram coloured by who has what.
+
+        Raises:
+            CircuitReferenceError: a reference names no circuit, or several.
+            RenderError: the suffix is unknown or the file cannot be written.
+        """
+        with self.reading() as store:
+            ids = [row.circuit_id for row in store.resolve(list(refs))]
+            circuits = [store.get(i) for i in ids]
+        if len(circuits) == 1:
+            return render.save(render.to_dot(circuits[0]), path, table=render.edge_table(circuits))
+        labels = controls.labels([c.run for c in circuits], [c.circuit_id for c in circuits])
+        dot = render.overlap_dot(circuits, labels, figures or {})
+        return render.save(dot, path, table=render.edge_table(circuits, labels))
+
+    def evaluate(self, ref: str, *, report: Report = _silent, **options: Any) -> Figures:
+        """Measure a stored circuit anew: another split, task, metric or ablation; stored.
+
+        Args:
+            ref: which circuit.
+            options: ``split``, ``task``, ``metric``, ``ablation``, ``corruption``, ``band``.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        from circuitdb import revisit
+
+        circuit = self.get(ref)
+        measured = revisit.evaluate_again(circuit, report=report, **options)
+        with self.writing() as store:
+            store.add_evaluation(circuit.circuit_id, measured)
+        return measured
+
+    def add(
+        self,
+        task: str,
+        *,
+        nodes: Sequence[str] | None = None,
+        edges: Sequence[str] | None = None,
+        report: Report = _silent,
+        **options: Any,
+    ) -> StoredCircuit:
+        """Store a circuit written by hand, evaluated like any other.
+
+        Args:
+            task: a task's name, or the path of a JSONL file.
+            nodes: component names, for a node circuit.
+            edges: edge names, for an edge circuit.
+            options: further fields of :class:`circuitdb.plan.Plan` (model, metric …).
+
+        Raises:
+            OptionError: not exactly one of `nodes` and `edges`, or a name the model lacks.
+        """
+        from circuitdb import revisit
+
+        plan = make_plan(task=task, **options)
+        found, notices = revisit.by_hand(
+            plan, _load(plan, {}), nodes=nodes, edges=edges, report=report
+        )
+        circuit_id = found.circuit_ids[0]
+        with self.writing() as store:
+            before = circuit_id in store.run_circuits(found.run.run_id)
+            store.add(found)
+        with self.reading() as store:
+            return StoredCircuit.of(store.get(circuit_id), stored_before=before, notices=notices)
+
+    def alias(self, ref: str, name: str | None) -> str:
+        """Give a circuit an alias (``@name``), or take its aliases away with None."""
+        with self.writing() as store:
+            circuit_id = store.resolve([ref])[0].circuit_id
+            store.set_alias(circuit_id, name) if name else store.remove_alias(circuit_id)
+            return circuit_id
+
+    def note(self, ref: str, text: str | None) -> str:
+        """Write a note on a circuit, or take it away with None."""
+        with self.writing() as store:
+            circuit_id = store.resolve([ref])[0].circuit_id
+            store.set_note(circuit_id, text)
+            return circuit_id
+
+    def remove(self, *refs: str) -> list[str]:
+        """Remove circuits; runs and prompts nobody needs any more go with them."""
+        with self.writing() as store:
+            ids = [store.resolve([ref])[0].circuit_id for ref in refs]
+            store.remove(ids)
+            return ids
+
+
+def make_plan(**fields: Any) -> Plan:
+    """A plan from keyword arguments.
+
+    Raises:
+        OptionError: an unknown field, or a value of the wrong kind.
+    """
+    from pydantic import ValidationError
+
+    from circuitdb.plan import Plan
+
+    try:
+        return Plan(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise OptionError(f"option {name!r}: {first['msg']} (got {first['input']!r})") from error
+
+
+def plan_of_reference(ref: str) -> Plan:
+    """The plan that would make the circuit ``task[,key=value…]`` names."""
+    task, *pairs = ref.split(",")
+    keys = {"model": "model", "step": "checkpoint", "seed": "seed", "engine": "engine",
+            "metric": "metric", "ablation": "ablation"}  # fmt: skip
+    fields: dict[str, Any] = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key in keys:
+            fields[keys[key]] = value
+    return make_plan(task=task, **fields)
+
+
+_RUN_OPTIONS = ("model_options", "batch_size", "report")
+
+
+def _load(plan: Plan, options: Mapping[str, Any]) -> LoadedModel:
+    from circuitdb.models import catalogue
+
+    return catalogue.load(plan.model, checkpoint=plan.checkpoint, seed=plan.seed, **options)
+
+
+def _stored_scores(store: Store, run_id: str) -> Any:
+    from circuitdb.engines.engine import Found
+
+    return Found(edge_scores=store.edge_scores(run_id), node_scores=store.node_scores(run_id))
+
+
+def _frame(rows: list[Json]) -> pandas.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows)
+
+
+def _compared(store: Store, circuit_id: str) -> Compared:
+    """A stored circuit as comparison needs it."""
+    stored = store.record(circuit_id)
+    return Compared(
+        circuit_id=circuit_id,
+        label=stored.run.task,
+        space=Space(stored.space),
+        granularity=stored.granularity,
+        edges=stored.edges,
+        nodes=stored.nodes,
+        run=stored.run,
+        better=-1 if stored.run.metric == "kl" else 1,
+        scores=store.edge_scores(stored.run_id),
+        node_scores=store.node_scores(stored.run_id),
+    )
+
+
+def _stored_controls(store: Store, side: Compared) -> tuple[list[Compared], list[Compared]]:
+    """Replicates of a circuit (itself first) and, in the same order, their random-answer circuits."""
+    replicates = {controls.replicate(side.run): side}
+    random: dict[int, Compared] = {}
+    own = store.record(side.circuit_id)
+    size = len(side.members("edges" if side.granularity == "edge" else "nodes"))
+    as_replicate, as_random = controls.selections(own.selection, side.granularity, size)
+    run = side.run
+    for row in store.find(
+        task=run.task, engine=run.engine, metric=run.metric, ablation=run.ablation,
+        granularity=side.granularity,
+    ):  # fmt: skip
+        other = store.record(row.circuit_id)
+        if not controls.same_work(run, other.run):
+            continue
+        if controls.is_random(other.run) and other.selection == as_random:
+            random.setdefault(controls.replicate(other.run), _compared(store, row.circuit_id))
+        elif not controls.is_random(other.run) and _alike(other.selection, as_replicate):
+            replicates.setdefault(controls.replicate(other.run), _compared(store, row.circuit_id))
+    order = sorted(replicates, key=lambda k: (k not in random, k))
+    return [replicates[k] for k in order], [random[k] for k in order if k in random]
+
+
+def _alike(a: Selection, b: Selection) -> bool:
+    return a.model_copy(update={"reached": None}) == b.model_copy(update={"reached": None})
+
+
+def _labelled(sides: Sequence[Compared]) -> list[Compared]:
+    named = controls.labels([side.run for side in sides], [side.circuit_id for side in sides])
+    return [dataclasses.replace(s, label=label) for s, label in zip(sides, named, strict=True)]

@@ -1,0 +1,129 @@
+"""A plan: everything that decides a discovery, checked before a model is loaded."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from circuitdb import engines, metrics, tasks
+from circuitdb.ablation import ABLATIONS
+from circuitdb.engines.engine import Engine, Settings
+from circuitdb.errors import OptionError, UnknownNameError
+
+BAND = 20
+"""Matched random circuits behind the band of every figure."""
+
+
+class Plan(BaseModel):
+    """Everything that decides a discovery. Null means the default of the engine or task."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    """A task's name, or the path of a JSONL file."""
+    model: str = "toy-4l"
+    checkpoint: int | None = None
+    seed: int | None = None
+    engine: str = "prune"
+    settings: dict[str, Any] = {}
+    metric: str = "logit_diff"
+    ablation: str = "resample"
+    corruption: str | None = None
+    examples: int = 64
+    """Train prompts; validation has 64 and test 128."""
+    data_seed: int = 0
+    answers: Literal["task", "random"] = "task"
+    replicate: int = 0
+    threshold: float | None = None
+    edges: int | None = None
+    nodes: int | None = None
+    faithfulness: float | None = None
+    ranking: Literal["abs_mean", "mean_abs", "contribution"] = "abs_mean"
+    keep_input: bool = False
+    """The empty circuit keeps ``input->logits`` (seqcont's convention)."""
+    filter: bool = False
+    """Keep only prompts whose correct answer is the model's top-1 token."""
+    drop_templates: tuple[str, ...] = ()
+    force: bool = False
+    """Go on although the model does not do the task. Not part of the run's identity."""
+    band: int = BAND
+    """Matched random circuits to evaluate beside each circuit. Not part of the identity."""
+
+    def command(self) -> str:
+        """The command line that repeats this plan."""
+        words = ["circuitdb", "discover", "--task", self.task]
+        defaults = Plan(task=self.task)
+        for name in Plan.model_fields:
+            value = getattr(self, name)
+            if name in ("task", "settings", "force") or value == getattr(defaults, name):
+                continue
+            option = f"--{name.replace('_', '-')}"
+            if isinstance(value, bool):
+                words.append(option)
+            elif isinstance(value, tuple):
+                words += [w for item in value for w in (option.removesuffix("s"), str(item))]
+            else:
+                words += [option, str(value)]
+        for name, value in self.settings.items():
+            items = value if isinstance(value, (list, tuple)) else [value]
+            words += [w for item in items for w in ("--set", f"{name}={item}")]
+        return shlex.join(words)
+
+
+def check(plan: Plan) -> None:
+    """Everything of a plan that can be checked without a model.
+
+    Raises:
+        UnknownNameError: no such task, engine, metric, ablation or corruption.
+        OptionError: a value out of range, or options that do not go together.
+    """
+    tasks.get(plan.task)
+    engine = engines.get(plan.engine)
+    metrics.get(plan.metric)
+    if plan.ablation not in ABLATIONS:
+        raise UnknownNameError("ablation", plan.ablation, ABLATIONS)
+    if plan.ablation not in engine.ablations:
+        raise OptionError(
+            f"engine {engine.name!r} works under {' and '.join(engine.ablations)} only, "
+            f"not {plan.ablation!r}"
+        )
+    if plan.examples < 2:
+        raise OptionError(f"--examples is {plan.examples}; give at least 2")
+    if plan.band < 0:
+        raise OptionError(f"--band is {plan.band}; give 0 or more")
+    _check_selection(plan)
+    engine_settings(plan, engine)
+
+
+def _check_selection(plan: Plan) -> None:
+    rules = {k: getattr(plan, k) for k in ("threshold", "edges", "nodes", "faithfulness")}
+    given = {k: v for k, v in rules.items() if v is not None}
+    if len(given) > 1:
+        raise OptionError(f"give one of --{', --'.join(given)}, not several")
+    for name, value in given.items():
+        if not math.isfinite(value) or value < 0 or (value == 0 and name != "edges"):
+            raise OptionError(f"--{name} is {value!r}; give a finite number above 0")
+
+
+def engine_settings(plan: Plan, engine: Engine) -> Settings:
+    """An engine's settings, checked, defaults filled in.
+
+    Raises:
+        OptionError: a setting is unknown, malformed or out of range.
+    """
+    try:
+        return engine.settings.model_validate(plan.settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(n for n, f in engine.settings.model_fields.items() if not f.exclude)
+            raise OptionError(
+                f"engine {engine.name!r} has no setting {name!r}; it has: {known or 'none'}"
+            ) from error
+        raise OptionError(
+            f"setting {name!r} of engine {engine.name!r}: {first['msg']} (got {first['input']!r})"
+        ) from error
