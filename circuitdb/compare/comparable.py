@@ -1,0 +1,198 @@
+"""Which circuits may be compared, and what is said when they may not.
+
+Compared are circuits of one graph space and of equal engine, metric, ablation, corruption and
+granularity: a difference in any of these moves the overlap by more than most tasks do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitdb.circuit import Granularity, Run, Scores
+from circuitdb.errors import ComparisonError, UnknownNameError
+from circuitdb.space import EdgeIds, EdgeMask, Space
+
+Level = Literal["edges", "nodes", "heads", "mlps"]
+LEVELS: Final[tuple[Level, ...]] = get_args(Level)
+_KINDS: Final = {"nodes": ("head", "mlp"), "heads": ("head",), "mlps": ("mlp",)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """One circuit as comparison needs it: its members, and what its run measured."""
+
+    circuit_id: str
+    label: str
+    """What people see, such as ``ioi`` or ``ioi seed 1``."""
+    space: Space
+    granularity: Granularity
+    edges: EdgeIds
+    """Member edge ids; empty for a node circuit, whose edges are derived."""
+    nodes: NDArray[np.int32]
+    """Member component ids; for an edge circuit ignored: its nodes are those it touches."""
+    run: Run
+    better: Literal[1, -1]
+    """Which way the run's metric is better; contribution = −score × better."""
+    scores: Scores | None = None
+    """Over edge ids, NaN where not measured; None when the run measured no edge."""
+    node_scores: Scores | None = None
+    """Over component ids, likewise."""
+    inert: EdgeMask | None = None
+    """Bool ``[edge]``, true where the sender is the same in the clean and the ablation run, so
+    that the edge could not have been found; None when not known."""
+
+    def members(self, level: Level) -> NDArray[np.int32]:
+        """Ids of its members at a level, ascending, once each: edges, or heads and MLPs.
+
+        ``input`` and ``logits`` are in every circuit and never counted.
+        """
+        if level == "edges":
+            derived = self.granularity == "node"
+            return np.unique(self.space.edges_among(self.nodes) if derived else self.edges)
+        nodes = self.nodes if self.granularity == "node" else self.space.nodes_of(self.edges)
+        touched = np.unique(nodes)
+        return touched[component_mask(self.space, level)[touched]]
+
+    def level_scores(self, level: Level) -> Scores | None:
+        """The scores that rank its members; None for the derived edges of a node circuit."""
+        if level != "edges":
+            return self.node_scores
+        return self.scores if self.granularity == "edge" else None
+
+
+def component_mask(space: Space, level: Level) -> NDArray[np.bool_]:
+    """Bool ``[component]``, true at the components a level counts."""
+    return np.asarray([c.kind in _KINDS[level] for c in space.components], dtype=np.bool_)
+
+
+class Difference(NamedTuple):
+    """One respect in which circuits differ."""
+
+    what: str
+    values: tuple[str, ...]
+    """One a circuit, in their order."""
+
+
+_ASPECTS: Final[tuple[tuple[str, Callable[[Compared], str]], ...]] = (
+    ("engine", lambda c: repr(c.run.engine)),
+    ("engine version", lambda c: f"{c.run.engine} {c.run.engine_version}"),
+    ("metric", lambda c: repr(c.run.metric)),
+    ("ablation", lambda c: repr(c.run.ablation)),
+    ("granularity", lambda c: repr(c.granularity)),
+)
+
+
+def _corruption(circuit: Compared) -> str:
+    return repr(circuit.run.task_params.get("corruption"))
+
+
+def _differ(what: str, circuits: Sequence[Compared], read: Callable[[Compared], str]) -> Difference:
+    return Difference(what, tuple(read(c) for c in circuits))
+
+
+def differences(circuits: Sequence[Compared]) -> tuple[Difference, ...]:
+    """In which respects that matter circuits of one space differ; empty when they compare.
+
+    Corruptions are named task by task, so they must be equal within a task only.
+    """
+    found = [_differ(what, circuits, read) for what, read in _ASPECTS]
+    if len(set(found[0].values)) > 1:
+        del found[1]  # versions of different engines say nothing more
+    tasks: dict[str, set[str]] = {}
+    for c in circuits:
+        tasks.setdefault(c.run.task, set()).add(_corruption(c))
+    if any(len(names) > 1 for names in tasks.values()):
+        found.append(_differ("corruption", circuits, _corruption))
+    return tuple(d for d in found if len(set(d.values)) > 1)
+
+
+def check(circuits: Sequence[Compared], level: str, force: bool = False) -> tuple[str, ...]:
+    """What must be said beside a comparison; with `force` also what would have refused it.
+
+    Raises:
+        ComparisonError: fewer than two circuits, different graph spaces, or circuits that differ
+            in what must be equal, unless `force`.
+        UnknownNameError: no such level.
+    """
+    if level not in LEVELS:
+        raise UnknownNameError("level", level, LEVELS)
+    if len(circuits) < 2:
+        raise ComparisonError(f"an overlap needs two circuits or more, got {len(circuits)}")
+    _same_space(circuits)
+    found = differences(circuits)
+    if found and not force:
+        raise ComparisonError(
+            "these circuits are not like for like: "
+            + "; ".join(_describe(d, circuits) for d in found)
+            + f". {_remedy(found[0].what, circuits[0])}, or compare them all the same with "
+            "--force (force=True)"
+        )
+    return tuple(f"compared by force: {_describe(d, circuits)}" for d in found)
+
+
+def _same_space(circuits: Sequence[Compared]) -> None:
+    first = circuits[0]
+    for other in circuits[1:]:
+        if other.space.spec != first.space.spec:
+            raise ComparisonError(
+                f"{_named(first)} lives in {_space(first)}, {_named(other)} in {_space(other)}: "
+                "their components have no common names, and alignment is not available for "
+                "these; compare circuits of one architecture"
+            )
+
+
+def _space(circuit: Compared) -> str:
+    spec = circuit.space.spec
+    extras = [f"positions {', '.join(spec.positions)}"] if spec.positions else []
+    extras += ["parallel MLPs"] if spec.parallel else []
+    extras += [] if spec.mlps else ["no MLPs"]
+    return ", ".join([str(circuit.space), *extras])
+
+
+def _named(circuit: Compared) -> str:
+    return f"{circuit.label} ({circuit.circuit_id[:12]})"
+
+
+def _describe(difference: Difference, circuits: Sequence[Compared]) -> str:
+    named = zip(difference.values, circuits, strict=True)
+    return f"{difference.what} " + " against ".join(f"{v} at {_named(c)}" for v, c in named)
+
+
+def _remedy(what: str, circuit: Compared) -> str:
+    if what in ("engine", "metric", "ablation", "granularity"):
+        return f"Choose equal ones, as in '{circuit.run.task},{what}=…'"
+    return f"Name circuits of equal {what} by their ids ('circuitdb ls' lists them)"
+
+
+def caveats(circuits: Sequence[Compared], level: Level) -> list[str]:
+    """What does not forbid a comparison, but whoever reads it must know."""
+    notes = []
+    sizes = [len(c.members(level)) for c in circuits]
+    if len(set(sizes)) > 1:
+        notes.append(
+            f"sizes differ ({', '.join(map(str, sizes))} {level}): Jaccard cannot exceed "
+            "the smaller over the larger; equal sizes compare better (discover --edges N)"
+        )
+    if len({(c.run.model, c.run.seed) for c in circuits}) > 1:
+        notes.append(
+            "the models were trained apart: components are matched by name, though heads of "
+            "two trainings have no common order"
+        )
+    if len({_corruption(c) for c in circuits}) > 1:
+        notes.append("corruptions: " + ", ".join(f"{c.label} {_corruption(c)}" for c in circuits))
+    if level == "edges" and any(c.granularity == "node" for c in circuits):
+        notes.append(
+            "edges of a node circuit follow from its nodes and are not independent: read its "
+            "p-value at --level nodes"
+        )
+    if level == "mlps":
+        notes.append(
+            "a layer has one MLP, so the null that keeps every layer's count leaves nothing to "
+            "chance: p-value 1"
+        )
+    return notes

@@ -1,0 +1,353 @@
+"""How two circuits overlap, and whether by more than chance: the answer circuitdb is for.
+
+1. The circuits are checked to be like for like (:mod:`~circuitdb.compare.comparable`).
+2. For each pair: exact figures (:mod:`~circuitdb.compare.measures`), over all members.
+3. The overlap expected by chance (:mod:`~circuitdb.compare.null`) in the pair's universe.
+4. The place of the Jaccard index between its controls (:mod:`~circuitdb.compare.scale`).
+
+docs/overlap.md defines every figure, with a worked example.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitdb.circuit import Json, Scores, finite
+from circuitdb.compare.comparable import Compared, Level, caveats, check
+from circuitdb.compare.maxent import edge_probabilities
+from circuitdb.compare.measures import (
+    rank_correlation,
+    set_measures,
+    shared_ids,
+    shares,
+    weighted_jaccard,
+)
+from circuitdb.compare.null import (
+    HYPERGEOMETRIC_WARNING,
+    Expectation,
+    degree_preserving,
+    layer_stratified,
+)
+from circuitdb.compare.scale import Controls, scale_pair
+from circuitdb.compare.universe import universe
+
+Ids = NDArray[np.int32]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedItem:
+    """An edge or component that all of some circuits hold; one entry a circuit in each tuple."""
+
+    name: str
+    scores: tuple[float | None, ...]
+    """Score in each circuit, in its metric's unit; None where not measured."""
+    contributions: tuple[float | None, ...]
+    """−score × better: positive supports the task."""
+    importance: float | None
+    """The least of its shares of the circuits' total |score|; None where one is not known."""
+
+    @property
+    def same_sign(self) -> bool | None:
+        """Whether it helps all tasks or hinders all; None where a contribution is not known."""
+        known = [c for c in self.contributions if c is not None]
+        if len(known) < len(self.contributions):
+            return None
+        return all(c > 0 for c in known) or all(c < 0 for c in known)
+
+    def to_json(self) -> Json:
+        """As it stands among a pair's ``items``: figures of A and of B by name."""
+        (score_a, score_b), (contribution_a, contribution_b) = self.scores, self.contributions
+        return {
+            "name": self.name, "score_a": score_a, "score_b": score_b,
+            "contribution_a": contribution_a, "contribution_b": contribution_b,
+            "same_sign": self.same_sign, "importance": self.importance,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenNodes:
+    """The overlap of edges among the nodes both circuits share, under the degree-preserving null.
+
+    It answers another question than the pair's own figures: whether circuits that go through the
+    same nodes also go through the same edges.
+    """
+
+    n_nodes: int
+    """Shared heads and MLPs."""
+    universe: int
+    n_a: int
+    n_b: int
+    shared: int
+    jaccard: float | None
+    expected_shared: float
+    expected_jaccard: float | None
+    z: float | None
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairOverlap:
+    """All figures of one pair; docs/overlap.md defines them."""
+
+    a: str
+    """circuit_id"""
+    b: str
+    n_a: int
+    n_b: int
+    shared: int
+    union: int
+    symmetric_difference: int
+    jaccard: float | None
+    containment_a: float | None
+    containment_b: float | None
+    weighted_jaccard: float | None
+    rank_correlation: float | None
+    null: str
+    universe: int
+    outside_universe: int
+    """Members of either circuit that the null knows nothing of."""
+    expected_shared: float
+    expected_jaccard: float | None
+    z: float | None
+    p_value: float
+    hypergeometric_expected: float | None
+    hypergeometric_p: float
+    edges_given_nodes: GivenNodes | None
+    """Null at node levels."""
+    floor: float | None
+    ceiling: float | None
+    corrected: float | None
+    corrected_interval: tuple[float, float] | None
+    items: tuple[SharedItem, ...]
+    """What both hold, the most important first."""
+
+    def to_json(self) -> Json:
+        """Plain values by field name."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        given = self.edges_given_nodes
+        interval = self.corrected_interval
+        return values | {
+            "edges_given_nodes": None if given is None else dataclasses.asdict(given),
+            "corrected_interval": None if interval is None else list(interval),
+            "items": [item.to_json() for item in self.items],
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Overlap:
+    """Two circuits or more, pair by pair."""
+
+    level: Level
+    circuits: tuple[Compared, ...]
+    pairs: tuple[PairOverlap, ...]
+    """All pairs, in the order (0, 1), (0, 2), … (1, 2), …"""
+    common: tuple[SharedItem, ...]
+    """What all circuits hold, the most important first."""
+    notes: tuple[str, ...] = field(default=())
+    """What whoever reads the figures must know, one sentence each."""
+
+    def to_json(self) -> Json:
+        """The document of ``overlap --json``; of two circuits the pair's keys also stand on top."""
+        document: Json = {
+            "level": self.level,
+            "circuits": [_describe(c, self.level) for c in self.circuits],
+            "pairs": [pair.to_json() for pair in self.pairs],
+            "notes": list(self.notes),
+            "hypergeometric_warning": HYPERGEOMETRIC_WARNING,
+        }
+        if len(self.pairs) == 1:
+            return {**document, **document["pairs"][0]}
+        names = [c.circuit_id for c in self.circuits]
+        return document | {"common": [_common_json(item, names) for item in self.common]}
+
+
+def overlap(
+    circuits: Sequence[Compared],
+    level: Level = "edges",
+    force: bool = False,
+    controls: Mapping[tuple[int, int], Controls] | None = None,
+) -> Overlap:
+    """How circuits overlap at a level, pair by pair, and what all of them share.
+
+    `controls` maps a pair's positions (i < j) to its control Jaccards; without them floor, ceiling
+    and corrected overlap are None.
+
+    Raises:
+        ComparisonError: circuits that are not like for like, unless `force`; different graph
+            spaces and fewer than two circuits in any case.
+        UnknownNameError: no such level.
+    """
+    notes = [*check(circuits, level, force), *caveats(circuits, level)]
+    sides = [_Side.of(c, level) for c in circuits]
+    pairs = [
+        _pair(sides[i], sides[j], level, (controls or {}).get((i, j)))
+        for i, j in itertools.combinations(range(len(sides)), 2)
+    ]
+    common = functools.reduce(shared_ids, [side.members for side in sides])
+    return Overlap(
+        level, tuple(circuits), tuple(pairs), tuple(_items(common, sides, level)),
+        tuple(notes + _missing(pairs)),
+    )  # fmt: skip
+
+
+@dataclass(slots=True, eq=False)
+class _Side:
+    """One circuit at one level, with the nulls already fitted to it."""
+
+    circuit: Compared
+    members: Ids
+    scores: Scores | None
+    fits: dict[bytes, Floats] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, circuit: Compared, level: Level) -> _Side:
+        return cls(circuit, circuit.members(level), circuit.level_scores(level))
+
+    @property
+    def mean(self) -> NDArray[np.float32] | None:
+        return None if self.scores is None else self.scores.mean
+
+    def probabilities(self, allowed: Bools) -> Floats:
+        """The degree-preserving null fitted to it in a universe; the last ones are kept."""
+        key = np.packbits(allowed).tobytes()
+        if key not in self.fits:
+            self.fits[key] = edge_probabilities(self.circuit.space, self.members, allowed)
+        return self.fits[key]
+
+
+def _pair(a: _Side, b: _Side, level: Level, given: Controls | None) -> PairOverlap:
+    sets = set_measures(a.members, b.members)
+    allowed = universe(a.circuit, b.circuit, level)
+    chance = _chance(a, b, allowed, level)
+    scaled = scale_pair(sets.jaccard, given)
+    items = _items(shared_ids(a.members, b.members), [a, b], level)
+    inside = chance.n_a + chance.n_b - chance.shared
+    return PairOverlap(
+        a=a.circuit.circuit_id,
+        b=b.circuit.circuit_id,
+        **sets._asdict(),
+        weighted_jaccard=weighted_jaccard(a.members, b.members, a.mean, b.mean),
+        rank_correlation=rank_correlation(a.mean, b.mean, allowed),
+        outside_universe=sets.union - inside,
+        edges_given_nodes=_given_nodes(a, b, allowed) if level == "edges" else None,
+        items=tuple(items),
+        **scaled._asdict(),
+        **{k: v for k, v in chance._asdict().items() if k not in ("n_a", "n_b", "shared")},
+    )
+
+
+def _chance(a: _Side, b: _Side, allowed: Bools, level: Level) -> Expectation:
+    if level != "edges":
+        return layer_stratified(a.circuit.space, a.members, b.members, allowed)
+    return degree_preserving(
+        a.members, b.members, allowed, a.probabilities(allowed), b.probabilities(allowed)
+    )
+
+
+def _given_nodes(a: _Side, b: _Side, allowed: Bools) -> GivenNodes:
+    space = a.circuit.space
+    nodes = shared_ids(a.circuit.members("nodes"), b.circuit.members("nodes"))
+    among = space.mask(space.edges_among(nodes))
+    in_a, in_b = (side.members[among[side.members]] for side in (a, b))
+    narrow = allowed & among
+    p_a, p_b = (edge_probabilities(space, ids, narrow) for ids in (in_a, in_b))
+    chance = degree_preserving(in_a, in_b, narrow, p_a, p_b)
+    return GivenNodes(
+        n_nodes=len(nodes),
+        universe=chance.universe,
+        n_a=len(in_a),
+        n_b=len(in_b),
+        shared=chance.shared,
+        jaccard=set_measures(in_a, in_b).jaccard,
+        expected_shared=chance.expected_shared,
+        expected_jaccard=chance.expected_jaccard,
+        z=chance.z,
+        p_value=chance.p_value,
+    )
+
+
+def _items(ids: Ids, sides: Sequence[_Side], level: Level) -> list[SharedItem]:
+    """Shared members by name, by falling importance; of unknown importance in forward order."""
+    space = sides[0].circuit.space
+    least = _least_share(ids, sides)
+    order = np.arange(len(ids)) if least is None else np.argsort(-least, kind="stable")
+    made = []
+    for at in order.tolist():
+        item = int(ids[at])
+        scores = [_score(side, item) for side in sides]
+        made.append(
+            SharedItem(
+                str(space.edge(item) if level == "edges" else space.components[item]),
+                tuple(scores),
+                tuple(_contribution(s, side) for s, side in zip(scores, sides, strict=True)),
+                None if least is None else float(least[at]),
+            )
+        )
+    return made
+
+
+def _least_share(ids: Ids, sides: Sequence[_Side]) -> Floats | None:
+    """The least share of each id over the circuits, float64 ``[id]``."""
+    of_members = [shares(side.members, side.mean) for side in sides]
+    known = [
+        share[np.searchsorted(side.members, ids)]
+        for share, side in zip(of_members, sides, strict=True)
+        if share is not None
+    ]
+    return np.min(known, axis=0) if len(known) == len(sides) else None
+
+
+def _score(side: _Side, item: int) -> float | None:
+    return None if side.mean is None else finite(float(side.mean[item]))
+
+
+def _contribution(score: float | None, side: _Side) -> float | None:
+    # 0.0 − x, so that no contribution prints as −0.0
+    return None if score is None else 0.0 - score * side.circuit.better
+
+
+def _missing(pairs: Sequence[PairOverlap]) -> list[str]:
+    notes = []
+    if any(p.floor is None or p.ceiling is None for p in pairs):
+        notes.append(
+            "controls are missing: without floor and ceiling a Jaccard index says little "
+            "(--controls makes them)"
+        )
+    outside = max(p.outside_universe for p in pairs)
+    if outside:
+        notes.append(
+            f"up to {outside} members of a pair lie outside its universe (not measured by both, "
+            "or on no path): they count in the Jaccard index and are no part of the null"
+        )
+    return notes
+
+
+def _describe(circuit: Compared, level: Level) -> Json:
+    run = circuit.run
+    corruption: Any = run.task_params.get("corruption")
+    return {
+        "circuit_id": circuit.circuit_id, "run_id": run.run_id, "label": circuit.label,
+        "task": run.task, "model": run.model, "checkpoint": run.checkpoint, "seed": run.seed,
+        "engine": run.engine, "granularity": circuit.granularity, "metric": run.metric,
+        "ablation": run.ablation, "corruption": corruption, "n": len(circuit.members(level)),
+    }  # fmt: skip
+
+
+def _common_json(item: SharedItem, circuit_ids: Sequence[str]) -> Json:
+    return {
+        "name": item.name,
+        "scores": dict(zip(circuit_ids, item.scores, strict=True)),
+        "contributions": dict(zip(circuit_ids, item.contributions, strict=True)),
+        "same_sign": item.same_sign,
+        "importance": item.importance,
+    }

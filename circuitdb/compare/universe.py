@@ -1,0 +1,45 @@
+"""What two circuits could have shared: the universe a null model draws from.
+
+An edge is in it when both runs measured it, it lies on some path from ``input`` to ``logits`` over
+such edges, and its sender differs between the clean and the ablation run. ``input`` and
+``logits`` are in every circuit; at node level they are left out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitdb.circuit import Scores
+from circuitdb.compare.comparable import Compared, Level, component_mask
+from circuitdb.space import EdgeMask
+
+Bools = NDArray[np.bool_]
+
+
+def universe(a: Compared, b: Compared, level: Level) -> Bools:
+    """Bool ``[edge]`` or ``[component]``: what both could have held, at a level."""
+    return edge_universe(a, b) if level == "edges" else node_universe(a, b, level)
+
+
+def edge_universe(a: Compared, b: Compared) -> EdgeMask:
+    """Bool ``[edge]``: measured by both (all, where a run measured none), live, on some path."""
+    n = a.space.n_edges
+    allowed = measured(a.level_scores("edges"), n) & measured(b.level_scores("edges"), n)
+    for circuit in (a, b):
+        if circuit.inert is not None:
+            allowed &= ~circuit.inert
+    return a.space.prune_dead_ends(allowed)
+
+
+def node_universe(a: Compared, b: Compared, level: Level) -> Bools:
+    """Bool ``[component]``: the heads, MLPs or both that both runs measured."""
+    n = len(a.space.components)
+    both = measured(a.node_scores, n) & measured(b.node_scores, n)
+    return both & component_mask(a.space, level)
+
+
+def measured(scores: Scores | None, n: int) -> Bools:
+    """Bool ``[n]``, true where a run measured; everywhere, where it measured nothing."""
+    found = np.zeros(n, dtype=np.bool_) if scores is None else np.isfinite(scores.mean)
+    return found if found.any() else np.ones(n, dtype=np.bool_)
