@@ -1,0 +1,8 @@
+"""Drawings of circuits and of their overlaps, as DOT, SVG, PNG, PDF and HTML."""
+
+from circuitdb.render.dot import to_dot
+from circuitdb.render.output import save, to_svg
+from circuitdb.render.overlap import overlap_dot
+from circuitdb.render.page import Table, edge_table
+
+__all__ = ["Table", "edge_table", "overlap_dot", "save", "to_dot", "to_svg"]

@@ -1,0 +1,206 @@
+"""One circuit as Graphviz DOT source; equal circuits give equal bytes.
+
+Layers are ranks, ``input`` at the bottom and ``logits`` at the top. Line width shows |score|, colour
+its sign: contribution = −score × better, so that blue supports the task. Up to
+:data:`~circuitdb.render.style.DOT_LIMIT` edges Graphviz's ``dot`` lays the drawing out; larger
+ones, and deep models, stand on the fixed map of :mod:`circuitdb.render.layers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby, pairwise
+
+from circuitdb.circuit import Circuit, CircuitEdge
+from circuitdb.names import parse_component
+from circuitdb.render import layers
+from circuitdb.render.boxes import header, node, quote, used_cells
+from circuitdb.render.caption import Key, caption, heading, provenance
+from circuitdb.render.picture import Anchor, Line, Look, Picture, Rank, anchor, boxes_of, with_ends
+from circuitdb.render.style import (
+    DERIVED_LIMIT,
+    DOT_LIMIT,
+    OPPOSES,
+    QUIET,
+    SUPPORTS,
+    UNMEASURED,
+    number,
+    sign_colour,
+    stroke,
+    tint,
+    with_opacity,
+)
+from circuitdb.space import Space
+
+MAX_RANKS = 14
+"""More ranks than this make `dot`'s drawing a ribbon; the map of layers and heads fits a page."""
+
+
+def to_dot(circuit: Circuit, *, better: int | None = None) -> str:
+    """A circuit as DOT source, with its provenance as caption.
+
+    Args:
+        circuit: drawn are its members; what was only measured is left out.
+        better: +1 if a larger metric is better, −1 if a smaller one is. Default: −1 for ``kl``,
+            else +1.
+
+    Raises:
+        NameSyntaxError: an edge or node of the circuit has no component's name.
+    """
+    sign = better or (-1 if circuit.run.metric == "kl" else 1)
+    drawn, stated = drawn_edges(circuit)
+    names = node_names([circuit])
+    components = [name for name in names if parse_component(name).kind != "kv"]
+    lines = provenance(circuit, len(components), len(drawn) or stated)
+    if stated:
+        lines.append("A node circuit: every edge among its nodes belongs to it; none is drawn.")
+    if not names:
+        lines.append("The empty circuit: no component and no edge is in it.")
+    looks = _looks(circuit, sign)
+    return write(
+        Picture(
+            title=f"{heading(circuit)} · {circuit.circuit_id[:12]}",
+            boxes=boxes_of(with_ends(names), circuit.space),
+            lines=tuple(_lines(drawn, sign)),
+            looks=looks,
+            caption=caption(
+                heading(circuit), lines, _keys(drawn, looks), _said(circuit, drawn, looks)
+            ),
+            spec=circuit.space,
+        )
+    )
+
+
+def write(picture: Picture) -> str:
+    """A picture as DOT source, laid out by `dot` or standing on the layer grid."""
+    ranks = {box.rank for box in picture.boxes}
+    if not picture.lines or len(picture.lines) > DOT_LIMIT or len(ranks) > MAX_RANKS:
+        return layers.write(picture)
+    statements = [*header(picture, "dot"), *_ranked(picture), *_edges(picture)]
+    return "\n".join(statements) + "\n}\n"
+
+
+def drawn_edges(circuit: Circuit) -> tuple[tuple[CircuitEdge, ...], int]:
+    """The edges to draw, and how many there are where they are stated and not drawn.
+
+    The edges of a node circuit follow from its nodes; unless they were scored they are drawn only
+    while they are few.
+    """
+    edges = tuple(sorted(circuit.members, key=lambda e: e.name))
+    if circuit.granularity == "edge" or any(e.score is not None for e in edges):
+        return edges, 0
+    edges = edges or _derived(circuit)
+    return (edges, 0) if len(edges) <= DERIVED_LIMIT else ((), len(edges))
+
+
+def node_names(circuits: Iterable[Circuit]) -> list[str]:
+    """Names of everything that circuits touch, key/value heads among them."""
+    names: set[str] = set()
+    for circuit in circuits:
+        names.update(n.name for n in circuit.components)
+        names.update(name for e in circuit.members for name in (e.src, e.dst))
+    return sorted(names)
+
+
+def line_tip(edge: CircuitEdge, sign: int) -> str:
+    """What a viewer shows when the pointer rests on an edge."""
+    if edge.score is None:
+        return f"{edge.name}: not measured"
+    return f"{edge.name}: contribution {number(-edge.score * sign)}"
+
+
+def _derived(circuit: Circuit) -> tuple[CircuitEdge, ...]:
+    space = Space(circuit.space)
+    index = {str(c): i for i, c in enumerate(space.components)}
+    ids = [index[n.name] for n in circuit.components if n.name in index]
+    if len(ids) < len(circuit.components) or not ids:
+        return ()
+    named = (space.edge(i) for i in space.edges_among(ids).tolist())
+    return tuple(CircuitEdge(src=str(e.src), dst=str(e.dst), port=e.port) for e in named)
+
+
+def _lines(edges: tuple[CircuitEdge, ...], sign: int) -> Iterator[Line]:
+    largest = max((abs(e.score) for e in edges if e.score is not None), default=0.0)
+    for e in edges:
+        contribution = None if e.score is None else -e.score * sign
+        yield Line(
+            e.src,
+            e.dst,
+            e.port,
+            sign_colour(contribution),
+            stroke(e.score, largest, len(edges)),
+            line_tip(e, sign),
+        )
+
+
+def _looks(circuit: Circuit, sign: int) -> dict[str, Look]:
+    scored = {n.name: n.score for n in circuit.components if n.score is not None}
+    largest = max(map(abs, scored.values()), default=0.0)
+    looks = {}
+    for name, score in scored.items():
+        share = 0.08 + 0.62 * abs(score) / largest if largest else 0.0
+        fill = tint(sign_colour(-score * sign), share)
+        looks[name] = Look(fill, tip=f"{name}: contribution {number(-score * sign)}")
+    return looks
+
+
+def _keys(edges: tuple[CircuitEdge, ...], looks: dict[str, Look]) -> list[Key]:
+    scored = [e for e in edges if e.score is not None]
+    keys = []
+    if scored or looks:
+        keys = [Key(SUPPORTS, 3.0, "supports the task"), Key(OPPOSES, 3.0, "opposes it")]
+    if len(scored) < len(edges):
+        keys.append(Key(UNMEASURED, 1.0, "not measured"))
+    return keys
+
+
+def _said(circuit: Circuit, edges: tuple[CircuitEdge, ...], looks: dict[str, Look]) -> str:
+    scores = [abs(e.score) for e in edges if e.score is not None]
+    said = ["drawn from bottom to top"] if edges else []
+    if scores:
+        span = f"{number(min(scores))} to {number(max(scores))}"
+        said.append(f"line width: |contribution|, {span} ({circuit.run.metric})")
+    if looks:
+        said.append("fill: the component's own contribution")
+    return "; ".join(said)
+
+
+def _ranked(picture: Picture) -> Iterator[str]:
+    """Boxes by rank; a chain of captions at the side holds the ranks in order."""
+    used = used_cells(picture)
+    chain = []
+    said: set[int] = set()
+    for rank, group in groupby(picture.boxes, key=lambda box: box.rank):
+        name = f"rank {rank[0]} {rank[1]}"
+        text = _rank_text(rank, said)
+        yield f'"{name}" [group="ranks" fontsize=9 fontcolor="{QUIET}" label="{text}" tooltip="{text}"]'
+        yield f'{{rank=same "{name}"'
+        yield from (node(box, picture, used) for box in group)
+        yield "}"
+        chain.append(name)
+    for below, above in pairwise(chain):
+        yield f'"{below}" -> "{above}" [style=invis weight=100]'
+
+
+def _rank_text(rank: Rank, said: set[int]) -> str:
+    if rank[0] in said or not 0 <= rank[0] < 1_000_000:
+        return ""
+    said.add(rank[0])
+    return f"layer {rank[0]}"
+
+
+def _edges(picture: Picture) -> Iterator[str]:
+    for line in picture.lines:
+        tail = anchor(line.src, None, picture.spec)
+        head = anchor(line.dst, line.port, picture.spec)
+        yield (
+            f"{_end(tail, picture, 'n')} -> {_end(head, picture, 's')} "
+            f'[color="{with_opacity(line.colour, line.stroke.opacity)}" '
+            f"penwidth={line.stroke.width:g} arrowsize={0.3 + 0.08 * line.stroke.width:.2f} "
+            f'weight={round(2 * line.stroke.width)} tooltip="{quote(line.tip)}"]'
+        )
+
+
+def _end(at: Anchor, picture: Picture, side: str) -> str:
+    cell = "" if at.cell == "o" else f':"{at.cell}"'
+    return f'"{quote(at.box)}"{cell}:{side}'
