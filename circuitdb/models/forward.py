@@ -7,7 +7,7 @@ Two ways implement it: :mod:`circuitdb.models.residual` (fast, for the architect
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor  # noqa: TID253
@@ -22,6 +22,7 @@ EdgeMask = Bool[Tensor, " edge"]
 Objective = Callable[[Logits], Float[Tensor, " batch"]]
 
 
+@runtime_checkable
 class MaskedForward(Protocol):
     """A model over its graph space. Logits are those of the last position.
 

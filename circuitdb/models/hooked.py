@@ -1,0 +1,311 @@
+"""The generic masked forward: any architecture TransformerLens boots, through its hooks.
+
+1. Boot the model's directory as a ``TransformerBridge`` with split query, key, value and MLP
+   inputs and per-head results switched on.
+2. Each hook that carries a writer's output hands it over; each hook that carries a reader's
+   input replaces it by the mixture its edges ask for.
+3. Every reader is replaced, so what the model's own residual stream holds no longer matters.
+
+It is slower than :mod:`circuitdb.models.residual` and knows far more architectures; it is that
+module's oracle in tests. An architecture whose writers do not add up to what its readers read
+(a norm between a head and the residual stream, say) is refused when it is loaded.
+
+Source: hook names are those of TransformerLens, https://github.com/TransformerLensOrg.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch  # noqa: TID253
+from jaxtyping import Float
+from torch import Tensor  # noqa: TID253
+
+from circuitdb.errors import ModelError, OptionError
+from circuitdb.models import hub
+from circuitdb.models.forward import EdgeMask, Embedding, Logits, Objective, Tokens, Writers
+from circuitdb.space import Space, SpaceSpec
+
+# A closure on one hook: sees the activation, may return its replacement. TransformerLens passes
+# the hook point too, whose name may be an alias, so what a hook stands for is bound beforehand.
+_Hook = tuple[str, Callable[..., Tensor | None]]
+
+ADDS_UP = 1e-4
+"""Largest deviation, relative to the largest input, of a reader's input from its writers' sum."""
+
+
+class _Site(NamedTuple):
+    """A hook at which some readers are fed, or some writers come out."""
+
+    hook: str
+    rows: slice
+    """Reader or writer indices, in the order of the hook's head axis where it has one."""
+    heads: bool
+    """``[batch, pos, head, d_model]``; ``[batch, pos, d_model]`` otherwise."""
+    layer: int
+    """Attention output biases of the layers before this one belong to a reader's input."""
+
+
+class HookedForward:
+    """Masked forward through a ``TransformerBridge``.
+
+    Raises:
+        ModelError: the architecture lacks the hooks, or its writers do not add up.
+    """
+
+    def __init__(self, bridge: Any) -> None:
+        self._bridge = bridge
+        self.space = Space(spec_of(bridge.cfg))
+        self._switch_on()
+        self._writers = _writer_sites(self.space.spec)
+        self._readers = _reader_sites(self.space.spec)
+        self._visible = (self.space.edge_id >= 0).sum(1).tolist()
+        self.deviation = self._require_adding_up()
+        """Largest relative deviation of a reader's input from its writers' sum, on loading."""
+
+    @property
+    def bridge(self) -> Any:
+        """The ``TransformerBridge``, for what the graph view does not offer."""
+        return self._bridge
+
+    @torch.no_grad()
+    def logits(self, tokens: Tokens) -> Logits:
+        """The full model's logits at the last position."""
+        return self._run(tokens, [])
+
+    @torch.no_grad()
+    def writers(self, tokens: Tokens) -> Writers:
+        """What every writer adds to the residual stream in the full model."""
+        return self._observe(tokens)[0]
+
+    @torch.no_grad()
+    def masked(self, tokens: Tokens, ablated: Writers, keep: EdgeMask) -> Logits:
+        """Logits with the kept edges live and every other edge carrying its ablated sender."""
+        live = torch.zeros_like(ablated)
+        kept = torch.from_numpy(self.space.matrix(keep.cpu().numpy())).to(ablated)
+
+        def read(site: _Site, x: Tensor) -> Tensor:
+            n = self._visible[site.rows.start]
+            share = kept[site.rows, :n]
+            mixed = torch.einsum("rw,wbtd->btrd", share, live[:n])
+            mixed = mixed + torch.einsum("rw,wbtd->btrd", 1 - share, ablated[:n])
+            mixed = mixed + self._bias(site.layer, x)
+            return (mixed if site.heads else mixed[:, :, 0]).to(x)
+
+        writes = _hooks(self._writers, lambda site, x: _store(live, site, x))
+        return self._run(tokens, writes + _hooks(self._readers, read))
+
+    def edge_gradients(
+        self,
+        tokens: Tokens,
+        delta: Writers,
+        objective: Objective,
+        embedding: Embedding | None = None,
+    ) -> Float[Tensor, "batch edge"]:
+        """For every edge and prompt: Σ over positions and d_model of delta · ∂objective/∂input."""
+        inputs: list[Tensor] = []
+
+        def start(site: _Site, x: Tensor) -> Tensor:
+            return (x if embedding is None else embedding.to(x)).detach().requires_grad_()
+
+        def branch(site: _Site, x: Tensor) -> Tensor:
+            # A tensor of its own: the MLP's input is otherwise the residual stream itself.
+            inputs.append(x.clone())
+            return inputs[-1]
+
+        with torch.enable_grad():
+            hooks = _hooks(self._writers[:1], start) + _hooks(self._readers, branch)
+            total = objective(self._run(tokens, hooks)).sum()
+            grads = torch.autograd.grad(total, inputs)
+        scores = delta.new_zeros((tokens.shape[0], self.space.n_edges))
+        for site, grad in zip(self._readers, grads, strict=True):
+            n = self._visible[site.rows.start]
+            per_reader = grad if site.heads else grad[:, :, None]
+            products = torch.einsum("wbtd,btrd->brw", delta[:n], per_reader.to(delta))
+            first = int(self.space.edge_id[site.rows.start, 0])
+            scores[:, first : first + products[0].numel()] = products.flatten(1)
+        return scores
+
+    def _run(self, tokens: Tokens, hooks: list[_Hook]) -> Logits:
+        context = getattr(self._bridge.cfg, "n_ctx", None)
+        if context and tokens.shape[1] > context:
+            raise OptionError(
+                f"prompts of {tokens.shape[1]} tokens do not fit a context of {context}"
+            )
+        # Prompts are never padded; without a mask transformers warns of ids equal to the pad id.
+        logits: Tensor = self._bridge.run_with_hooks(
+            tokens,
+            fwd_hooks=hooks,
+            return_type="logits",
+            attention_mask=torch.ones_like(tokens),
+        )
+        return logits[:, -1]
+
+    def _observe(self, tokens: Tokens) -> tuple[Writers, list[tuple[_Site, Tensor]]]:
+        """Every writer's output and, in forward order, every reader hook's input."""
+        width = int(self._bridge.cfg.d_model)
+        parameter = next(self._bridge.original_model.parameters())
+        out = parameter.new_zeros((len(self.space.writers), *tokens.shape, width))
+        seen: list[tuple[_Site, Tensor]] = []
+
+        def read(site: _Site, x: Tensor) -> None:
+            seen.append((site, x.clone()))
+
+        writes = _hooks(self._writers, lambda site, x: _store(out, site, x))
+        self._run(tokens, writes + _hooks(self._readers, read))
+        return out, seen
+
+    def _switch_on(self) -> None:
+        bridge, name = self._bridge, type(self._bridge.original_model).__name__
+        try:
+            bridge.set_use_attn_result(True)
+            bridge.set_use_split_qkv_input(True)
+            bridge.set_use_hook_mlp_in(True)
+            biases = [block.attn.b_O for block in bridge.blocks]
+        except (AttributeError, NotImplementedError, ValueError) as error:
+            raise ModelError(
+                f"{name} offers no per-head inputs and outputs in TransformerLens: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        bridge.original_model.eval().requires_grad_(False)
+        self._biases: list[Tensor | None] = biases
+
+    def _bias(self, layer: int, like: Tensor) -> Tensor:
+        """Attention output biases of the layers before `layer`, ``[d_model]``."""
+        total = like.new_zeros(like.shape[-1])
+        for bias in itertools.islice(self._biases, layer):
+            total = total if bias is None else total + bias
+        return total
+
+    @torch.no_grad()
+    def _require_adding_up(self) -> float:
+        n = min(6, int(getattr(self._bridge.cfg, "n_ctx", 0) or 6))
+        device = next(self._bridge.original_model.parameters()).device
+        writers, seen = self._observe(torch.arange(n, device=device)[None] + 1)
+        name = type(self._bridge.original_model).__name__
+        if [site for site, _ in seen] != self._readers:
+            missing = {s.hook for s in self._readers} - {s.hook for s, _ in seen}
+            raise ModelError(f"{name} does not pass the hooks {', '.join(sorted(missing))}")
+        worst = max(self._deviation(site, x, writers) for site, x in seen)
+        # Half precision rounds every partial sum; what is looked for is a term left out.
+        tolerance = ADDS_UP if writers.dtype in (torch.float32, torch.float64) else 0.05
+        if not worst <= tolerance:
+            raise ModelError(
+                f"the heads and MLPs of {name} do not add up to what its layers read "
+                f"(off by {worst:.2g}); circuits over it would be wrong"
+            )
+        return worst
+
+    def _deviation(self, site: _Site, x: Tensor, writers: Writers) -> float:
+        total = writers[: self._visible[site.rows.start]].sum(0) + self._bias(site.layer, x)
+        n_readers = site.rows.stop - site.rows.start
+        if site.heads and x.shape[2] != n_readers:
+            raise ModelError(
+                f"{site.hook} has {x.shape[2]} heads where the configuration says {n_readers}"
+            )
+        expected = total[:, :, None] if site.heads else total
+        return float((x - expected).abs().max() / x.abs().max())
+
+
+def boot(directory: Path, dtype: str = "float32", device: str = "cpu") -> HookedForward:
+    """The hooked forward of a local Hugging Face directory. Never touches the network.
+
+    Raises:
+        ModelError: a weight is missing, TransformerLens does not know the architecture, or its
+            hooks do not carry a graph of writers and readers.
+    """
+    with hub.quiet(), hub.offline():
+        try:
+            return HookedForward(_bridge(directory, dtype, device))
+        except (ValueError, OSError, KeyError, NotImplementedError, RuntimeError) as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModelError(
+                f"TransformerLens cannot boot {str(directory)!r}: {reason[0]}"
+            ) from error
+
+
+def _bridge(directory: Path, dtype: str, device: str) -> Any:
+    # Imported here: several seconds, and only this forward needs it.
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    # Loaded here and handed over, because a tensor missing from the files is filled with random
+    # numbers, and only this call tells.
+    model, told = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=getattr(torch, dtype),
+        attn_implementation="eager",
+        output_loading_info=True,
+        local_files_only=True,
+    )
+    if told["missing_keys"]:
+        first = min(told["missing_keys"])
+        raise ModelError(f"the weights in {str(directory)!r} lack the tensor {first!r}")
+    # Given, because TransformerLens finds none for Llama-type directories. It plays no part
+    # beyond that: prompts arrive as token ids.
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
+    return TransformerBridge.boot_transformers(
+        # Absolute, because a relative path like 'gpt2' is taken for a name on the hub.
+        str(directory.resolve()),
+        hf_model=model.to(device),
+        tokenizer=tokenizer,
+        dtype=getattr(torch, dtype),
+        device=device,
+    )
+
+
+def spec_of(cfg: Any) -> SpaceSpec:
+    """The graph space of a TransformerLens configuration."""
+    heads = int(cfg.n_heads)
+    return SpaceSpec(
+        n_layers=int(cfg.n_layers),
+        n_heads=heads,
+        n_kv_heads=int(getattr(cfg, "n_key_value_heads", None) or heads),
+        mlps=not getattr(cfg, "attn_only", False),
+        parallel=bool(getattr(cfg, "parallel_attn_mlp", False)),
+    )
+
+
+def _writer_sites(spec: SpaceSpec) -> list[_Site]:
+    sites = [_Site("blocks.0.hook_in", slice(0, 1), False, 0)]
+    at = 1
+    for layer in range(spec.n_layers):
+        heads = slice(at, at + spec.n_heads)
+        sites.append(_Site(f"blocks.{layer}.attn.hook_result", heads, True, layer))
+        at = heads.stop
+        if spec.mlps:
+            sites.append(_Site(f"blocks.{layer}.hook_mlp_out", slice(at, at + 1), False, layer))
+            at += 1
+    return sites
+
+
+def _reader_sites(spec: SpaceSpec) -> list[_Site]:
+    sites, at = [], 0
+    for layer in range(spec.n_layers):
+        for port, n in (("q", spec.n_heads), ("k", spec.n_kv_heads), ("v", spec.n_kv_heads)):
+            hook = f"blocks.{layer}.attn.hook_{port}_input"
+            sites.append(_Site(hook, slice(at, at + n), True, layer))
+            at += n
+        if spec.mlps:
+            seen = layer if spec.parallel else layer + 1
+            sites.append(_Site(f"blocks.{layer}.hook_mlp_in", slice(at, at + 1), False, seen))
+            at += 1
+    last = f"blocks.{spec.n_layers - 1}.hook_out"
+    return [*sites, _Site(last, slice(at, at + 1), False, spec.n_layers)]
+
+
+def _hooks(sites: list[_Site], act: Callable[[_Site, Tensor], Tensor | None]) -> list[_Hook]:
+    def bind(site: _Site) -> Callable[..., Tensor | None]:
+        def hook(x: Tensor, hook: Any) -> Tensor | None:
+            return act(site, x)
+
+        return hook
+
+    return [(site.hook, bind(site)) for site in sites]
+
+
+def _store(out: Writers, site: _Site, x: Tensor) -> None:
+    out[site.rows] = x.movedim(2, 0) if site.heads else x[None]

@@ -1,0 +1,289 @@
+"""Hugging Face models: local directories, and names on the hub.
+
+A directory holds ``config.json``, ``tokenizer.json`` and weights (``model.safetensors``, its
+shards, or ``pytorch_model.bin``). Checkpoints are directories ``step1000`` (or ``step-1000``,
+``checkpoint-1000``) inside it; what a checkpoint lacks beside its weights is taken from the
+directory above. On the hub, checkpoints are branches of those names, as Pythia has them.
+
+Nothing here imports torch at module level: listing the catalogue must stay fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from circuitdb.errors import ModelError, OfflineError
+from circuitdb.models.entry import Stored
+
+_STEP = re.compile(r"(?:step|checkpoint)[-_]?(\d+)")
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_WANTED = ("config.json", "tokenizer*.json", "model*.safetensors", "model.safetensors.index.json")
+OFFLINE_MODELS = (
+    "toy-4l and toy-2l, smollm2-135m after `circuitdb pull smollm2-135m`, "
+    "and local Hugging Face directories"
+)
+"""What works without the hub, for messages."""
+
+
+def looks_local(name: str) -> bool:
+    """Whether a name means a path: an existing directory, or one that could be no hub name."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_dir()
+
+
+def read(name: str, checkpoint: int | None = None) -> Stored:
+    """The files of a local directory, at a checkpoint (default: its own weights, else the last).
+
+    Raises:
+        ModelError: there is no such directory or checkpoint, or a file is missing or damaged.
+    """
+    top = Path(name).expanduser()
+    if not top.is_dir():
+        raise ModelError(f"no directory {name!r}; expected a Hugging Face model directory")
+    folder, step, notes = _at_checkpoint(top, checkpoint)
+    config = _config(folder, top)
+    tokenizer = _first(("tokenizer.json",), (folder, top))
+    if tokenizer is None:
+        raise ModelError(
+            f"{str(top)!r} holds no tokenizer.json; write it there with transformers' "
+            "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        )
+    complete = all((folder / f).is_file() for f in ("config.json", "tokenizer.json"))
+    return Stored(
+        name=name,
+        state=_weights(folder),
+        config=config,
+        tokenizer=tokenizer,
+        bos=start_token(tokenizer),
+        checkpoint=step,
+        directory=folder if complete else None,
+        notes=notes,
+    )
+
+
+def checkpoints(directory: Path) -> dict[int, Path]:
+    """The checkpoints inside a directory, by training step, ascending."""
+    found = {
+        int(match[1]): path
+        for path in directory.iterdir()
+        if path.is_dir() and (match := _STEP.fullmatch(path.name))
+    }
+    return dict(sorted(found.items()))
+
+
+def fetch(hub_name: str, checkpoint: int | None = None, name: str | None = None) -> Stored:
+    """The files of a hub model, downloaded unless they lie in the hub's own cache.
+
+    The model is called `name` from then on, or as the hub calls it.
+
+    Raises:
+        OfflineError: the hub is out of reach and the model is not cached.
+        ModelError: there is no such model or checkpoint, or one may not download it.
+    """
+    revisions = (
+        ["main"] if checkpoint is None else [f"step{checkpoint}", f"checkpoint-{checkpoint}"]
+    )
+    for revision in revisions:
+        directory = _snapshot(hub_name, revision)
+        if directory is not None:
+            stored = read(str(directory))
+            return dataclasses.replace(stored, name=name or hub_name, checkpoint=checkpoint)
+    there = listed(_hub_checkpoints(hub_name))
+    raise ModelError(f"model {hub_name!r} has no checkpoint {checkpoint}; {there}")
+
+
+def is_cached(hub_name: str) -> bool:
+    """Whether some revision of a hub model lies in the hub's cache. Imports nothing."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    return any((cache / f"models--{hub_name.replace('/', '--')}").glob("snapshots/*/config.json"))
+
+
+def start_token(tokenizer: Path) -> str | None:
+    """The token a tokenizer itself puts before every text, or none.
+
+    The model is then used as it was trained: Llama 2 and Gemma begin with one; GPT-2, Pythia and
+    SmolLM2 do not.
+
+    Raises:
+        ModelError: the file is no tokenizer.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        backend = Tokenizer.from_file(str(tokenizer))
+    except Exception as error:  # the Rust library raises plain Exception
+        raise ModelError(f"{str(tokenizer)!r} is no tokenizer: {error}") from error
+    marked, plain = backend.encode("a").ids, backend.encode("a", add_special_tokens=False).ids
+    if len(marked) > len(plain) and marked[:1] != plain[:1]:
+        return str(backend.id_to_token(marked[0]))
+    return None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and notices from standard error for a while."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Have the hub library refuse every request for a while."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _at_checkpoint(top: Path, checkpoint: int | None) -> tuple[Path, int | None, tuple[str, ...]]:
+    """The directory that holds the weights, its training step, and what to tell of the choice."""
+    steps = checkpoints(top)
+    if checkpoint is not None:
+        if checkpoint not in steps:
+            raise ModelError(f"{str(top)!r} has no checkpoint {checkpoint}; {listed(steps)}")
+        return steps[checkpoint], checkpoint, ()
+    if steps and _first((*_SAFETENSORS, *_PICKLED), (top,)) is None:
+        last = max(steps)
+        return steps[last], last, (f"no checkpoint was named; the last, {last}, is used",)
+    return top, None, ()
+
+
+def listed(steps: Iterable[int]) -> str:
+    """What checkpoints there are, for messages; a long list is cut in the middle."""
+    shown = [str(step) for step in sorted(steps)]
+    if not shown:
+        return "it has none, only its own weights"
+    if len(shown) > 24:
+        shown[12:-6] = [f"… ({len(shown) - 18} more)"]
+    return "it has " + ", ".join(shown)
+
+
+def _config(folder: Path, top: Path) -> dict[str, Any]:
+    path = _first(("config.json",), (folder, top))
+    if path is None:
+        raise ModelError(f"{str(top)!r} holds no config.json; expected a Hugging Face directory")
+    config = _json(path)
+    if not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{str(path)!r} names no model_type")
+    return config
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{str(path)!r} cannot be read as JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ModelError(f"{str(path)!r} holds no JSON object")
+    return parsed
+
+
+def _first(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
+    return next((f / n for f in folders for n in names if (f / n).is_file()), None)
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    found = _first((*_SAFETENSORS, *_PICKLED), (folder,))
+    if found is None:
+        raise ModelError(f"{str(folder)!r} holds no weights; expected {_SAFETENSORS[0]}")
+    if found.suffix != ".json":
+        return _tensors(found)
+    shards = _json(found).get("weight_map")
+    if not isinstance(shards, dict):
+        raise ModelError(f"{str(found)!r} has no weight_map")
+    state: dict[str, Any] = {}
+    for shard in sorted(set(shards.values())):
+        # The name comes from a file: only the directory's own files are read.
+        state |= _tensors(folder / Path(str(shard)).name)
+    return state
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    from pickle import UnpicklingError
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"the weights file {str(path)!r} cannot be read: {reason}") from error
+
+
+def _snapshot(hub_name: str, revision: str) -> Path | None:
+    """The local copy of a revision; none where the hub says there is no such revision."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        # Both ask once and then give up; listing or fetching single files retries for 20 s.
+        files = _weight_files(hub_name, revision)
+        return Path(snapshot_download(hub_name, revision=revision, allow_patterns=files))
+    except errors.RevisionNotFoundError:
+        return None
+    except errors.GatedRepoError as error:
+        raise ModelError(f"the hub gives {hub_name!r} only to users it knows; log in") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelError(f"the hub has no model {hub_name!r}") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        at = "" if revision == "main" else f" at {revision}"
+        raise OfflineError(
+            f"the hub is out of reach and {hub_name!r}{at} is not cached; "
+            f"without it these models work: {OFFLINE_MODELS}"
+        ) from error
+
+
+def _weight_files(hub_name: str, revision: str) -> list[str]:
+    """What to download: pickled weights only where there are no others."""
+    info = _ask_hub("model_info", hub_name, revision=revision)
+    if info is None or any(file.rfilename in _SAFETENSORS for file in info.siblings):
+        return list(_WANTED)
+    return [*_WANTED, "pytorch_model*.bin"]
+
+
+def _hub_checkpoints(hub_name: str) -> list[int]:
+    refs = _ask_hub("list_repo_refs", hub_name)
+    branches = [] if refs is None else [branch.name for branch in refs.branches]
+    return [int(match[1]) for name in branches if (match := _STEP.fullmatch(name))]
+
+
+def _ask_hub(question: str, hub_name: str, **details: Any) -> Any:
+    """The hub's answer, or none where it is out of reach (the cache may still do)."""
+    from huggingface_hub import HfApi, errors
+
+    try:
+        return getattr(HfApi(), question)(hub_name, **details)
+    except (errors.RevisionNotFoundError, errors.RepositoryNotFoundError):
+        raise
+    except Exception as error:
+        # The transport's own errors have no public name in common.
+        status = getattr(getattr(error, "response", None), "status_code", 599)
+        if isinstance(error, errors.HfHubHTTPError) and status < 500:
+            raise ModelError(
+                f"the hub refuses {hub_name!r}: {str(error).splitlines()[0]}"
+            ) from error
+        return None

@@ -1,0 +1,49 @@
+"""Fixtures every test may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from circuitdb.space import Space
+from circuitdb.store.store import Store
+from tests import stored
+
+pytest_plugins = ("tests.tiny_models",)
+
+
+@pytest.fixture(scope="session")
+def tiny_space() -> Space:
+    """Two layers of two heads: 41 edges."""
+    return stored.TINY
+
+
+@pytest.fixture
+def fresh_store(tmp_path: Path) -> Iterator[Store]:
+    """A new, empty store, open for writing."""
+    with Store.open(tmp_path / "fresh.duckdb") as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def _stored_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stored") / "circuits.duckdb"
+    with Store.open(path) as store:
+        for discovery in stored.everything():
+            store.add(discovery)
+    return path
+
+
+@pytest.fixture
+def stored_circuits(_stored_file: Path) -> Iterator[Store]:
+    """The hand-made circuits of ``tests/stored.py``, open for reading."""
+    with Store.open(_stored_file, read_only=True) as store:
+        yield store
+
+
+@pytest.fixture
+def stored_path(_stored_file: Path) -> Path:
+    """The file of `stored_circuits`; not open."""
+    return _stored_file
