@@ -1,0 +1,165 @@
+"""From plan to discovery, on the toy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from circuitdb import discovery, revisit
+from circuitdb.circuit import Discovery
+from circuitdb.errors import OptionError, TaskNotDoneError, UnknownNameError
+from circuitdb.models import catalogue
+from circuitdb.models.model import LoadedModel
+from circuitdb.plan import Plan, check
+
+QUICK = {"examples": 16, "band": 3}
+
+
+@pytest.fixture(scope="module")
+def toy() -> LoadedModel:
+    return catalogue.load("toy-4l", threads=1)
+
+
+@pytest.fixture(scope="module")
+def untrained() -> LoadedModel:
+    return catalogue.load("toy-4l", checkpoint=0, seed=0, threads=1)
+
+
+@pytest.fixture(scope="module")
+def months(toy: LoadedModel) -> Discovery:
+    return discovery.find(discovery.prepare(Plan(task="months", **QUICK), toy))
+
+
+def test_prune_leaves_a_node_and_an_edge_circuit_with_figures(months: Discovery) -> None:
+    node, edge = months.circuits
+    assert (node.granularity, edge.granularity) == ("node", "edge")
+    assert set(months.space.edge_src[edge.edges]) <= set(node.nodes)
+    test, shift = edge.figures
+    assert (test.split, shift.split) == ("test", "shift")
+    assert test.faithfulness is not None
+    assert test.random_high is not None
+    assert test.faithfulness > max(0.8, test.random_high)
+
+
+def test_every_decision_of_prune_is_kept_and_replays_to_the_same_nodes(months: Discovery) -> None:
+    kept = {str(c) for c in months.space.writers}
+    for d in months.decisions:
+        if d.phase.startswith("sweep"):
+            assert d.kept == (100.0 - d.after >= 10.0)
+            kept -= set() if d.kept else {d.item}
+    names = {str(months.space.components[i]) for i in months.circuits[0].nodes}
+    assert kept == names - {"logits"}
+
+
+def test_only_edges_of_the_node_circuit_are_scored_and_the_rest_is_null(months: Discovery) -> None:
+    assert months.edge_scores is not None
+    inside = months.space.mask(months.space.edges_among(months.circuits[0].nodes))
+    assert np.array_equal(~np.isnan(months.edge_scores.mean), inside)
+
+
+def test_the_same_plan_gives_the_same_ids_and_members(toy: LoadedModel, months: Discovery) -> None:
+    again = discovery.find(discovery.prepare(Plan(task="months", **QUICK), toy))
+    assert again.circuit_ids == months.circuit_ids
+    assert np.array_equal(again.circuits[1].edges, months.circuits[1].edges)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": "numerals"}, {"engine": "eap"}, {"metric": "prob_diff"}, {"ablation": "mean"},
+        {"data_seed": 1}, {"examples": 17}, {"answers": "random"}, {"replicate": 1},
+        {"settings": {"node_threshold": 20}}, {"corruption": "repeat"},
+    ],
+)  # fmt: skip
+def test_whatever_decides_the_result_changes_the_run_id(
+    toy: LoadedModel, months: Discovery, change: dict[str, object]
+) -> None:
+    plan = Plan(**{"task": "months", "force": True, **QUICK, **change})  # type: ignore[arg-type]
+    assert discovery.prepare(plan, toy).run.run_id != months.run.run_id
+
+
+def test_band_and_force_do_not_change_the_run_id(toy: LoadedModel, months: Discovery) -> None:
+    plan = Plan(task="months", examples=16, band=0, force=True)
+    assert discovery.prepare(plan, toy).run.run_id == months.run.run_id
+
+
+def test_an_untrained_model_is_refused_with_its_accuracy_unless_forced(
+    untrained: LoadedModel,
+) -> None:
+    with pytest.raises(TaskNotDoneError, match=r"accuracy 0\.\d\d .*--force"):
+        discovery.prepare(Plan(task="months", **QUICK), untrained)
+    assert discovery.prepare(Plan(task="months", force=True, **QUICK), untrained).does
+
+
+def test_selection_by_number_gives_that_many_connected_edges(toy: LoadedModel) -> None:
+    plan = Plan(task="ioi", engine="eap", edges=40, **QUICK)
+    found = discovery.find(discovery.prepare(plan, toy))
+    members = found.circuits[0].edges
+    assert 30 <= len(members) <= 40
+    mask = found.space.mask(members)
+    assert np.array_equal(found.space.prune_dead_ends(mask), mask)
+
+
+def test_selection_by_faithfulness_says_whether_it_was_reached(toy: LoadedModel) -> None:
+    plan = Plan(task="ioi", engine="eap-ig-inputs", faithfulness=0.8, **QUICK)
+    found = discovery.find(discovery.prepare(plan, toy)).circuits[0]
+    assert found.selection.reached is True
+    far = plan.model_copy(update={"faithfulness": 50.0})
+    missed = discovery.find(discovery.prepare(far, toy)).circuits[0]
+    assert missed.selection.reached is False
+
+
+def test_stored_scores_serve_another_selection_without_a_search(toy: LoadedModel) -> None:
+    plan = Plan(task="ioi", engine="eap", edges=40, **QUICK)
+    prepared = discovery.prepare(plan, toy)
+    first = discovery.find(prepared)
+    known = discovery.Found(edge_scores=first.edge_scores)
+    other = discovery.prepare(plan.model_copy(update={"edges": 20}), toy)
+    again = discovery.find(other, known=known)
+    assert again.run.run_id == first.run.run_id
+    assert set(again.circuits[0].edges) <= set(first.circuits[0].edges)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "month"}, "did you mean 'months'"),
+        ({"engine": "prun"}, "did you mean 'prune'"),
+        ({"metric": "logit_dif"}, "did you mean 'logit_diff'"),
+        ({"ablation": "means"}, "did you mean 'mean'"),
+        ({"engine": "eap-ig", "ablation": "zero"}, "resample only"),
+        ({"examples": 1}, "--examples is 1"),
+        ({"threshold": float("nan")}, "--threshold is nan"),
+        ({"threshold": -1.0}, "--threshold"),
+        ({"edges": 3, "faithfulness": 0.5}, "give one of"),
+        ({"settings": {"steps": 3}}, "has no setting 'steps'"),
+        ({"engine": "eap-ig", "settings": {"steps": 0}}, "setting 'steps'"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_before_a_model_is_loaded(
+    change: dict[str, object], message: str
+) -> None:
+    with pytest.raises((OptionError, UnknownNameError), match=message):
+        check(Plan(**{"task": "months", **change}))  # type: ignore[arg-type]
+
+
+def test_a_metric_without_gradient_is_refused_by_attribution(toy: LoadedModel) -> None:
+    plan = Plan(task="months", engine="eap", metric="accuracy", **QUICK)
+    with pytest.raises(OptionError, match="has no gradient"):
+        discovery.find(discovery.prepare(plan, toy))
+
+
+def test_a_circuit_by_hand_is_evaluated_like_any_other(toy: LoadedModel) -> None:
+    plan = Plan(task="months", **QUICK)
+    everything = [str(c) for c in toy.space.writers]
+    found, _ = revisit.by_hand(plan, toy, nodes=everything, edges=None)
+    assert found.circuits[0].figures[0].faithfulness == pytest.approx(1.0)
+    some, _ = revisit.by_hand(plan, toy, nodes=None, edges=["input->m0", "m0->logits"])
+    assert len(some.circuits[0].edges) == 2
+    assert found.run.run_id == some.run.run_id
+    assert found.circuit_ids != some.circuit_ids
+
+
+def test_a_circuit_by_hand_with_a_component_the_model_lacks_is_refused(toy: LoadedModel) -> None:
+    with pytest.raises(OptionError, match=r"'a9\.h9' does not exist"):
+        revisit.by_hand(Plan(task="months", **QUICK), toy, nodes=["a9.h9"], edges=None)

@@ -1,0 +1,161 @@
+"""Faithfulness, its noise, and the criterion of doing a task."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from circuitdb import evaluate, metrics, tasks
+from circuitdb.ablation import Ablation
+from circuitdb.errors import NumericalError, PromptError, UnknownNameError
+from circuitdb.evaluate import Bench, does_task, faithfulness, figures, ratio
+from circuitdb.models import catalogue
+from circuitdb.models.model import LoadedModel
+from circuitdb.tasks.prompts import PromptSet
+
+
+@pytest.fixture(scope="module")
+def toy() -> LoadedModel:
+    return catalogue.load("toy-4l", threads=1)
+
+
+@pytest.fixture(scope="module")
+def months(toy: LoadedModel) -> PromptSet:
+    return tasks.build(
+        tasks.get("months"),
+        toy.tokenizer,
+        sizes={"train": 12, "validation": 12, "test": 12},
+        bos=toy.bos,
+    )
+
+
+def bench_of(toy: LoadedModel, months: PromptSet, size: int | None = None) -> Bench:
+    return Bench(toy.forward, months.split("train"), Ablation("resample", toy.forward), size)
+
+
+def test_faithfulness_is_one_for_the_full_and_zero_for_the_empty_circuit() -> None:
+    full, empty = np.array([2.0, 3.0, 4.0]), np.array([-1.0, 0.0, 1.0])
+    assert faithfulness(full, full, empty).value == pytest.approx(1.0)
+    assert faithfulness(empty, full, empty).value == pytest.approx(0.0)
+
+
+def test_faithfulness_divides_means_not_prompts() -> None:
+    # By hand: (mean 2 − mean 0) / (mean 4 − mean 0) = 0.5, although the per-prompt ratios are 1 and 1/3.
+    found = faithfulness(np.array([1.0, 3.0]), np.array([1.0, 7.0]) + 0.0, np.zeros(2))
+    assert found.value is None or found.value == pytest.approx(0.5)
+    found = faithfulness(np.array([1.5, 2.5]), np.array([3.5, 4.5]), np.zeros(2))
+    assert found.value == pytest.approx(0.5)
+
+
+def test_a_denominator_within_noise_of_zero_gives_null_and_says_so() -> None:
+    rng = np.random.default_rng(0)
+    full, empty = rng.normal(0, 1, 30), rng.normal(0, 1, 30)
+    found = faithfulness(full, full, empty)
+    assert found.value is None
+    assert found.note is not None
+    assert "within noise of zero" in found.note
+    assert ratio(np.ones(3), np.zeros(3)).value is None
+
+
+def test_values_come_in_prompt_order_whatever_the_batches(
+    toy: LoadedModel, months: PromptSet
+) -> None:
+    metric = metrics.get("logit_diff")
+    keep = np.random.default_rng(0).random(toy.space.n_edges) < 0.7
+    whole, small = (bench_of(toy, months, n).values(keep, metric) for n in (64, 5))
+    assert np.allclose(whole, small, atol=1e-4)
+    one = months.split("train").take([3])
+    alone = Bench(toy.forward, one, Ablation("resample", toy.forward)).values(keep, metric)
+    assert whole[3] == pytest.approx(alone[0], abs=1e-4)
+
+
+def test_full_and_empty_are_the_plain_runs_on_clean_and_corrupted(
+    toy: LoadedModel, months: PromptSet
+) -> None:
+    metric, bench = metrics.get("logit_diff"), bench_of(toy, months)
+    batch = bench.batches[0]
+    clean, corrupted = toy.forward.logits(batch.clean), toy.forward.logits(batch.corrupted)
+    answers = batch.correct, batch.incorrect
+    assert np.allclose(
+        bench.full(metric)[batch.index], metric.per_prompt(clean, *answers).numpy(), atol=1e-4
+    )
+    assert np.allclose(
+        bench.empty(metric)[batch.index], metric.per_prompt(corrupted, *answers).numpy(), atol=1e-4
+    )
+
+
+def test_the_input_may_be_kept_in_the_empty_circuit(toy: LoadedModel, months: PromptSet) -> None:
+    metric, bench = metrics.get("logit_diff"), bench_of(toy, months)
+    kept = bench.space.mask(bench.space.edge_ids(["input->logits"]))
+    assert np.allclose(bench.empty(metric, keep_input=True), bench.values(kept, metric))
+
+
+def test_figures_of_the_full_model_are_perfect(toy: LoadedModel, months: PromptSet) -> None:
+    bench = bench_of(toy, months)
+    found = figures(bench, np.ones(bench.space.n_edges, dtype=np.bool_), metrics.get("logit_diff"))
+    assert (found.faithfulness, found.ratio, found.agreement) == (1.0, 1.0, 1.0)
+    assert found.kl == pytest.approx(0.0, abs=1e-6)
+    assert found.accuracy == found.accuracy_full
+    assert found.n_prompts == 12
+
+
+def test_a_model_does_a_task_only_when_both_intervals_clear_chance() -> None:
+    sure = evaluate._criterion("t", [1.0] * 12, [2.0, 3.0] * 6)
+    assert sure.done
+    assert sure.accuracy_low == pytest.approx(12 / (12 + 1.96**2), abs=1e-6)  # Wilson at p = 1
+    assert not evaluate._criterion("t", [1.0] * 12, [5.0, -5.0] * 6).done
+    assert not evaluate._criterion("t", [1.0, 0.0] * 6, [2.0, 3.0] * 6).done
+
+
+def test_the_toy_does_months_and_random_answers_are_nothing_it_does(
+    toy: LoadedModel, months: PromptSet
+) -> None:
+    metric = metrics.get("logit_diff")
+    assert all(d.accuracy > 0.9 for d in does_task(toy.forward, months.split("test"), metric))
+    noise = tasks.build(
+        tasks.get("months"), toy.tokenizer, sizes={"validation": 60}, bos=toy.bos, answers="random"
+    )
+    found = does_task(toy.forward, noise.split("validation"), metric)
+    assert sum(d.accuracy * d.n for d in found) / sum(d.n for d in found) < 0.8
+
+
+def test_zero_and_mean_ablation_carry_what_they_say(toy: LoadedModel, months: PromptSet) -> None:
+    train = months.split("train")
+    tokens = torch.from_numpy(next(train.batches(64)).corrupted)
+    templates = next(train.batches(64)).template
+    zero = Ablation("zero", toy.forward).writers(tokens, templates)
+    assert zero.shape == toy.forward.writers(tokens).shape
+    assert not zero.any()
+    mean = Ablation("mean", toy.forward, train).writers(tokens, templates)
+    own = toy.forward.writers(tokens)
+    first = [i for i, t in enumerate(templates) if t == templates[0]]
+    assert torch.allclose(mean[:, 0], own[:, first].mean(1), atol=1e-5)
+    overall = Ablation("mean_global", toy.forward, train).writers(tokens, templates)
+    assert torch.allclose(overall[:, 0, 0], own.mean((1, 2)), atol=1e-4)
+
+
+def test_a_template_without_means_is_an_error_that_says_what_to_do(
+    toy: LoadedModel, months: PromptSet
+) -> None:
+    train = months.split("train")
+    ablation = Ablation("mean", toy.forward, train.take([0]))
+    with pytest.raises(PromptError, match="mean_global"):
+        ablation.writers(torch.zeros((1, 3), dtype=torch.int64), ["other"])
+    with pytest.raises(UnknownNameError, match="'resample'"):
+        Ablation("resampel", toy.forward)
+
+
+def test_a_model_that_gives_nan_is_named_before_any_search(
+    toy: LoadedModel, months: PromptSet
+) -> None:
+    class Broken:
+        space = toy.space
+        writers = staticmethod(toy.forward.writers)
+
+        @staticmethod
+        def logits(tokens: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(tokens), 5), torch.nan)
+
+    with pytest.raises(NumericalError, match="NaN"):
+        Bench(Broken(), months.split("train"), Ablation("resample", toy.forward))  # type: ignore[arg-type]
