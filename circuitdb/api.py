@@ -16,19 +16,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitdb import compare, controls, queries, render
-from circuitdb.circuit import Figures, Json, Selection
-from circuitdb.compare import Compared, Level, Overlap
 from circuitdb.errors import CircuitReferenceError, OptionError
-from circuitdb.results import StoredCircuit
-from circuitdb.space import Space
-from circuitdb.store import Store, default_path
 
+# Everything else is imported where it is used: asking a database in SQL needs nothing but DuckDB.
 if TYPE_CHECKING:
     import pandas
 
+    from circuitdb.circuit import Figures, Selection
+    from circuitdb.compare.comparable import Compared, Level
+    from circuitdb.compare.overlap import Overlap
+    from circuitdb.compare.scale import Controls
     from circuitdb.models.model import LoadedModel
     from circuitdb.plan import Plan
+    from circuitdb.results import StoredCircuit
+    from circuitdb.store import CircuitRow, Merged, SqlResult, Store
+    from circuitdb.store import Report as Verified
+    from circuitdb.tasks import PromptSet
 
 Report = Callable[[str, int, int], None]
 
@@ -50,17 +53,23 @@ class Database:
     """One file of circuits and everything that can be asked of it."""
 
     def __init__(self, path: str | Path | None = None) -> None:
+        from circuitdb.store import default_path
+
         self.path = Path(path) if path is not None else default_path()
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
         """The store, open for reading."""
+        from circuitdb.store import Store
+
         with Store.open(self.path, read_only=True) as store:
             yield store
 
     @contextmanager
     def writing(self) -> Iterator[Store]:
         """The store, open for writing, migrated where that is due."""
+        from circuitdb.store import Store
+
         with Store.open(self.path) as store:
             yield store
 
@@ -102,18 +111,19 @@ class Database:
             pass  # A database that cannot be written is better known now than after the search.
         models: dict[tuple[str, int | None, int | None], LoadedModel] = {}
         circuits = []
-        for plan in plans:
+        for plan in [self._matched(plan) for plan in plans]:
             key = (plan.model, plan.checkpoint, plan.seed)
             if key not in models:
                 report(f"loading {plan.model}", 0, 0)
                 models = {key: _load(plan, model_options or {})}
-            circuits += self._carry_out(self._matched(plan), models[key], batch_size, report)
+            circuits += self._carry_out(plan, models[key], batch_size, report)
         return circuits
 
     def _carry_out(
         self, plan: Plan, model: LoadedModel, batch_size: int | None, report: Report
     ) -> list[StoredCircuit]:
         from circuitdb import discovery
+        from circuitdb.results import StoredCircuit
 
         prepared = discovery.prepare(plan, model, report=report)
         with self.reading() as store:
@@ -156,9 +166,12 @@ class Database:
         """
         import pandas as pd
 
+        return pd.DataFrame([row._asdict() for row in self.rows(**filters)])
+
+    def rows(self, **filters: Any) -> list[CircuitRow]:
+        """The same rows as plain tuples."""
         with self.reading() as store:
-            rows = store.find(**filters)
-        return pd.DataFrame([row._asdict() for row in rows])
+            return store.find(**filters)
 
     def get(self, ref: str, *, measured: bool = False) -> StoredCircuit:
         """The circuit a reference names.
@@ -170,10 +183,24 @@ class Database:
         Raises:
             CircuitReferenceError: the reference names none, or several.
         """
+        from circuitdb.results import StoredCircuit
+
         with self.reading() as store:
             return StoredCircuit.of(
                 store.get(store.resolve([ref])[0].circuit_id, measured=measured)
             )
+
+    def examine(self, ref: str) -> tuple[StoredCircuit, tuple[Figures, ...]]:
+        """The circuit a reference names, and everything it was measured on.
+
+        Raises:
+            CircuitReferenceError: the reference names none, or several.
+        """
+        from circuitdb.results import StoredCircuit
+
+        with self.reading() as store:
+            circuit_id = store.resolve([ref])[0].circuit_id
+            return StoredCircuit.of(store.get(circuit_id)), store.evaluations(circuit_id)
 
     def sql(
         self, statement: str, params: Mapping[str, Any] | None = None, *, timeout: float = 30.0
@@ -183,26 +210,30 @@ class Database:
         Raises:
             QueryError: it fails, tries to write or to leave the database, or runs too long.
         """
-        return _frame(self.sql_rows(statement, params, timeout=timeout))
+        return _frame(self.select(statement, params, timeout=timeout))
 
-    def sql_rows(
+    def select(
         self, statement: str, params: Mapping[str, Any] | None = None, *, timeout: float = 30.0
-    ) -> list[Json]:
-        """The same rows as plain dicts."""
-        return queries.run_sql(self.path, statement, params, timeout_s=timeout).dicts()
+    ) -> SqlResult:
+        """The same answer as plain values: columns, rows, and whether there were more."""
+        from circuitdb import queries
+
+        return queries.run_sql(self.path, statement, dict(params or {}), timeout_s=timeout)
 
     def query(self, name: str, **params: Any) -> pandas.DataFrame:
         """The rows of a named query.
 
         Raises:
-            UnknownNameError: no query of that name.
-            QueryError: a parameter is missing, unknown or malformed.
+            UnknownNameError: no query of that name, or no such parameter.
+            QueryError: a parameter is missing or malformed.
         """
-        return _frame(self.query_rows(name, params))
+        return _frame(self.ask(name, params))
 
-    def query_rows(self, name: str, params: Mapping[str, Any]) -> list[Json]:
-        """The same rows as plain dicts."""
-        return queries.run(self.path, name, params).dicts()
+    def ask(self, name: str, params: Mapping[str, Any]) -> SqlResult:
+        """The same answer as plain values."""
+        from circuitdb import queries
+
+        return queries.run(self.path, name, params)
 
     def overlap(
         self,
@@ -229,19 +260,23 @@ class Database:
             CircuitReferenceError: a reference names no circuit, or several.
             ComparisonError: the circuits cannot be compared.
         """
+        from circuitdb.compare.comparable import check
+        from circuitdb.compare.overlap import overlap
+
         if with_controls and replicates < 2:
             raise OptionError(f"replicates is {replicates}; a ceiling needs at least 2")
         if discover:
             self._discover_missing(refs, report)
         with self.reading() as store:
             rows = store.resolve(list(refs))
-            sides = [_compared(store, row.circuit_id) for row in rows]
-        compare.check(sides, level, force)
-        sides = _labelled(sides)
+            sides = [_compared(store, row) for row in rows]
+            check(sides, level, force)
+            scales = {} if with_controls else _scales(store, rows, sides, level)
         if with_controls:
             self._make_controls([row.circuit_id for row in rows], replicates, report)
-        scales = self._controls(sides, level)
-        return compare.overlap(sides, level=level, force=force, controls=scales)
+            with self.reading() as store:
+                scales = _scales(store, rows, sides, level)
+        return overlap(_labelled(sides), level=level, force=force, controls=scales)
 
     def _discover_missing(self, refs: Iterable[str], report: Report) -> None:
         for ref in refs:
@@ -249,6 +284,8 @@ class Database:
                 with self.reading() as store:
                     store.resolve([ref])
             except (CircuitReferenceError, FileNotFoundError):
+                if ref.startswith("@"):
+                    raise
                 self.discover_plans([plan_of_reference(ref)], report=report)
 
     def _make_controls(self, ids: Iterable[str], replicates: int, report: Report) -> None:
@@ -257,20 +294,6 @@ class Database:
         for circuit_id in dict.fromkeys(ids):
             plans = revisit.control_plans(self.get(circuit_id), replicates)
             self.discover_plans(plans, report=report)
-
-    def _controls(
-        self, sides: Sequence[Compared], level: Level
-    ) -> dict[tuple[int, int], compare.Controls]:
-        """The stored control circuits of every pair, where both circuits have some."""
-        with self.reading() as store:
-            found = [_stored_controls(store, side) for side in sides]
-        made = {}
-        for i in range(len(sides)):
-            for j in range(i + 1, len(sides)):
-                (reps_a, random_a), (reps_b, random_b) = found[i], found[j]
-                if random_a and random_b and len(reps_a) > 1 and len(reps_b) > 1:
-                    made[i, j] = compare.controls(reps_a, reps_b, random_a, random_b, level)
-        return made
 
     def render(
         self, *refs: str, path: str | Path, figures: Mapping[str, Any] | None = None
@@ -281,6 +304,8 @@ class Database:
             CircuitReferenceError: a reference names no circuit, or several.
             RenderError: the suffix is unknown or the file cannot be written.
         """
+        from circuitdb import controls, render
+
         with self.reading() as store:
             ids = [row.circuit_id for row in store.resolve(list(refs))]
             circuits = [store.get(i) for i in ids]
@@ -329,6 +354,7 @@ class Database:
             OptionError: not exactly one of `nodes` and `edges`, or a name the model lacks.
         """
         from circuitdb import revisit
+        from circuitdb.results import StoredCircuit
 
         plan = make_plan(task=task, **options)
         found, notices = revisit.by_hand(
@@ -362,6 +388,29 @@ class Database:
             store.remove(ids)
             return ids
 
+    def merge(self, other: str | Path) -> Merged:
+        """Add all circuits of another database that are not stored yet.
+
+        Raises:
+            StoreError: the other database is missing, damaged, or none of circuitdb's.
+        """
+        with self.writing() as store:
+            return store.merge(other)
+
+    def verify(self) -> Verified:
+        """Read every column and compare it with the counts and hashes kept with it."""
+        with self.reading() as store:
+            return store.verify()
+
+    def backup(self, target: str | Path) -> Path:
+        """Copy the database to a new file, compacted.
+
+        Raises:
+            StoreError: the file exists already, or cannot be written.
+        """
+        with self.reading() as store:
+            return store.backup(target)
+
 
 def make_plan(**fields: Any) -> Plan:
     """A plan from keyword arguments.
@@ -381,17 +430,43 @@ def make_plan(**fields: Any) -> Plan:
         raise OptionError(f"option {name!r}: {first['msg']} (got {first['input']!r})") from error
 
 
+def prompts(
+    task: str,
+    *,
+    model: str = "toy-4l",
+    checkpoint: int | None = None,
+    seed: int | None = None,
+    **options: Any,
+) -> PromptSet:
+    """The prompts of a task as a model's tokenizer reads them.
+
+    Args:
+        task: a task's name, or the path of a JSONL file.
+        options: those of :func:`circuitdb.tasks.build` (sizes, corruption, answers …).
+
+    Raises:
+        PromptError: the task cannot make so many prompts for this tokenizer.
+    """
+    from circuitdb import tasks
+    from circuitdb.models import catalogue
+
+    wanted = tasks.get(task)
+    loaded = catalogue.load(model, checkpoint=checkpoint, seed=seed)
+    return tasks.build(wanted, loaded.tokenizer, bos=loaded.bos, **options)
+
+
 def plan_of_reference(ref: str) -> Plan:
-    """The plan that would make the circuit ``task[,key=value…]`` names."""
-    task, *pairs = ref.split(",")
-    keys = {"model": "model", "step": "checkpoint", "seed": "seed", "engine": "engine",
-            "metric": "metric", "ablation": "ablation"}  # fmt: skip
-    fields: dict[str, Any] = {}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        if key in keys:
-            fields[keys[key]] = value
-    return make_plan(task=task, **fields)
+    """The plan that would make the circuit ``task[,key=value…]`` names.
+
+    Raises:
+        CircuitReferenceError: an unknown key, or a value that is no number where one must be.
+    """
+    from circuitdb.store.reference import parse
+
+    wanted = parse(ref)
+    fields = {"checkpoint" if k == "step" else k: v for k, v in wanted.stated.items()}
+    fields.pop("granularity", None)
+    return make_plan(task=wanted.task, **fields)
 
 
 _RUN_OPTIONS = ("model_options", "batch_size", "report")
@@ -409,48 +484,81 @@ def _stored_scores(store: Store, run_id: str) -> Any:
     return Found(edge_scores=store.edge_scores(run_id), node_scores=store.node_scores(run_id))
 
 
-def _frame(rows: list[Json]) -> pandas.DataFrame:
+def _frame(found: SqlResult) -> pandas.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame(rows)
+    return pd.DataFrame(found.rows, columns=found.columns)
 
 
-def _compared(store: Store, circuit_id: str) -> Compared:
+def _compared(store: Store, row: CircuitRow) -> Compared:
     """A stored circuit as comparison needs it."""
-    stored = store.record(circuit_id)
+    from circuitdb.compare.comparable import Compared
+
+    stored = store.record(row.circuit_id)
     return Compared(
-        circuit_id=circuit_id,
-        label=stored.run.task,
-        space=Space(stored.space),
+        circuit_id=row.circuit_id,
+        label=row.task,
+        space=store.space(row.run_id),
         granularity=stored.granularity,
         edges=stored.edges,
         nodes=stored.nodes,
         run=stored.run,
-        better=-1 if stored.run.metric == "kl" else 1,
-        scores=store.edge_scores(stored.run_id),
-        node_scores=store.node_scores(stored.run_id),
+        better=-1 if row.metric == "kl" else 1,
+        scores=store.edge_scores(row.run_id),
+        node_scores=store.node_scores(row.run_id),
     )
 
 
-def _stored_controls(store: Store, side: Compared) -> tuple[list[Compared], list[Compared]]:
+def _selection(row: CircuitRow) -> Selection:
+    from circuitdb.circuit import Selection
+
+    fields = {name: getattr(row, name) for name in ("rule", "value", "unit", "ranking", "reached")}
+    return Selection(**fields)
+
+
+def _scales(
+    store: Store, rows: Sequence[CircuitRow], sides: Sequence[Compared], level: Level
+) -> dict[tuple[int, int], Controls]:
+    """The stored control circuits of every pair, where both circuits have some."""
+    from circuitdb.compare.scale import controls
+
+    columns = ("task", "engine", "metric", "ablation", "granularity")
+    alike: dict[str, Any] = {c: sorted({getattr(row, c) for row in rows}) for c in columns}
+    of_interest = store.find(**alike)
+    if not any(row.answers == "random" for row in of_interest):
+        return {}
+    found = [
+        _stored_controls(store, row, side, of_interest)
+        for row, side in zip(rows, sides, strict=True)
+    ]
+    made = {}
+    for i, (reps_a, random_a) in enumerate(found):
+        for j, (reps_b, random_b) in enumerate(found[i + 1 :], i + 1):
+            if random_a and random_b and len(reps_a) > 1 and len(reps_b) > 1:
+                made[i, j] = controls(reps_a, reps_b, random_a, random_b, level)
+    return made
+
+
+def _stored_controls(
+    store: Store, own: CircuitRow, side: Compared, candidates: Iterable[CircuitRow]
+) -> tuple[list[Compared], list[Compared]]:
     """Replicates of a circuit (itself first) and, in the same order, their random-answer circuits."""
+    from circuitdb import controls
+
     replicates = {controls.replicate(side.run): side}
     random: dict[int, Compared] = {}
-    own = store.record(side.circuit_id)
     size = len(side.members("edges" if side.granularity == "edge" else "nodes"))
-    as_replicate, as_random = controls.selections(own.selection, side.granularity, size)
-    run = side.run
-    for row in store.find(
-        task=run.task, engine=run.engine, metric=run.metric, ablation=run.ablation,
-        granularity=side.granularity,
-    ):  # fmt: skip
-        other = store.record(row.circuit_id)
-        if not controls.same_work(run, other.run):
+    as_replicate, as_random = controls.selections(_selection(own), side.granularity, size)
+    for row in candidates:
+        if (row.task, row.granularity) != (own.task, own.granularity):
             continue
-        if controls.is_random(other.run) and other.selection == as_random:
-            random.setdefault(controls.replicate(other.run), _compared(store, row.circuit_id))
-        elif not controls.is_random(other.run) and _alike(other.selection, as_replicate):
-            replicates.setdefault(controls.replicate(other.run), _compared(store, row.circuit_id))
+        other = store.run(row.run_id)
+        if not controls.same_work(side.run, other):
+            continue
+        if controls.is_random(other) and _alike(_selection(row), as_random):
+            random.setdefault(controls.replicate(other), _compared(store, row))
+        elif not controls.is_random(other) and _alike(_selection(row), as_replicate):
+            replicates.setdefault(controls.replicate(other), _compared(store, row))
     order = sorted(replicates, key=lambda k: (k not in random, k))
     return [replicates[k] for k in order], [random[k] for k in order if k in random]
 
@@ -460,5 +568,7 @@ def _alike(a: Selection, b: Selection) -> bool:
 
 
 def _labelled(sides: Sequence[Compared]) -> list[Compared]:
+    from circuitdb import controls
+
     named = controls.labels([side.run for side in sides], [side.circuit_id for side in sides])
     return [dataclasses.replace(s, label=label) for s, label in zip(sides, named, strict=True)]

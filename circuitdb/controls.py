@@ -23,7 +23,7 @@ def is_control(run: Run) -> bool:
 
 def is_random(run: Run) -> bool:
     """Whether the answers were drawn at random."""
-    return run.task_params.get("answers", "task") == "random"
+    return str(run.task_params.get("answers", "task")) == "random"
 
 
 def replicate(run: Run) -> int:
@@ -64,7 +64,7 @@ def selections(
 
 def labels(runs: Sequence[Run], ids: Sequence[str]) -> list[str]:
     """What people call some circuits: the task, and whatever else tells them apart."""
-    parts = {
+    parts: dict[str, Sequence[str | None]] = {
         "task": [run.task for run in runs],
         "model": [run.model for run in runs],
         "step": [None if run.checkpoint is None else f"step {run.checkpoint}" for run in runs],

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch  # noqa: TID253
 
-import circuitdb
-from circuitdb import engines, metrics, select, tasks
+from circuitdb import __version__, engines, metrics, select, tasks
 from circuitdb.ablation import MEANS, Ablation
 from circuitdb.circuit import (
     Discovery,
@@ -186,6 +185,7 @@ def _run(
         ablation_source=None if means_over is None else means_over.hash,
         data_seed=plan.data_seed,
         dtype=model.dtype,
+        score_context=engine.context,
     )
 
 
@@ -400,10 +400,16 @@ def provenance(prepared: Prepared, seconds: float) -> Provenance:
     versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
     return Provenance(
         created_at=now(),
-        circuitdb=circuitdb.__version__,
+        circuitdb=__version__,
         versions={**versions, "python": platform.python_version()},
         device=prepared.model.device,
         threads=torch.get_num_threads(),
         wall_seconds=seconds,
-        command=prepared.plan.command(),
+        command=_command(prepared),
     )
+
+
+def _command(prepared: Prepared) -> str:
+    """The command line that repeats a run; its number type decides the result too."""
+    dtype = prepared.model.dtype
+    return prepared.plan.command() + ("" if dtype == "float32" else f" --dtype {dtype}")

@@ -14,6 +14,7 @@
     │   ├── CircuitReferenceError  a reference that names no circuit, or several
     │   ├── QueryError             SQL that fails, is refused, or runs too long
     │   ├── StoreError             a database that cannot be opened or written
+    │   │   ├── MissingStoreError  …because there is none (also a FileNotFoundError)
     │   │   ├── LockedError        …because another process holds it
     │   │   ├── CorruptError       …because its content is damaged
     │   │   └── NewerSchemaError   …because a newer circuitdb wrote it
@@ -75,6 +76,10 @@ class QueryError(InputError):
 
 class StoreError(InputError):
     """A database that cannot be opened or written."""
+
+
+class MissingStoreError(StoreError, FileNotFoundError):
+    """A database that is not there."""
 
 
 class LockedError(StoreError):

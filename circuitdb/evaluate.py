@@ -14,15 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch  # noqa: TID253
-from jaxtyping import Int
 from numpy.typing import NDArray
-from torch import Tensor  # noqa: TID253
 
 from circuitdb import metrics
 from circuitdb.ablation import Ablation
 from circuitdb.circuit import Figures, finite
 from circuitdb.errors import NumericalError
-from circuitdb.metrics import Metric
+from circuitdb.metrics import Correct, Incorrect, Metric
 from circuitdb.models.forward import Logits, MaskedForward, Tokens, Writers
 from circuitdb.space import EdgeMask
 from circuitdb.tasks.prompts import Batch, Prompts
@@ -41,8 +39,8 @@ class BenchBatch:
 
     clean: Tokens
     corrupted: Tokens
-    correct: Int[Tensor, "batch answer"]
-    incorrect: Int[Tensor, "batch answer"]
+    correct: Correct
+    incorrect: Incorrect
     index: NDArray[np.int64]
     template: tuple[str, ...]
     reference: Logits
@@ -149,8 +147,8 @@ class Bench:
         """The metric of each prompt with no edge, or with ``input->logits`` alone."""
         key = f"{metric.name} {keep_input}"
         if key not in self._edgeless:
-            members = self.space.edges_among([]) if keep_input else []
-            self._edgeless[key] = self.values(self.space.mask(members), metric)
+            mask = self.space.mask(self.space.edges_among([]) if keep_input else ())
+            self._edgeless[key] = self.values(mask, metric)
         return self._edgeless[key]
 
     def faithfulness(self, keep: EdgeMask, metric: Metric, keep_input: bool = False) -> Ratio:

@@ -20,6 +20,8 @@ from circuitdb.errors import OptionError, UnknownNameError
 
 Logits = Float[Tensor, "batch vocab"]
 Answers = Int[Tensor, "batch answer"]
+Correct = Int[Tensor, "batch correct"]
+Incorrect = Int[Tensor, "batch incorrect"]
 PerPrompt = Float[Tensor, " batch"]
 
 
@@ -32,29 +34,29 @@ def _mean(values: Logits, ids: Answers) -> PerPrompt:
     return _gathered(values, ids, 0.0).sum(1) / (ids >= 0).sum(1)
 
 
-def logit_diff(logits: Logits, correct: Answers, incorrect: Answers) -> PerPrompt:
+def logit_diff(logits: Logits, correct: Correct, incorrect: Incorrect) -> PerPrompt:
     """Mean logit of the correct answers minus mean logit of the incorrect."""
     return _mean(logits, correct) - _mean(logits, incorrect)
 
 
-def prob_diff(logits: Logits, correct: Answers, incorrect: Answers) -> PerPrompt:
+def prob_diff(logits: Logits, correct: Correct, incorrect: Incorrect) -> PerPrompt:
     """Summed probability of the correct answers minus that of the incorrect."""
     p = logits.softmax(-1)
     return _gathered(p, correct, 0.0).sum(1) - _gathered(p, incorrect, 0.0).sum(1)
 
 
-def accuracy(logits: Logits, correct: Answers, incorrect: Answers) -> PerPrompt:
+def accuracy(logits: Logits, correct: Correct, incorrect: Incorrect) -> PerPrompt:
     """1 where the best correct answer stands above the best incorrect, else 0."""
     best = _gathered(logits, correct, -torch.inf).amax(1)
     return (best > _gathered(logits, incorrect, -torch.inf).amax(1)).to(logits.dtype)
 
 
-def rank0(logits: Logits, correct: Answers, incorrect: Answers) -> PerPrompt:
+def rank0(logits: Logits, correct: Correct, incorrect: Incorrect) -> PerPrompt:
     """1 where the most likely token of the whole vocabulary is a correct answer, else 0."""
     return (logits.argmax(1, keepdim=True) == correct).any(1).to(logits.dtype)
 
 
-def logprob(logits: Logits, correct: Answers, incorrect: Answers) -> PerPrompt:
+def logprob(logits: Logits, correct: Correct, incorrect: Incorrect) -> PerPrompt:
     """Mean log-probability of the correct answers."""
     return _mean(logits.log_softmax(-1), correct)
 
@@ -76,10 +78,14 @@ class Metric:
     summary: str
     needs_incorrect: bool
     differentiable: bool
-    function: Callable[[Logits, Answers, Answers], PerPrompt] | None
+    function: Callable[[Logits, Correct, Incorrect], PerPrompt] | None
 
     def per_prompt(
-        self, logits: Logits, correct: Answers, incorrect: Answers, reference: Logits | None = None
+        self,
+        logits: Logits,
+        correct: Correct,
+        incorrect: Incorrect,
+        reference: Logits | None = None,
     ) -> PerPrompt:
         """The metric of each prompt, ``[batch]``, in its unit.
 
@@ -92,7 +98,7 @@ class Metric:
 
 
 def _metric(
-    function: Callable[[Logits, Answers, Answers], PerPrompt],
+    function: Callable[[Logits, Correct, Incorrect], PerPrompt],
     unit: str,
     needs_incorrect: bool = True,
     differentiable: bool = True,
@@ -124,7 +130,7 @@ def get(name: str) -> Metric:
     raise UnknownNameError("metric", name, [m.name for m in METRICS])
 
 
-def require_answers(metric: Metric, incorrect: Answers) -> None:
+def require_answers(metric: Metric, incorrect: Incorrect) -> None:
     """Check that a task offers what a metric reads.
 
     Raises:

@@ -65,7 +65,7 @@ class Component(NamedTuple):
 
     kind: Kind
     layer: int | None = None
-    index: int | None = None
+    index: int | None = None  # type: ignore[assignment]  # over tuple.index, unused here
     """Head, key/value head, neuron, feature or token id, by kind."""
     site: str | None = None
     """The hook of a feature or direction, such as ``resid_post``."""

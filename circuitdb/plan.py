@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from typing import Any, Literal
@@ -58,7 +59,7 @@ class Plan(BaseModel):
         defaults = Plan(task=self.task)
         for name in Plan.model_fields:
             value = getattr(self, name)
-            if name in ("task", "settings", "force") or value == getattr(defaults, name):
+            if name in ("task", "settings") or value == getattr(defaults, name):
                 continue
             option = f"--{name.replace('_', '-')}"
             if isinstance(value, bool):
@@ -67,10 +68,22 @@ class Plan(BaseModel):
                 words += [w for item in value for w in (option.removesuffix("s"), str(item))]
             else:
                 words += [option, str(value)]
+        hidden = {n for n, f in engines.get(self.engine).settings.model_fields.items() if f.exclude}
         for name, value in self.settings.items():
-            items = value if isinstance(value, (list, tuple)) else [value]
-            words += [w for item in items for w in ("--set", f"{name}={item}")]
+            if value is not None and name not in hidden:
+                words += ["--set", f"{name}={_setting(value)}"]
         return shlex.join(words)
+
+
+def _setting(value: Any) -> str:
+    """A setting as ``--set`` reads it: text as it is where it cannot be taken for JSON."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        json.loads(value)
+    except ValueError:
+        return value
+    return json.dumps(value)
 
 
 def check(plan: Plan) -> None:

@@ -38,11 +38,11 @@ class StoredCircuit(Circuit):
         columns = list(kind.model_fields) if kind else []
         return pd.DataFrame([row.model_dump() for row in rows], columns=columns)
 
-    def to_networkx(self) -> networkx.MultiDiGraph:
+    def to_networkx(self) -> networkx.MultiDiGraph[str]:
         """The members as a graph; parallel edges are keyed by port, scores are attributes."""
         import networkx as nx
 
-        graph = nx.MultiDiGraph(
+        graph: nx.MultiDiGraph[str] = nx.MultiDiGraph(
             circuit_id=self.circuit_id, task=self.run.task, model=self.run.model
         )
         for node in self.components:
@@ -93,12 +93,15 @@ class StoredCircuit(Circuit):
 
     def __repr__(self) -> str:
         f = self.figures.faithfulness if self.figures else None
-        shown = "not evaluated" if f is None else f"faithfulness {f:.2f}"
+        unknown = "faithfulness undefined" if self.figures else "not evaluated"
+        shown = unknown if f is None else f"faithfulness {f:.2f}"
         return (
             f"<{self.granularity} circuit {self.circuit_id[:12]}: {self.run.task} on "
             f"{self.run.model} by {self.run.engine}, {len(self.components)} nodes, "
             f"{len(self.members)} edges, {shown}>"
         )
+
+    __str__ = __repr__
 
 
 _FIGURES = (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from circuitdb import controls
-from circuitdb.circuit import Circuit, Discovery, Draft, Figures, Selection, digest
+from circuitdb.circuit import Circuit, Discovery, Draft, Figures, Json, Selection, digest
 from circuitdb.discovery import Benches, measure, prepare, provenance, random_band
 from circuitdb.engines.engine import Members, Report, silent
 from circuitdb.errors import ModelError, OptionError, PromptError, UnknownNameError
@@ -109,22 +109,15 @@ def by_hand(
         Benches(prepared), members, prepared.metric, keep_input=plan.keep_input, band=plan.band,
         report=report,
     )  # fmt: skip
-    flag = "--edges" if edges is not None else "--nodes"
-    words = [
-        "circuitdb",
-        "add",
-        "--task",
-        plan.task,
-        "--model",
-        plan.model,
-        flag,
-        *(edges or nodes or ()),
-    ]
+    option, names = ("--nodes", nodes) if edges is None else ("--edges", edges)
+    command = plan.command().replace("circuitdb discover", "circuitdb add", 1)
     came = provenance(prepared, time.perf_counter() - started)
     found = Discovery(
         run=run,
         space=space,
-        provenance=came.model_copy(update={"command": shlex.join(words)}),
+        provenance=came.model_copy(
+            update={"command": f"{command} {option} {shlex.quote(','.join(names or ()))}"}
+        ),
         circuits=(Draft(members.granularity, selection, members.edges, members.nodes, measured),),
         prompts=prepared.prompts.rows,
     )
@@ -153,8 +146,8 @@ def evaluate_again(
     if split not in SPLITS:
         raise UnknownNameError("split", split, SPLITS)
     run = circuit.run
-    changes = {"task": task, "metric": metric, "ablation": ablation, "corruption": corruption}
-    changes = {k: v for k, v in changes.items() if v is not None}
+    asked = {"task": task, "metric": metric, "ablation": ablation, "corruption": corruption}
+    changes: Json = {k: v for k, v in asked.items() if v is not None}
     if task is not None and task != run.task:
         changes = {"corruption": None, "drop_templates": (), "filter": False, **changes}
     plan = plan_of(circuit, engine="exact", settings={}, force=True, band=band, **changes)

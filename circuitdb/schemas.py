@@ -106,10 +106,14 @@ unit of the run's metric; null means not measured.
 """
 
 
-def _view_section(name: str, comment: str, columns: list[tuple[str, str, str | None]]) -> str:
-    rows = [f"| `{c}` | {kind} | {(text or '').replace('|', '\\|')} |" for c, kind, text in columns]
+def _view_section(view: str, comment: str, columns: list[tuple[str, str, str | None]]) -> str:
+    meanings = [(text or "").replace("|", r"\|") for _, _, text in columns]
+    rows = [
+        f"| `{name}` | {kind} | {meaning} |"
+        for (name, kind, _), meaning in zip(columns, meanings, strict=True)
+    ]
     return "\n".join(
-        [f"### {name}\n", f"{comment}\n", "| column | type | meaning |", "|---|---|---|", *rows, ""]
+        [f"### {view}\n", f"{comment}\n", "| column | type | meaning |", "|---|---|---|", *rows, ""]
     )
 
 

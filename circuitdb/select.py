@@ -94,7 +94,8 @@ class Ladder:
 
     def _inner(self, count: int) -> NDArray[np.int32]:
         taken = self.order[:count]
-        return taken[(taken != 0) & (taken != len(self.space.components) - 1)]
+        inner: NDArray[np.int32] = taken[(taken != 0) & (taken != len(self.space.components) - 1)]
+        return inner
 
 
 def by_threshold(ladder: Ladder, threshold: float) -> Chosen:

@@ -214,7 +214,8 @@ class Space:
         for c in range(n - 2, -1, -1):
             useful[c] = bool((into[:, c] & useful).any())
         reader_useful = np.asarray([useful[list(ids)].any() for ids in self.reader_components])
-        return mask & reached[self.edge_src] & reader_useful[self.edge_dst]
+        on_path: EdgeMask = mask & reached[self.edge_src] & reader_useful[self.edge_dst]
+        return on_path
 
     def __str__(self) -> str:
         s = self.spec

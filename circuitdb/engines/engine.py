@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,7 @@ class Found:
     members: tuple[Members, ...] = ()
 
 
+@runtime_checkable
 class Engine(Protocol):
     """One discovery algorithm.
 

@@ -146,7 +146,7 @@ def _prune_nodes(
         for done, writer in enumerate(candidates):
             problem.report(phase, done, len(candidates))
             kept[writer] = False
-            mask = space.mask(space.edges_among(np.flatnonzero(kept)))
+            mask = space.mask(space.edges_among(np.flatnonzero(kept).astype(np.int32)))
             after = 100.0 * problem.bench.mean(mask, problem.metric) / full
             stays = 100.0 - after >= settings.node_threshold
             decisions.append(Decision(str(space.writers[writer]), phase, percent, after, stays))

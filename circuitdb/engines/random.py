@@ -87,7 +87,7 @@ def matched_edges(space: Space, members: EdgeIds, rng: np.random.Generator) -> E
 
 
 def matched_nodes(
-    space: Space, members: NDArray[np.int64], rng: np.random.Generator
+    space: Space, members: NDArray[np.integer], rng: np.random.Generator
 ) -> NDArray[np.int32]:
     """As many heads and as many MLPs as a node circuit has, drawn at random, ascending ids."""
     kinds = np.asarray([c.kind for c in space.components])

@@ -1,0 +1,192 @@
+"""Named queries: one documented SQL file each in ``queries/``, asked by name with parameters.
+
+A file begins with a comment: its purpose in one sentence, perhaps more after an empty line, then
+the parameters and the result columns::
+
+    -- The most important edges of a circuit, by |score|.
+    --
+    -- Parameters
+    --   circuit  circuit  Which circuit
+    --   n  integer = 20  How many edges
+    -- Columns
+    --   src  Writer
+
+A parameter without ``= default`` must be given; defaults are JSON. A parameter of type *circuit*
+takes a reference as everywhere else; several are resolved together. The statement writes
+parameters ``$name``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, cast, get_args
+
+from circuitdb import resources
+from circuitdb.errors import QueryError, UnknownNameError
+from circuitdb.store.sandbox import TIMEOUT_SECONDS, SqlResult, run_sql
+
+__all__ = ["Parameter", "Query", "get", "names", "run", "run_sql"]
+
+Type = Literal["text", "integer", "number", "boolean", "circuit"]
+_PARAMETER: Final = re.compile(
+    r"(?P<name>\w+)  (?P<type>\w+)(?: = (?P<default>.+?))?  (?P<meaning>.+)"
+)
+_COLUMN: Final = re.compile(r"(?P<name>\w+)  (?P<meaning>.+)")
+_WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class Parameter(NamedTuple):
+    """One parameter of a query."""
+
+    name: str
+    type: Type
+    required: bool
+    default: Any
+    meaning: str
+
+
+class Query(NamedTuple):
+    """One named query."""
+
+    name: str
+    purpose: str
+    """One sentence."""
+    remarks: str
+    parameters: tuple[Parameter, ...]
+    columns: tuple[tuple[str, str], ...]
+    """Names and meanings of the result columns."""
+    sql: str
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """The names of all queries, in alphabetical order."""
+    return tuple(sorted(path.stem for path in resources.folder("queries").glob("*.sql")))
+
+
+@functools.cache
+def get(name: str) -> Query:
+    """A query by name.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if name not in names():
+        raise UnknownNameError("query", name, names())
+    return parse(name, (resources.folder("queries") / f"{name}.sql").read_text(encoding="utf-8"))
+
+
+def parse(name: str, text: str) -> Query:
+    """A query file taken apart.
+
+    Raises:
+        QueryError: its header does not follow the format.
+    """
+    lines = text.splitlines()
+    n_header = next((i for i, line in enumerate(lines) if not line.startswith("--")), len(lines))
+    header = [line[2:].rstrip() for line in lines[:n_header]]
+    sql = "\n".join(lines[n_header:]).strip()
+    try:
+        at = header.index(" Columns")
+    except ValueError:
+        raise QueryError(f"query file {name!r} lists no result columns") from None
+    begin = header.index(" Parameters") if " Parameters" in header else at
+    prose = [line.strip() for line in header[:begin]]
+    parameters = tuple(_parameter(name, line) for line in header[begin + 1 : at])
+    columns = tuple(_column(name, line) for line in header[at + 1 :])
+    return Query(name, prose[0], " ".join(prose[1:]).strip(), parameters, columns, sql)
+
+
+def _parameter(query: str, line: str) -> Parameter:
+    found = _PARAMETER.fullmatch(line.strip())
+    if found is None or found["type"] not in get_args(Type):
+        raise QueryError(f"query file {query!r} has a malformed parameter {line.strip()!r}")
+    required = found["default"] is None
+    default = None if required else json.loads(found["default"])
+    return Parameter(found["name"], cast(Type, found["type"]), required, default, found["meaning"])
+
+
+def _column(query: str, line: str) -> tuple[str, str]:
+    found = _COLUMN.fullmatch(line.strip())
+    if found is None:
+        raise QueryError(f"query file {query!r} has a malformed column {line.strip()!r}")
+    return found["name"], found["meaning"]
+
+
+def run(
+    path: str | Path,
+    name: str,
+    params: Mapping[str, Any] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_SECONDS,
+) -> SqlResult:
+    """Ask a named query of a database.
+
+    Values may be text, as they come from a command line, or of the parameter's type.
+
+    Raises:
+        UnknownNameError: there is no query of that name, or it has no such parameter.
+        QueryError: a parameter is missing or malformed, or the query fails.
+        CircuitReferenceError: a reference names no circuit, or several.
+        StoreError: the database cannot be read.
+    """
+    query = get(name)
+    values = bind(query, params or {})
+    circuits = [p.name for p in query.parameters if p.type == "circuit"]
+    if circuits:
+        values.update(zip(circuits, _resolved(path, [values[c] for c in circuits]), strict=True))
+    return run_sql(path, query.sql, values, timeout_s=timeout_s)
+
+
+def bind(query: Query, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of all parameters, converted, with defaults filled in.
+
+    Raises:
+        UnknownNameError: the query has no such parameter.
+        QueryError: one is missing or malformed.
+    """
+    known = {p.name: p for p in query.parameters}
+    for given in params:
+        if given not in known:
+            raise UnknownNameError(f"parameter of query {query.name!r}", given, known)
+    missing = [p.name for p in query.parameters if p.required and p.name not in params]
+    if missing:
+        raise QueryError(
+            f"query {query.name!r} needs {' and '.join(missing)}; write -p {missing[0]}=…"
+        )
+    return {
+        p.name: _converted(query, p, params[p.name]) if p.name in params else p.default
+        for p in query.parameters
+    }
+
+
+def _converted(query: Query, parameter: Parameter, value: Any) -> Any:
+    if value is None:
+        return None
+    text = str(value).strip()
+    try:
+        match parameter.type:
+            case "integer":
+                return int(text)
+            case "number":
+                return float(text)
+            case "boolean":
+                return _WORDS[text.lower()]
+            case _:
+                return text
+    except (ValueError, KeyError):
+        raise QueryError(
+            f"parameter {parameter.name!r} of query {query.name!r} must be of type "
+            f"{parameter.type}, not {value!r}"
+        ) from None
+
+
+def _resolved(path: str | Path, refs: Sequence[str]) -> list[str]:
+    from circuitdb.store import Store
+
+    with Store.open(path, read_only=True) as store:
+        return [row.circuit_id for row in store.resolve(refs)]
