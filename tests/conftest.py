@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from circuitdb.space import Space
@@ -13,10 +14,14 @@ from tests import stored
 
 pytest_plugins = ("tests.tiny_models",)
 
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("circuitdb", deadline=None)
+hypothesis.settings.load_profile("circuitdb")
+
 
 @pytest.fixture(scope="session")
 def tiny_space() -> Space:
-    """Two layers of two heads: 41 edges."""
+    """Two layers of two heads: 46 edges."""
     return stored.TINY
 
 

@@ -1,0 +1,328 @@
+"""Opening the database file: the lock, the migrations, and DuckDB's errors in our words.
+
+DuckDB holds a POSIX lock on the file of a database that is open for writing. A process that
+opens and closes that file once more, by whatever means, loses the lock without notice; nothing
+here or in the modules beside it does so.
+
+Beside a database being written lies ``FILE.ack`` with the number of the last transaction that was
+acknowledged. It goes away with a clean close. Where it is ahead of the database, the
+write-ahead log was shortened or lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from circuitdb import __version__, schemas
+from circuitdb.errors import (
+    CorruptError,
+    LockedError,
+    MissingStoreError,
+    NewerSchemaError,
+    StoreError,
+)
+
+LOCK_SECONDS: Final = 2.0
+"""How long a database that another process holds is tried again."""
+_SAFE: Final = {
+    "python_enable_replacements": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
+# A writer's many small statements lose more to a second thread than they win.
+_WRITER: Final = {"threads": "1"}
+_HOLDER: Final = re.compile(r"held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
+
+
+def default_path() -> Path:
+    """``$CIRCUITDB``, else ``./circuits.duckdb``."""
+    return Path(os.environ.get("CIRCUITDB") or "circuits.duckdb")
+
+
+def connect(path: Path, *, read_only: bool, create: bool, lock_seconds: float) -> Any:
+    """A DuckDB connection to a database file whose schema is current.
+
+    Raises:
+        LockedError: another process holds the file longer than `lock_seconds`.
+        CorruptError: it is no database, or damaged.
+        NewerSchemaError: a newer circuitdb wrote it.
+        MissingStoreError: it is not there, and not to be made.
+        StoreError: it belongs to something else, or may not be written.
+    """
+    _check_path(path, read_only=read_only, create=create)
+    con = _connect_patiently(path, read_only, lock_seconds)
+    try:
+        with in_our_words(path):
+            _check_schema(con, path) if read_only else _migrate(con, path)
+            lost = lost_commits(con, path)
+    except BaseException:
+        con.close()
+        raise
+    if lost and not read_only:
+        con.close()
+        raise CorruptError(f"{lost}; restore a backup, or delete {ack_path(path)} to go on")
+    return con
+
+
+def _check_path(path: Path, *, read_only: bool, create: bool) -> None:
+    if path.is_dir():
+        raise StoreError(f"{str(path)!r} is a directory; name a database file")
+    if not path.exists():
+        if read_only or not create:
+            raise missing(path)
+        if not path.parent.is_dir():
+            raise StoreError(f"there is no directory {str(path.parent)!r} for {path.name!r}")
+    elif path.stat().st_size == 0:
+        raise CorruptError(f"{str(path)!r} is empty and no database; delete it, or name another")
+    elif not os.access(path, os.R_OK if read_only else os.R_OK | os.W_OK):
+        verb = "read" if read_only else "written; copy it to a place of your own"
+        raise StoreError(f"{str(path)!r} may not be {verb}")
+    if not read_only and not os.access(path.parent, os.W_OK):
+        raise StoreError(f"the directory {str(path.parent)!r} may not be written")
+
+
+def missing(path: Path) -> MissingStoreError:
+    """The error for a database that is not there."""
+    return MissingStoreError(
+        f"there is no database {str(path)!r}; run circuitdb discover first, or name one with --db"
+    )
+
+
+def _connect_patiently(path: Path, read_only: bool, lock_seconds: float) -> Any:
+    deadline = time.monotonic() + lock_seconds
+    config = _SAFE if read_only else _SAFE | _WRITER
+    while True:
+        try:
+            return duckdb.connect(str(path), read_only=read_only, config=dict(config))
+        except duckdb.Error as error:
+            problem = explain(error, path)
+            if not isinstance(problem, LockedError) or time.monotonic() >= deadline:
+                raise problem from error
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def in_our_words(path: Path) -> Iterator[None]:
+    """Turn DuckDB's errors into the store's."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise explain(error, path) from error
+
+
+def explain(error: duckdb.Error, path: Path) -> StoreError:
+    """DuckDB's error as one line in the store's words."""
+    text = " ".join(str(error).split())
+    held = _HOLDER.search(text)
+    if held:
+        return LockedError(f"{str(path)!r} is held by {_program(held)}; wait for it, or stop it")
+    if "Could not set lock" in text:
+        return LockedError(f"{str(path)!r} is held by another process; wait for it, or stop it")
+    if "different configuration" in text or "Conflict" in text:
+        return LockedError(f"{str(path)!r} is in use elsewhere in this process; close it there")
+    if "not a valid DuckDB database" in text:
+        return CorruptError(f"{str(path)!r} is no DuckDB database; name another with --db")
+    if "No space left" in text or "disk full" in text.lower():
+        return StoreError(f"the disk is full; nothing was added to {str(path)!r}")
+    if "Read-only file system" in text or "Permission denied" in text:
+        return StoreError(f"{str(path)!r} may not be written: {text}")
+    if re.search(r"read enough|[Cc]hecksum|[Cc]orrupt|[Ss]erializ|WAL|newer version", text):
+        return CorruptError(f"{str(path)!r} is damaged; restore a backup ({text[:200]})")
+    return StoreError(f"{str(path)!r}: {text[:300]}")
+
+
+def _program(held: re.Match[str]) -> str:
+    """The holder's command line where /proc tells it, else its program."""
+    pid = held["pid"]
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        command = b" ".join(words).decode(errors="replace").strip()
+    except OSError:
+        command = ""
+    shown = command if len(command) <= 120 else command[:119] + "…"
+    return f"process {pid} ({' '.join(shown.split()) or held['program']})"
+
+
+def applied(con: Any) -> list[tuple[int, str, str]]:
+    """Number, name and hash of the migrations a database has seen; none for an empty one.
+
+    Raises:
+        StoreError: it holds tables, but not ours.
+    """
+    try:
+        rows: list[tuple[int, str, str]] = con.execute(
+            "SELECT number, name, sha256 FROM migration ORDER BY number"
+        ).fetchall()
+        return rows
+    except (duckdb.CatalogException, duckdb.BinderException):
+        tables = con.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+    if tables:
+        raise StoreError("it is a DuckDB database, but not one of circuitdb's")
+    return []
+
+
+def _check_schema(con: Any, path: Path) -> None:
+    done, known = _compared(con, path)
+    if len(done) < len(known):
+        raise StoreError(
+            f"{str(path)!r} has schema {len(done)}, this circuitdb {len(known)}; a command that "
+            "writes brings it up to date"
+        )
+
+
+def _compared(con: Any, path: Path) -> tuple[list[Any], tuple[schemas.Migration, ...]]:
+    known = schemas.migrations()
+    try:
+        done = applied(con)
+    except StoreError as error:
+        raise StoreError(f"{str(path)!r} cannot be used: {error}") from None
+    if len(done) > len(known):
+        raise NewerSchemaError(
+            f"{str(path)!r} has schema {len(done)}, this circuitdb knows {len(known)}; "
+            "install a newer circuitdb"
+        )
+    for (number, name, sha256), ours in zip(done, known, strict=False):
+        if (number, sha256) != (ours.number, ours.sha256):
+            raise StoreError(
+                f"{str(path)!r} was made with another migration {number} ({name!r}) than this "
+                "circuitdb has; was it made by a development version?"
+            )
+    return done, known
+
+
+def _migrate(con: Any, path: Path) -> None:
+    done, known = _compared(con, path)
+    if done and len(done) < len(known):
+        copy_database(con, path.with_name(f"{path.stem}.schema{len(done)}{path.suffix}"))
+    for migration in known[len(done) :]:
+        con.begin()
+        try:
+            con.execute(migration.sql)
+            if migration.number == 1:
+                con.execute("INSERT INTO store VALUES (?, ?, 0)", [uuid.uuid4().hex, utc_now()])
+            con.execute(
+                "INSERT INTO migration VALUES (?, ?, ?, ?, ?)",
+                [migration.number, migration.name, migration.sha256, __version__, utc_now()],
+            )
+            con.commit()
+        except BaseException:
+            con.rollback()
+            raise
+    if len(done) < len(known):
+        # Into the file itself: a lost write-ahead log then leaves a database behind.
+        con.execute("CHECKPOINT")
+
+
+def one(con: Any, sql: str, values: Sequence[Any] = ()) -> Any:
+    """The first row of a statement, or None.
+
+    Not fetchone(), which leaves a result open behind which DuckDB refuses to register arrays.
+    """
+    rows = con.execute(sql, list(values)).fetchall()
+    return rows[0] if rows else None
+
+
+def copy_database(con: Any, target: Path) -> None:
+    """Copy the connected database to a new file, compacted, whole or not at all.
+
+    Raises:
+        StoreError: the target exists, or its directory does not.
+        duckdb.Error: it cannot be written.
+    """
+    if target.exists():
+        raise StoreError(f"{str(target)!r} exists already and is not overwritten")
+    if not target.absolute().parent.is_dir():
+        raise StoreError(f"there is no directory {str(target.absolute().parent)!r}")
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    source = one(con, "SELECT current_database()")[0]
+    try:
+        con.execute(f"ATTACH {_quoted(str(partial))} AS backup_target (READ_WRITE)")
+        try:
+            con.execute(
+                f'COPY FROM DATABASE "{source.replace(chr(34), chr(34) * 2)}" TO backup_target'
+            )
+        finally:
+            con.execute("DETACH backup_target")
+        _place(partial, target)
+    except FileExistsError:
+        raise StoreError(f"{str(target)!r} exists already and is not overwritten") from None
+    finally:
+        for leftover in (partial, partial.with_name(partial.name + ".wal")):
+            leftover.unlink(missing_ok=True)
+
+
+def _place(partial: Path, target: Path) -> None:
+    """Rename without overwriting: link() refuses an existing target made meanwhile."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without hard links.
+        if target.exists():
+            raise FileExistsError(str(target)) from None
+        partial.rename(target)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def utc_now() -> datetime:
+    """The present moment as the store keeps it: UTC, without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def ack_path(path: Path) -> Path:
+    """Where the number of the last acknowledged transaction stands."""
+    return path.with_name(path.name + ".ack")
+
+
+def lost_commits(con: Any, path: Path) -> str | None:
+    """What is missing where acknowledged transactions are not in the database, else None."""
+    try:
+        store_id, _, number = ack_path(path).read_text().strip().partition(" ")
+    except OSError:
+        return None
+    row = one(con, "SELECT store_id, commits FROM store")
+    if row is None or row[0] != store_id or not number.isdigit() or int(number) <= row[1]:
+        return None
+    return (
+        f"{str(path)!r} lacks the last {int(number) - row[1]} transaction(s) that were "
+        "acknowledged: its write-ahead log was shortened or lost"
+    )
+
+
+class Acknowledged:
+    """The file beside a database that holds the number of its last acknowledged transaction."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def note(self, store_id: str, commits: int) -> None:
+        """Write down a transaction that was committed."""
+        # The transaction stands whether or not this can be written.
+        with contextlib.suppress(OSError):
+            if self._file is None:
+                self._file = os.open(ack_path(self._path), os.O_WRONLY | os.O_CREAT, 0o666)
+            os.lseek(self._file, 0, os.SEEK_SET)
+            os.write(self._file, f"{store_id} {commits:020d}\n".encode())
+
+    def close(self) -> None:
+        """Remove the file if the database needs no write-ahead log any more."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        if not self._path.with_name(self._path.name + ".wal").exists():
+            ack_path(self._path).unlink(missing_ok=True)

@@ -1,0 +1,153 @@
+"""Counts and hashes of what a run, circuit, space or prompt set holds.
+
+The writer keeps them in the table ``content``; ``verify`` reads everything again and compares.
+Wide tables are hashed column by column as little-endian arrays, small ones as JSON rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Kept(NamedTuple):
+    """How the rows of one table belong to an owner and are ordered in it."""
+
+    table: str
+    owner: str
+    columns: tuple[str, ...]
+    order: str
+    dtypes: tuple[str, ...] = ()
+    """Array types of the columns; empty for a table hashed by rows."""
+
+
+RUN: Final = (
+    "run_id", "space_key", "provenance_key", "task", "task_params", "prompt_set", "model", "checkpoint", "seed",
+    "weights", "engine", "engine_version", "settings", "metric", "ablation", "ablation_source",
+    "data_seed", "dtype", "score_context",
+)  # fmt: skip
+PROVENANCE: Final = (
+    "created_at", "circuitdb", "versions", "device", "threads", "wall_seconds", "command",
+)  # fmt: skip
+CIRCUIT: Final = (
+    "circuit_id", "run_key", "provenance_key", "granularity", "rule", "value", "unit", "ranking", "reached",
+    "members", "n_nodes", "n_edges",
+)  # fmt: skip
+FIGURES: Final = (
+    "split", "task", "metric", "ablation", "n_prompts", "m_full", "m_empty", "m_circuit",
+    "faithfulness", "ratio", "faithfulness_sd", "accuracy", "accuracy_full", "agreement", "kl",
+    "random_low", "random_high", "random_mean", "random_n", "note",
+)  # fmt: skip
+PROMPT: Final = (
+    "ordinal", "split", "template", "clean", "corrupted", "clean_ids", "corrupted_ids",
+    "correct_ids", "incorrect_ids", "roles",
+)  # fmt: skip
+_SCORES: Final = ("score", "score_abs", "score_se")
+
+KEPT: Final[tuple[Kept, ...]] = (
+    Kept("space", "space_key", ("space_id", "spec", "grows"), "space_key"),
+    Kept(
+        "component",
+        "space_key",
+        ("component_id", "name", "kind", "layer", "idx", "site", "position", "dictionary"),
+        "component_id",
+    ),
+    Kept("receiver", "space_key", ("dst", "component_id"), "dst, component_id"),
+    Kept("edge_dim", "space_key", ("edge_id", "src", "dst", "port"), "edge_id"),
+    Kept(
+        "prompt_set",
+        "prompt_set_key",
+        ("prompt_set", "task", "params", "tokenizer", "bos", "dropped"),
+        "prompt_set_key",
+    ),
+    Kept("prompt", "prompt_set_key", PROMPT, "ordinal"),
+    Kept("provenance", "provenance_key", PROVENANCE, "provenance_key"),
+    Kept("run", "run_key", RUN, "run_key"),
+    Kept("score", "run_key", ("edge_id", *_SCORES), "edge_id", ("<i4", "<f4", "<f4", "<f4")),
+    Kept(
+        "node_score",
+        "run_key",
+        ("component_id", *_SCORES),
+        "component_id",
+        ("<i4", "<f4", "<f4", "<f4"),
+    ),
+    Kept("edge_effect", "run_key", ("quantity", "edge_id", "value"), "quantity, edge_id"),
+    Kept("decision", "run_key", ("ordinal", "item", "phase", "before", "after", "kept"), "ordinal"),
+    Kept("circuit", "circuit_key", CIRCUIT, "circuit_key"),
+    Kept("member", "circuit_key", ("edge_id", "scored"), "edge_id", ("<i4", "?")),
+    Kept("node_member", "circuit_key", ("component_id", "scored"), "component_id", ("<i4", "?")),
+    Kept("evaluation", "circuit_key", ("ordinal", "is_primary", *FIGURES), "ordinal"),
+)
+BY_TABLE: Final = {k.table: k for k in KEPT}
+
+Seal = tuple[str, int, int, str]
+"""Table, owner key, number of rows, SHA-256: one row of the table ``content``."""
+
+
+def seal_rows(table: str, owner: int, rows: Iterable[Sequence[Any]]) -> Seal:
+    """The seal of rows given as the columns of :data:`KEPT`, in its order."""
+    seen = hashlib.sha256()
+    n = 0
+    for row in rows:
+        n += 1
+        seen.update(json.dumps(list(row), default=_plain, separators=(",", ":")).encode())
+    return table, owner, n, seen.hexdigest()
+
+
+def seal_arrays(table: str, owner: int, arrays: Sequence[NDArray[Any]]) -> Seal:
+    """The seal of whole columns; NaN stands for null and is one bit pattern."""
+    seen = hashlib.sha256()
+    for values, dtype in zip(arrays, BY_TABLE[table].dtypes, strict=True):
+        plain = np.ascontiguousarray(values, dtype=dtype)
+        if plain.dtype.kind == "f":
+            # One NaN, and no negative zero.
+            plain = plain + np.float32(0)
+            plain[np.isnan(plain)] = np.nan
+        seen.update(plain.tobytes())
+    return table, owner, len(arrays[0]), seen.hexdigest()
+
+
+def read_seals(con: Any, kept: Kept, first: int, last: int) -> dict[int, Seal]:
+    """The seals of what the database holds now, by owner key, from `first` to `last`.
+
+    Raises:
+        duckdb.Error: the rows cannot be read.
+    """
+    found = con.execute(
+        f"SELECT {kept.owner}, {', '.join(kept.columns)} FROM {kept.table} "
+        f"WHERE {kept.owner} BETWEEN ? AND ? ORDER BY {kept.owner}, {kept.order}",
+        [first, last],
+    )
+    if not kept.dtypes:
+        groups = itertools.groupby(found.fetchall(), key=lambda row: row[0])
+        return {k: seal_rows(kept.table, k, (row[1:] for row in rows)) for k, rows in groups}
+    columns = found.fetchnumpy()
+    owners, arrays = np.asarray(columns[kept.owner]), [filled(columns[c]) for c in kept.columns]
+    keys, starts = np.unique(owners, return_index=True)
+    ends = [*starts[1:].tolist(), len(owners)]
+    return {
+        int(k): seal_arrays(kept.table, int(k), [values[a:b] for values in arrays])
+        for k, a, b in zip(keys, starts.tolist(), ends, strict=True)
+    }
+
+
+def filled(values: NDArray[Any]) -> NDArray[Any]:
+    """A fetched column with NaN for null."""
+    if isinstance(values, np.ma.MaskedArray):
+        return np.asarray(values.filled(np.nan))
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be hashed")

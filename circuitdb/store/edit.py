@@ -1,0 +1,140 @@
+"""What changes a store afterwards: evaluations, names, notes, removal, measures of full models.
+
+Everything here runs inside one transaction that :class:`circuitdb.store.Store` holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from circuitdb.circuit import Figures, finite
+from circuitdb.errors import CircuitReferenceError, OptionError
+from circuitdb.store import read, write
+from circuitdb.store.connection import one, utc_now
+from circuitdb.store.content import FIGURES, KEPT, seal_rows
+
+ALIAS_RULE: Final = "letters, digits, '_', '.' and '-', beginning with a letter"
+
+
+class CheckpointMetric(NamedTuple):
+    """What a full model does on one task at one checkpoint."""
+
+    model: str
+    checkpoint: int | None
+    seed: int | None
+    weights: str
+    task: str
+    prompt_set: str
+    split: str
+    metric: str
+    value: float | None
+    """Mean over prompts, in the metric's unit."""
+    sd: float | None
+    """Standard deviation over prompts."""
+    n_prompts: int
+
+
+def add_evaluation(con: Any, circuit_key: int, figures: Figures) -> None:
+    """Store one more evaluation of a circuit; an equal one is stored once.
+
+    The first on the test split with the run's own task, metric and ablation becomes the one shown.
+    """
+    columns = ", ".join(("ordinal", "is_primary", *FIGURES))
+    rows = con.execute(
+        f"SELECT {columns} FROM evaluation WHERE circuit_key = ? ORDER BY ordinal", [circuit_key]
+    ).fetchall()
+    row = write.figures_row(figures)
+    if any(tuple(known[2:]) == row for known in rows):
+        return
+    run_key = one(con, "SELECT run_key FROM circuit WHERE circuit_key = ?", [circuit_key])[0]
+    own = write.is_own(figures, read.run(con, run_key))
+    primary = own and not any(known[1] for known in rows)
+    made = (len(rows), primary, *row)
+    write.insert_figures(con, circuit_key, made, utc_now())
+    con.execute(
+        "DELETE FROM content WHERE table_name = 'evaluation' AND owner_key = ?", [circuit_key]
+    )
+    write.keep(con, [seal_rows("evaluation", circuit_key, [*rows, made])])
+
+
+def remove(con: Any, circuit_keys: Sequence[int]) -> None:
+    """Remove circuits; a run goes with its last circuit, prompts and provenance when unused."""
+    keys = list(circuit_keys)
+    runs = con.execute("SELECT DISTINCT run_key FROM circuit WHERE circuit_key IN ?", [keys])
+    run_keys = [row[0] for row in runs.fetchall()]
+    _remove_owned(con, "circuit_key", keys)
+    for table in ("alias", "note"):
+        con.execute(f"DELETE FROM {table} WHERE circuit_key IN ?", [keys])
+    still = con.execute("SELECT DISTINCT run_key FROM circuit WHERE run_key IN ?", [run_keys])
+    kept = {row[0] for row in still.fetchall()}
+    _remove_owned(con, "run_key", [k for k in run_keys if k not in kept])
+    unused = con.execute(
+        "SELECT prompt_set_key FROM prompt_set WHERE prompt_set NOT IN (SELECT prompt_set FROM run)"
+    ).fetchall()
+    _remove_owned(con, "prompt_set_key", [row[0] for row in unused])
+    unused = con.execute(
+        "SELECT provenance_key FROM provenance WHERE provenance_key NOT IN "
+        "(SELECT provenance_key FROM run UNION ALL SELECT provenance_key FROM circuit)"
+    ).fetchall()
+    _remove_owned(con, "provenance_key", [row[0] for row in unused])
+
+
+def _remove_owned(con: Any, owner: str, keys: Sequence[int]) -> None:
+    if not keys:
+        return
+    for kept in KEPT:
+        if kept.owner == owner:
+            con.execute(f"DELETE FROM {kept.table} WHERE {owner} IN ?", [list(keys)])
+            con.execute(
+                "DELETE FROM content WHERE table_name = ? AND owner_key IN ?",
+                [kept.table, list(keys)],
+            )
+
+
+def set_alias(con: Any, circuit_key: int, alias: str) -> None:
+    """Name a circuit; an earlier name of it goes.
+
+    Raises:
+        CircuitReferenceError: another circuit has that name.
+        OptionError: it cannot be a name.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", alias):
+        raise OptionError(f"{alias!r} cannot be an alias; use {ALIAS_RULE}")
+    held = one(
+        con,
+        "SELECT c.circuit_id FROM alias a JOIN circuit c USING (circuit_key) "
+        "WHERE a.alias = ? AND c.circuit_key <> ?",
+        [alias, circuit_key],
+    )
+    if held:
+        raise CircuitReferenceError(
+            f"alias {alias!r} belongs to circuit {held[0][:12]}; remove it there first"
+        )
+    con.execute("DELETE FROM alias WHERE circuit_key = ?", [circuit_key])
+    con.execute("INSERT INTO alias VALUES (?, ?)", [circuit_key, alias])
+
+
+def remove_alias(con: Any, circuit_key: int) -> None:
+    """Take a circuit's name away; one without a name stays so."""
+    con.execute("DELETE FROM alias WHERE circuit_key = ?", [circuit_key])
+
+
+def set_note(con: Any, circuit_key: int, note: str | None) -> None:
+    """Write a note on a circuit in place of an earlier one; None or blank removes it."""
+    con.execute("DELETE FROM note WHERE circuit_key = ?", [circuit_key])
+    if note and note.strip():
+        con.execute("INSERT INTO note VALUES (?, ?)", [circuit_key, note])
+
+
+def add_checkpoint_metrics(con: Any, rows: Sequence[CheckpointMetric]) -> None:
+    """Store what full models do; an earlier value of the same question goes."""
+    for row in rows:
+        con.execute(
+            "DELETE FROM checkpoint_metric WHERE weights = ? AND task = ? AND prompt_set = ? "
+            "AND split = ? AND metric = ?",
+            [row.weights, row.task, row.prompt_set, row.split, row.metric],
+        )
+        plain = row._replace(value=finite(row.value), sd=finite(row.sd))
+        write.insert(con, "checkpoint_metric", (*row._fields, "added_at"), (*plain, utc_now()))

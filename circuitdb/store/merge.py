@@ -1,0 +1,279 @@
+"""Taking in the circuits of another database, which may be a stranger's.
+
+The stranger's file is opened by a DuckDB instance of its own, read-only, attached beside an empty
+in-memory database, with external access switched off and the settings locked. Only base tables and
+named columns are read, without any function call: views, macros and generated columns in it never
+run. Everything read is rebuilt as a :class:`~circuitdb.circuit.Discovery`, whose ids must come
+out as stored, and goes in the ordinary way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+
+import duckdb
+import numpy as np
+
+from circuitdb import schemas
+from circuitdb.circuit import (
+    Decision,
+    Discovery,
+    Draft,
+    Figures,
+    PromptRows,
+    Run,
+    Scores,
+    Selection,
+)
+from circuitdb.errors import (
+    CorruptError,
+    InputError,
+    MissingStoreError,
+    NewerSchemaError,
+    NumericalError,
+    StoreError,
+)
+from circuitdb.space import Space, SpaceSpec
+from circuitdb.store.connection import explain
+from circuitdb.store.content import FIGURES, PROMPT, PROVENANCE, filled
+from circuitdb.store.read import CircuitRow, make_prompt, make_provenance, make_run
+
+_NAME: Final = "stranger"
+_RULE: Final = ("rule", "value", "unit", "ranking", "reached", "members")
+_TABLES: Final = (
+    "migration", "space", "prompt_set", "prompt", "provenance", "run", "score", "node_score",
+    "edge_effect", "decision", "circuit", "member", "node_member", "evaluation", "alias", "note",
+)  # fmt: skip
+
+
+@runtime_checkable
+class Takes(Protocol):
+    """What a store must be able to do to take circuits in."""
+
+    path: Path
+
+    def add(self, discovery: Discovery) -> tuple[str, ...]: ...
+    def find(self, **filters: Any) -> list[CircuitRow]: ...
+    def set_alias(self, circuit_id: str, alias: str) -> None: ...
+    def set_note(self, circuit_id: str, note: str | None) -> None: ...
+
+
+class Merged(NamedTuple):
+    """What came in from another database."""
+
+    added: tuple[str, ...]
+    """Ids of circuits that were new."""
+    known: int
+    """Circuits that were stored already."""
+    skipped: tuple[str, ...]
+    """Aliases that another circuit here has."""
+
+
+def merge(store: Takes, other: Path) -> Merged:
+    """Add all circuits of another database that are not stored yet, one transaction a run.
+
+    Raises:
+        StoreError: the other database is missing, no circuitdb database, or not trustworthy.
+    """
+    if not other.is_file():
+        raise MissingStoreError(f"there is no database {str(other)!r} to merge")
+    if other.resolve() == store.path.resolve():
+        raise StoreError(f"{str(other)!r} is the database itself; name another")
+    try:
+        con = _open(other)
+    except duckdb.Error as error:
+        raise explain(error, other) from error
+    try:
+        _check(con, other)
+        return _take(store, con)
+    except duckdb.Error as error:
+        raise explain(error, other) from error
+    except StoreError:
+        raise
+    except (InputError, NumericalError, ValueError, TypeError, IndexError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CorruptError(f"{str(other)!r} holds what circuitdb never writes: {first}") from error
+    finally:
+        con.close()
+
+
+def _open(other: Path) -> Any:
+    con = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
+    quoted = str(other).replace("'", "''")
+    try:
+        con.execute(f"ATTACH '{quoted}' AS {_NAME} (READ_ONLY)")
+        con.execute("SET enable_external_access = false")
+        con.execute("SET memory_limit = '4GB'")
+        con.execute("SET lock_configuration = true")
+    except duckdb.Error:
+        con.close()
+        raise
+    return con
+
+
+def _check(con: Any, other: Path) -> None:
+    """Refuse what is not made of our base tables."""
+    tables = dict(
+        con.execute(
+            "SELECT table_name, sql FROM duckdb_tables() "
+            "WHERE database_name = ? AND schema_name = 'main'",
+            [_NAME],
+        ).fetchall()
+    )
+    missing = [name for name in _TABLES if name not in tables]
+    if missing:
+        raise StoreError(f"{str(other)!r} is no circuitdb database: it has no table {missing[0]!r}")
+    for name in _TABLES:
+        if "GENERATED ALWAYS" in tables[name].upper():
+            raise StoreError(f"{str(other)!r} has computed columns in {name!r}; not merged")
+    found = _rows(con, "migration", ("number",))
+    newest = max((row[0] for row in found), default=0)
+    known = len(schemas.migrations())
+    if newest > known:
+        raise NewerSchemaError(
+            f"{str(other)!r} has schema {newest}, this circuitdb knows {known}; install a newer one"
+        )
+    if newest < known:
+        raise StoreError(f"{str(other)!r} has the older schema {newest}; open it for writing first")
+
+
+def _rows(
+    con: Any, table: str, columns: Sequence[str], key: tuple[str, int] | None = None
+) -> list[tuple[Any, ...]]:
+    where, values = ("", []) if key is None else (f" WHERE {key[0]} = ?", [key[1]])
+    found = con.execute(f"SELECT {', '.join(columns)} FROM {_NAME}.main.{table}{where}", values)
+    rows: list[tuple[Any, ...]] = found.fetchall()
+    return rows
+
+
+def _arrays(con: Any, table: str, columns: Sequence[str], key: tuple[str, int]) -> list[Any]:
+    """Columns of an owner's rows as arrays, ordered by the first."""
+    found = con.execute(
+        f"SELECT {', '.join(columns)} FROM {_NAME}.main.{table} WHERE {key[0]} = ? "
+        f"ORDER BY {columns[0]}",
+        [key[1]],
+    ).fetchnumpy()
+    return [filled(found[c]) for c in columns]
+
+
+def _take(store: Takes, con: Any) -> Merged:
+    columns = ("circuit_key", "circuit_id", "run_key", "provenance_key")
+    theirs = _rows(con, "circuit", columns)
+    known = {row.circuit_id for row in store.find(circuit_id=[row[1] for row in theirs])}
+    wanted: dict[tuple[int, int], list[int]] = {}
+    for circuit_key, circuit_id, run_key, provenance_key in sorted(theirs):
+        if circuit_id not in known:
+            wanted.setdefault((run_key, provenance_key), []).append(circuit_key)
+    added: list[str] = []
+    for (run_key, provenance_key), circuit_keys in wanted.items():
+        added += store.add(_discovery(con, run_key, provenance_key, circuit_keys))
+    ids = {row[0]: row[1] for row in theirs}
+    skipped = list(_take_names(store, con, {k: ids[k] for ks in wanted.values() for k in ks}))
+    return Merged(tuple(added), len(known), tuple(skipped))
+
+
+def _take_names(store: Takes, con: Any, new: dict[int, str]) -> Iterator[str]:
+    """Copy notes, and aliases that are free here; yields those that are not."""
+    taken = {row.alias for row in store.find()}
+    for key, alias in _rows(con, "alias", ("circuit_key", "alias")):
+        if key in new and alias in taken:
+            yield alias
+        elif key in new:
+            store.set_alias(new[key], alias)
+    for key, note in _rows(con, "note", ("circuit_key", "note")):
+        if key in new:
+            store.set_note(new[key], note)
+
+
+def _discovery(con: Any, run_key: int, provenance_key: int, circuits: Sequence[int]) -> Discovery:
+    """A run of the other database with some of its circuits, its id checked."""
+    run, run_id, space = _run(con, run_key)
+    if run.run_id != run_id:
+        raise ValueError(f"run {run_id[:12]!r} does not have the id its content gives it")
+    made_by = _rows(con, "provenance", PROVENANCE, ("provenance_key", provenance_key))
+    found = Discovery(
+        run=run,
+        space=space,
+        provenance=make_provenance(made_by[0]),
+        circuits=tuple(_draft(con, key) for key in circuits),
+        edge_scores=_scores(con, "score", "edge_id", run_key, space.n_edges),
+        node_scores=_scores(con, "node_score", "component_id", run_key, len(space.components)),
+        decisions=_decisions(con, run_key),
+        effects=_effects(con, run_key, space.n_edges),
+        prompts=_prompts(con, run.prompt_set),
+    )
+    stored = [_rows(con, "circuit", ("circuit_id",), ("circuit_key", k))[0][0] for k in circuits]
+    for circuit_id, made in zip(stored, found.circuit_ids, strict=True):
+        if circuit_id != made:
+            raise ValueError(f"circuit {circuit_id[:12]!r} does not have the id its rule gives it")
+    return found
+
+
+def _run(con: Any, run_key: int) -> tuple[Run, str, Space]:
+    names = ("run_id", "space_key", *Run.model_fields)
+    run_id, space_key, *row = _rows(con, "run", names, ("run_key", run_key))[0]
+    run = make_run(dict(zip(Run.model_fields, row, strict=True)))
+    text, grows = _rows(con, "space", ("spec", "grows"), ("space_key", space_key))[0]
+    if grows:
+        raise ValueError("a space of features cannot be merged")
+    return run, run_id, Space(SpaceSpec.model_validate_json(text))
+
+
+def _draft(con: Any, key: int) -> Draft:
+    owner = ("circuit_key", key)
+    granularity, *rule = _rows(con, "circuit", ("granularity", *_RULE), owner)[0]
+    edges = _arrays(con, "member", ("edge_id",), owner)[0].astype(np.int32)
+    nodes = _arrays(con, "node_member", ("component_id",), owner)[0].astype(np.int32)
+    # The primary one leads, as in the discovery it came from.
+    columns = ("is_primary", "ordinal", *FIGURES)
+    rows = sorted(_rows(con, "evaluation", columns, owner), key=lambda r: (not r[0], r[1]))
+    figures = tuple(Figures(**dict(zip(FIGURES, row[2:], strict=True))) for row in rows)
+    selection = Selection(**dict(zip(_RULE, rule, strict=True)))
+    none = np.zeros(0, dtype=np.int32)
+    return Draft(granularity, selection, none if granularity == "node" else edges, nodes, figures)
+
+
+def _scores(con: Any, table: str, column: str, run_key: int, size: int) -> Scores | None:
+    columns = (column, "score", "score_abs", "score_se")
+    at, *values = _arrays(con, table, columns, ("run_key", run_key))
+    if not len(at):
+        return None
+    made = []
+    for column_values in values:
+        full = np.full(size, np.nan, dtype=np.float32)
+        full[at] = column_values
+        made.append(full)
+    return Scores(made[0], made[1], made[2])
+
+
+def _effects(con: Any, run_key: int, size: int) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    rows = _rows(con, "edge_effect", ("quantity", "edge_id", "value"), ("run_key", run_key))
+    for quantity, edge_id, value in rows:
+        made.setdefault(quantity, np.full(size, np.nan, dtype=np.float32))[edge_id] = value
+    return made
+
+
+def _decisions(con: Any, run_key: int) -> tuple[Decision, ...]:
+    columns = ("ordinal", "item", "phase", "before", "after", "kept")
+    rows = sorted(_rows(con, "decision", columns, ("run_key", run_key)))
+    return tuple(
+        Decision(item, phase, np.nan if b is None else b, np.nan if a is None else a, kept)
+        for _, item, phase, b, a, kept in rows
+    )
+
+
+def _prompts(con: Any, prompt_set: str) -> PromptRows | None:
+    columns = ("prompt_set", "prompt_set_key", "task", "params", "tokenizer", "bos", "dropped")
+    heads = [row for row in _rows(con, "prompt_set", columns) if row[0] == prompt_set]
+    if not heads:
+        return None
+    _, key, task, params, tokenizer, bos, dropped = heads[0]
+    rows = sorted(_rows(con, "prompt", PROMPT, ("prompt_set_key", key)))
+    made = tuple(make_prompt(r[1:]) for r in rows)
+    return PromptRows(
+        prompt_set, task, json.loads(params), tokenizer, bos, json.loads(dropped), made
+    )

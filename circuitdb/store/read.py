@@ -1,0 +1,442 @@
+"""What is read from a store: rows of the `circuits` view, circuits by name, arrays over ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from circuitdb.errors import CircuitReferenceError, StoreError, UnknownNameError
+from circuitdb.store.connection import one
+
+# Numpy, pydantic and the writing half are loaded where they are used: listing needs none.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from circuitdb.circuit import (
+        Circuit,
+        CircuitEdge,
+        Decision,
+        Figures,
+        Granularity,
+        Node,
+        PromptRow,
+        PromptRows,
+        Provenance,
+        Run,
+        Scores,
+        Selection,
+    )
+    from circuitdb.space import EdgeIds, SpaceSpec
+
+    NodeIds = NDArray[np.int32]
+
+
+class CircuitRow(NamedTuple):
+    """One row of the `circuits` view; its columns are documented in docs/schema.md."""
+
+    circuit_id: str
+    run_id: str
+    alias: str | None
+    task: str
+    answers: str
+    replicate: int
+    model: str
+    checkpoint: int | None
+    seed: int | None
+    engine: str
+    granularity: str
+    metric: str
+    ablation: str
+    rule: str
+    value: float | None
+    unit: str | None
+    ranking: str
+    reached: bool | None
+    n_nodes: int
+    n_edges: int
+    faithfulness: float | None
+    ratio: float | None
+    m_full: float | None
+    m_empty: float | None
+    m_circuit: float | None
+    accuracy: float | None
+    prompt_set: str
+    weights: str
+    wall_seconds: float | None
+    command: str | None
+    note: str | None
+    created_at: datetime
+    added_at: datetime
+
+
+class Record(NamedTuple):
+    """One circuit over the ids of its graph space."""
+
+    circuit_id: str
+    run_id: str
+    run: Run
+    space: SpaceSpec
+    granularity: Granularity
+    selection: Selection
+    edges: EdgeIds
+    """Member edge ids, int32, ascending; of a node circuit those among its nodes."""
+    nodes: NodeIds
+    """Member component ids, int32, ascending."""
+
+
+_ROW: Final = ", ".join(f"v.{name}" for name in CircuitRow._fields)
+# Newest first; the circuits of one discovery in the order it gave them.
+_NEWEST: Final = "ORDER BY v.created_at DESC, v.added_at DESC, c.circuit_key"
+
+
+def find(con: Any, filters: dict[str, Any], limit: int | None = None) -> list[CircuitRow]:
+    """Circuits whose columns equal the filters, newest first.
+
+    A filter's value is a plain value, None for null, or a list of which one must hold.
+
+    Raises:
+        UnknownNameError: a filter is no column of the `circuits` view.
+    """
+    conditions, values = [], []
+    for name, value in filters.items():
+        if name not in CircuitRow._fields:
+            raise UnknownNameError("column of circuits", name, CircuitRow._fields)
+        if value is None:
+            conditions.append(f"v.{name} IS NULL")
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            conditions.append(f"v.{name} IN ?")
+            values.append(list(value) or [None])
+        else:
+            conditions.append(f"v.{name} = ?")
+            values.append(value)
+    where = " AND ".join(conditions) or "true"
+    end = "" if limit is None else f" LIMIT {int(limit)}"
+    return rows_where(con, where, values, end)
+
+
+def rows_where(con: Any, where: str, values: Sequence[Any], end: str = "") -> list[CircuitRow]:
+    """Rows of the `circuits` view under a condition on `v`, newest first."""
+    found = con.execute(
+        f"SELECT {_ROW} FROM circuits v JOIN circuit c ON c.circuit_id = v.circuit_id "
+        f"WHERE {where} {_NEWEST}{end}",
+        list(values),
+    )
+    made = [CircuitRow(*row) for row in found.fetchall()]
+    return [r._replace(created_at=_aware(r.created_at), added_at=_aware(r.added_at)) for r in made]
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC)
+
+
+def circuit_keys(con: Any, circuit_ids: Sequence[str]) -> list[int]:
+    """Surrogate keys of whole circuit ids, in their order.
+
+    Raises:
+        CircuitReferenceError: an id is not stored.
+    """
+    ids = list(circuit_ids)
+    found = con.execute("SELECT circuit_id, circuit_key FROM circuit WHERE circuit_id IN ?", [ids])
+    keys = dict(found.fetchall()) if ids else {}
+    for circuit_id in ids:
+        if circuit_id not in keys:
+            raise CircuitReferenceError(f"no circuit has the id {circuit_id!r}; see circuitdb ls")
+    return [keys[circuit_id] for circuit_id in ids]
+
+
+def run_key(con: Any, run_id: str) -> int:
+    """The surrogate key of a whole run id.
+
+    Raises:
+        CircuitReferenceError: it is not stored.
+    """
+    row = one(con, "SELECT run_key FROM run WHERE run_id = ?", [run_id])
+    if row is None:
+        raise CircuitReferenceError(f"no run has the id {run_id!r}; see circuitdb ls")
+    return int(row[0])
+
+
+def ids_by_circuit(
+    con: Any, table: str, column: str, keys: Sequence[int]
+) -> list[NDArray[np.int32]]:
+    """Member ids of several circuits in one scan, each int32, ascending."""
+    import numpy as np
+
+    if not keys:
+        return []
+    found = con.execute(
+        f"SELECT circuit_key, {column} FROM {table} WHERE circuit_key IN ? "
+        f"ORDER BY circuit_key, {column}",
+        [list(keys)],
+    ).fetchnumpy()
+    owners, ids = np.asarray(found["circuit_key"]), np.asarray(found[column], dtype=np.int32)
+    starts, ends = np.searchsorted(owners, keys, "left"), np.searchsorted(owners, keys, "right")
+    return [ids[a:b] for a, b in zip(starts, ends, strict=True)]
+
+
+def spec(con: Any, key: int) -> SpaceSpec:
+    """The graph space of a run, by its surrogate key.
+
+    Raises:
+        StoreError: it grows with what is seen and has no fixed numbering.
+    """
+    from circuitdb.space import SpaceSpec
+
+    text, grows = one(
+        con,
+        "SELECT s.spec, s.grows FROM space s JOIN run r USING (space_key) WHERE r.run_key = ?",
+        [key],
+    )
+    if grows:
+        raise StoreError("a space of features has no fixed numbering; ask for names")
+    return SpaceSpec.model_validate_json(text)
+
+
+def scores(con: Any, table: str, column: str, key: int, size: int) -> Scores | None:
+    """Scores of a run as full-length arrays, NaN where not measured; None if there are none."""
+    import numpy as np
+
+    from circuitdb.circuit import Scores
+    from circuitdb.store.content import filled
+
+    found = con.execute(
+        f"SELECT {column}, score, score_abs, score_se FROM {table} WHERE run_key = ?", [key]
+    ).fetchnumpy()
+    at = np.asarray(found[column])
+    if not len(at):
+        return None
+    arrays: list[NDArray[np.float32] | None] = []
+    for name in ("score", "score_abs", "score_se"):
+        values = np.full(size, np.nan, dtype=np.float32)
+        values[at] = filled(found[name])
+        arrays.append(None if arrays and np.isnan(values).all() else values)
+    assert arrays[0] is not None
+    return Scores(arrays[0], arrays[1], arrays[2])
+
+
+def effects(con: Any, key: int, size: int) -> dict[str, NDArray[np.float32]]:
+    """Further quantities of a run by name, float32 ``[edge]``, NaN where not measured."""
+    import numpy as np
+
+    made: dict[str, NDArray[np.float32]] = {}
+    found = con.execute("SELECT quantity, edge_id, value FROM edge_effect WHERE run_key = ?", [key])
+    for quantity, edge_id, value in found.fetchall():
+        made.setdefault(quantity, np.full(size, np.nan, dtype=np.float32))[edge_id] = value
+    return made
+
+
+def decisions(con: Any, key: int) -> tuple[Decision, ...]:
+    """The decisions of a run in the order taken; NaN where a quantity was not finite."""
+    import numpy as np
+
+    from circuitdb.circuit import Decision
+
+    found = con.execute(
+        "SELECT item, phase, before, after, kept FROM decision WHERE run_key = ? ORDER BY ordinal",
+        [key],
+    ).fetchall()
+    nan = np.nan
+    return tuple(
+        Decision(item, phase, nan if b is None else b, nan if a is None else a, kept)
+        for item, phase, b, a, kept in found
+    )
+
+
+def evaluations(con: Any, key: int) -> tuple[Figures, ...]:
+    """The evaluations of a circuit, the primary one first."""
+    from circuitdb.circuit import Figures
+    from circuitdb.store.content import FIGURES
+
+    found = con.execute(
+        f"SELECT {', '.join(FIGURES)} FROM evaluation WHERE circuit_key = ? "
+        "ORDER BY is_primary DESC, ordinal",
+        [key],
+    ).fetchall()
+    return tuple(Figures(**dict(zip(FIGURES, row, strict=True))) for row in found)
+
+
+def primary(con: Any, key: int) -> Figures | None:
+    """The evaluation of a circuit that the `circuits` view shows."""
+    shown = one(con, "SELECT count(*) FROM evaluation WHERE circuit_key = ? AND is_primary", [key])
+    return evaluations(con, key)[0] if shown[0] else None
+
+
+def prompt_set(con: Any, prompt_set_hash: str) -> PromptRows:
+    """A stored prompt set.
+
+    Raises:
+        StoreError: it is not stored.
+    """
+    from circuitdb.circuit import PromptRows
+    from circuitdb.store.content import PROMPT
+
+    head = one(
+        con,
+        "SELECT prompt_set_key, task, params, tokenizer, bos, dropped FROM prompt_set "
+        "WHERE prompt_set = ?",
+        [prompt_set_hash],
+    )
+    if head is None:
+        raise StoreError(f"the prompts {prompt_set_hash[:12]!r} are not stored in this database")
+    found = con.execute(
+        f"SELECT {', '.join(PROMPT[1:])} FROM prompt WHERE prompt_set_key = ? ORDER BY ordinal",
+        [head[0]],
+    ).fetchall()
+    rows = tuple(make_prompt(row) for row in found)
+    params, dropped = json.loads(head[2]), json.loads(head[5])
+    return PromptRows(prompt_set_hash, head[1], params, head[3], head[4], dropped, rows)
+
+
+def make_prompt(row: Sequence[Any]) -> PromptRow:
+    """A prompt from the columns of its row, the ordinal left out."""
+    from circuitdb.circuit import PromptRow
+
+    split, template, clean, corrupted, *ids, roles = row
+    a, b, c, d = (tuple(listed) for listed in ids)
+    return PromptRow(split, template, clean, corrupted, a, b, c, d, json.loads(roles))
+
+
+def run(con: Any, key: int) -> Run:
+    """A run by its surrogate key."""
+    from circuitdb.circuit import Run
+
+    names = tuple(Run.model_fields)
+    found = one(con, f"SELECT {', '.join(names)} FROM run WHERE run_key = ?", [key])
+    return make_run(dict(zip(names, found, strict=True)))
+
+
+def make_run(values: dict[str, Any]) -> Run:
+    """A run from the columns of its row."""
+    from circuitdb.circuit import Run
+
+    for name in ("task_params", "settings"):
+        values[name] = json.loads(values[name])
+    return Run(**values)
+
+
+def make_provenance(row: Sequence[Any]) -> Provenance:
+    """A provenance from the columns of its row, in the order of the table."""
+    from circuitdb.circuit import Provenance
+    from circuitdb.store.content import PROVENANCE
+
+    values = dict(zip(PROVENANCE, row, strict=True))
+    values["created_at"] = _aware(values["created_at"])
+    values["versions"] = json.loads(values["versions"])
+    return Provenance(**values)
+
+
+_NUMBERS: Final = ("score", "score_abs", "score_se", "in_circuit")
+
+
+_RULE: Final = ("rule", "value", "unit", "ranking", "reached", "members")
+
+
+def _selection(con: Any, key: int) -> Selection:
+
+    from circuitdb.circuit import Selection
+
+    found = one(con, f"SELECT {', '.join(_RULE)} FROM circuit WHERE circuit_key = ?", [key])
+    return Selection(**dict(zip(_RULE, found, strict=True)))
+
+
+def record(con: Any, circuit_id: str) -> Record:
+    """One circuit by ids.
+
+    Raises:
+        CircuitReferenceError: the id is not stored.
+    """
+    key = circuit_keys(con, [circuit_id])[0]
+    owner, granularity, run_id = one(
+        con,
+        "SELECT run_key, granularity, run_id FROM circuit JOIN run USING (run_key) "
+        "WHERE circuit_key = ?",
+        [key],
+    )
+    return Record(
+        circuit_id=circuit_id,
+        run_id=run_id,
+        run=run(con, owner),
+        space=spec(con, owner),
+        granularity=granularity,
+        selection=_selection(con, key),
+        edges=ids_by_circuit(con, "member", "edge_id", [key])[0],
+        nodes=ids_by_circuit(con, "node_member", "component_id", [key])[0],
+    )
+
+
+def get(con: Any, circuit_id: str, measured: bool) -> Circuit:
+    """One circuit by name; with `measured` also what its run measured beside it.
+
+    Raises:
+        CircuitReferenceError: the id is not stored.
+    """
+    from circuitdb.circuit import Circuit
+    from circuitdb.space import SpaceSpec
+
+    key = circuit_keys(con, [circuit_id])[0]
+    owner, made_by, granularity, run_id, spec_text, alias, note = one(
+        con,
+        "SELECT c.run_key, c.provenance_key, c.granularity, r.run_id, s.spec, a.alias, n.note "
+        "FROM circuit c JOIN run r USING (run_key) JOIN space s USING (space_key) "
+        "LEFT JOIN alias a USING (circuit_key) LEFT JOIN note n USING (circuit_key) "
+        "WHERE c.circuit_key = ?",
+        [key],
+    )
+    return Circuit(
+        circuit_id=circuit_id,
+        run_id=run_id,
+        granularity=granularity,
+        space=SpaceSpec.model_validate_json(spec_text),
+        run=run(con, owner),
+        selection=_selection(con, key),
+        figures=primary(con, key),
+        nodes=_nodes(con, circuit_id, measured),
+        edges=_edges(con, circuit_id, measured),
+        provenance=provenance(con, made_by),
+        alias=alias,
+        note=note,
+    )
+
+
+def provenance(con: Any, key: int) -> Provenance:
+    """A provenance by its surrogate key."""
+    from circuitdb.store.content import PROVENANCE
+
+    return make_provenance(
+        one(con, f"SELECT {', '.join(PROVENANCE)} FROM provenance WHERE provenance_key = ?", [key])
+    )
+
+
+def _nodes(con: Any, circuit_id: str, measured: bool) -> tuple[Node, ...]:
+
+    from circuitdb.circuit import Node
+
+    names = ("name", "kind", "layer", "idx", "position", "dictionary", *_NUMBERS)
+    found = con.execute(
+        f"SELECT v.node, {', '.join(f'v.{n}' for n in names[1:])} FROM nodes v "
+        f"JOIN component d ON d.name = v.node AND d.space_key = {_SPACE_KEY} "
+        f"WHERE v.circuit_id = ?{'' if measured else ' AND v.in_circuit'} ORDER BY d.component_id",
+        [circuit_id, circuit_id],
+    ).fetchall()
+    return tuple(Node(**dict(zip(names, row, strict=True))) for row in found)
+
+
+def _edges(con: Any, circuit_id: str, measured: bool) -> tuple[CircuitEdge, ...]:
+
+    from circuitdb.circuit import CircuitEdge
+
+    names = ("src", "dst", "port", *_NUMBERS)
+    found = con.execute(
+        f"SELECT {', '.join(f'v.{n}' for n in names)} FROM edges v "
+        "JOIN edge_dim d ON d.src = v.src AND d.dst = v.dst "
+        f"AND d.port IS NOT DISTINCT FROM v.port AND d.space_key = {_SPACE_KEY} "
+        f"WHERE v.circuit_id = ?{'' if measured else ' AND v.in_circuit'} ORDER BY d.edge_id",
+        [circuit_id, circuit_id],
+    ).fetchall()
+    return tuple(CircuitEdge(**dict(zip(names, row, strict=True))) for row in found)
+
+
+_SPACE_KEY: Final = "(SELECT space_key FROM run JOIN circuit USING (run_key) WHERE circuit_id = ?)"

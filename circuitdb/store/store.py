@@ -1,0 +1,347 @@
+"""The open store: one object whose methods are what one can do with a database."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from circuitdb.errors import StoreError
+from circuitdb.store import read, reference
+from circuitdb.store.connection import (
+    LOCK_SECONDS,
+    Acknowledged,
+    connect,
+    copy_database,
+    default_path,
+    explain,
+    in_our_words,
+    one,
+)
+from circuitdb.store.read import CircuitRow
+
+# Numpy, pydantic and the writing half are loaded where they are used: listing needs none.
+if TYPE_CHECKING:
+    from circuitdb.circuit import (
+        Circuit,
+        Decision,
+        Discovery,
+        Figures,
+        Floats,
+        PromptRows,
+        Provenance,
+        Run,
+        Scores,
+    )
+    from circuitdb.space import EdgeIds, Space, SpaceSpec
+    from circuitdb.store import care, write
+    from circuitdb.store.edit import CheckpointMetric
+    from circuitdb.store.merge import Merged
+    from circuitdb.store.read import NodeIds
+
+
+@functools.lru_cache(maxsize=32)
+def _space(spec: SpaceSpec) -> Space:
+    from circuitdb.space import Space
+
+    return Space(spec)
+
+
+class Store:
+    """An open database. Use it as a context manager and keep it open briefly when writing.
+
+    Reading methods raise :class:`~circuitdb.errors.CircuitReferenceError` for ids that are not
+    stored, all methods :class:`~circuitdb.errors.StoreError` where the file fails them.
+    """
+
+    def __init__(self, con: Any, path: Path, read_only: bool) -> None:
+        self.path, self.read_only = path, read_only
+        self._con = con
+        self._acknowledged = Acknowledged(path)
+        self._commits = 0
+        self._keys: write.Keys | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path | None = None,
+        read_only: bool = False,
+        create: bool = True,
+        lock_seconds: float = LOCK_SECONDS,
+    ) -> Store:
+        """Open a database, made or migrated where needed; no path means the default one.
+
+        Raises:
+            LockedError: another process holds it; it is tried again for `lock_seconds`.
+            CorruptError: it is no database, damaged, or lacks acknowledged transactions.
+            NewerSchemaError: a newer circuitdb wrote it.
+            StoreError: it is missing or may not be written.
+        """
+        where = default_path() if path is None else Path(path)
+        con = connect(where, read_only=read_only, create=create, lock_seconds=lock_seconds)
+        return cls(con, where, read_only)
+
+    def close(self) -> None:
+        """Close the database; what was acknowledged is in its file."""
+        self._con.close()
+        if not self.read_only:
+            self._acknowledged.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Any]:
+        """One transaction: all of it, or nothing."""
+        if self.read_only:
+            raise StoreError(f"{str(self.path)!r} is open for reading only")
+        con = self._con
+        try:
+            con.begin()
+            # First, so that a second writer of this process fails before it has done anything.
+            store_id, self._commits = one(
+                con, "UPDATE store SET commits = commits + 1 RETURNING store_id, commits"
+            )
+            yield con
+            con.commit()
+        except BaseException as error:
+            self._keys = None
+            with contextlib.suppress(duckdb.Error):
+                con.rollback()
+            if isinstance(error, duckdb.Error):
+                raise explain(error, self.path) from error
+            raise
+        self._acknowledged.note(store_id, self._commits)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Any]:
+        with in_our_words(self.path):
+            yield self._con
+
+    def add(self, discovery: Discovery) -> tuple[str, ...]:
+        """Store a discovery whole or not at all; the ids of its circuits.
+
+        What is stored already stays as it is: an equal run keeps its scores, and only circuits
+        that are new are added.
+
+        Raises:
+            OptionError: arrays that do not fit the space, or two circuits of one id.
+            NumericalError: an infinite score.
+            StoreError: it cannot be written; nothing was added.
+        """
+        from circuitdb.store import write
+
+        with self._reading() as con:
+            known = write.look_up(con, discovery)
+        if known.covers(discovery):
+            return discovery.circuit_ids
+        with self._writing() as con:
+            if self._keys is None or self._keys.commits != self._commits - 1:
+                # Somebody else of this process wrote in between.
+                self._keys, known = write.Keys(con), write.look_up(con, discovery)
+            self._keys.commits = self._commits
+            return write.add(con, self._keys, discovery, known)
+
+    def add_evaluation(self, circuit_id: str, figures: Figures) -> None:
+        """Store one more evaluation of a circuit, on whatever task and metric it names."""
+        from circuitdb.store import edit
+
+        with self._writing() as con:
+            edit.add_evaluation(con, read.circuit_keys(con, [circuit_id])[0], figures)
+
+    def add_checkpoint_metrics(self, rows: Sequence[CheckpointMetric]) -> None:
+        """Store what full models do on tasks; an earlier value of the same question goes."""
+        from circuitdb.store import edit
+
+        with self._writing() as con:
+            edit.add_checkpoint_metrics(con, rows)
+
+    def remove(self, circuit_ids: Sequence[str]) -> None:
+        """Remove circuits; a run and its scores go with its last circuit."""
+        from circuitdb.store import edit
+
+        with self._writing() as con:
+            edit.remove(con, read.circuit_keys(con, circuit_ids))
+
+    def set_alias(self, circuit_id: str, alias: str) -> None:
+        """Name a circuit, so that ``@alias`` finds it; an earlier name of it goes."""
+        from circuitdb.store import edit
+
+        with self._writing() as con:
+            edit.set_alias(con, read.circuit_keys(con, [circuit_id])[0], alias)
+
+    def remove_alias(self, circuit_id: str) -> None:
+        """Take a circuit's name away."""
+        from circuitdb.store import edit
+
+        with self._writing() as con:
+            edit.remove_alias(con, read.circuit_keys(con, [circuit_id])[0])
+
+    def set_note(self, circuit_id: str, note: str | None) -> None:
+        """Write a note on a circuit in place of an earlier one; None or blank removes it."""
+        from circuitdb.store import edit
+
+        with self._writing() as con:
+            edit.set_note(con, read.circuit_keys(con, [circuit_id])[0], note)
+
+    def merge(self, other: str | Path) -> Merged:
+        """Add all circuits of another database that are not stored yet; nothing in it runs."""
+        from circuitdb.store.merge import merge
+
+        return merge(self, Path(other))
+
+    def backup(self, target: str | Path) -> Path:
+        """Copy the database to a new file, compacted; an existing file is never overwritten."""
+        with self._reading() as con:
+            copy_database(con, Path(target))
+        return Path(target)
+
+    def verify(self) -> care.Report:
+        """Read every column and compare it with the counts and hashes kept."""
+        from circuitdb.store import care
+
+        return care.verify(self._con, self.path)
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether a run is stored, so that its work need not be done again."""
+        from circuitdb.store import write
+
+        with self._reading() as con:
+            return write.key_of(con, "run", "run_id", run_id) is not None
+
+    def has_prompt_set(self, prompt_set_hash: str) -> bool:
+        """Whether the prompts of a hash are stored."""
+        from circuitdb.store import write
+
+        with self._reading() as con:
+            return write.key_of(con, "prompt_set", "prompt_set", prompt_set_hash) is not None
+
+    def run_circuits(self, run_id: str) -> tuple[str, ...]:
+        """Ids of the circuits of a run, in the order they came; none if it is not stored."""
+        with self._reading() as con:
+            found = con.execute(
+                "SELECT circuit_id FROM circuit JOIN run USING (run_key) WHERE run_id = ? "
+                "ORDER BY circuit_key",
+                [run_id],
+            ).fetchall()
+        return tuple(row[0] for row in found)
+
+    def find(self, *, limit: int | None = None, **filters: Any) -> list[CircuitRow]:
+        """Circuits whose columns equal the filters, newest first.
+
+        A filter is a column of the `circuits` view; its value a plain value, None for null, or a
+        list of which one must hold: ``store.find(task=["ioi", "months"], checkpoint=None)``.
+
+        Raises:
+            UnknownNameError: a filter is no column.
+        """
+        with self._reading() as con:
+            return read.find(con, filters, limit)
+
+    def resolve(self, refs: Sequence[str]) -> list[CircuitRow]:
+        """The circuits that references stand for, resolved together.
+
+        Raises:
+            CircuitReferenceError: one names none or several, or none agree; choices are listed.
+        """
+        with self._reading() as con:
+            return reference.resolve(con, refs)
+
+    def get(self, circuit_id: str, measured: bool = False) -> Circuit:
+        """One circuit by name; with `measured` also what its run measured beside it."""
+        with self._reading() as con:
+            return read.get(con, circuit_id, measured)
+
+    def record(self, circuit_id: str) -> read.Record:
+        """One circuit by ids: what comparison reads, without the cost of names."""
+        with self._reading() as con:
+            return read.record(con, circuit_id)
+
+    def member_ids(self, circuit_id: str) -> EdgeIds:
+        """Edge ids of a circuit, int32, ascending; of a node circuit those among its nodes."""
+        return self.members([circuit_id])[circuit_id]
+
+    def node_ids(self, circuit_id: str) -> NodeIds:
+        """Component ids of a circuit, int32, ascending."""
+        return self.node_members([circuit_id])[circuit_id]
+
+    def members(self, circuit_ids: Sequence[str]) -> dict[str, EdgeIds]:
+        """Edge ids of many circuits in one scan, by circuit id."""
+        with self._reading() as con:
+            keys = read.circuit_keys(con, circuit_ids)
+            found = read.ids_by_circuit(con, "member", "edge_id", keys)
+        return dict(zip(circuit_ids, found, strict=True))
+
+    def node_members(self, circuit_ids: Sequence[str]) -> dict[str, NodeIds]:
+        """Component ids of many circuits in one scan, by circuit id."""
+        with self._reading() as con:
+            keys = read.circuit_keys(con, circuit_ids)
+            found = read.ids_by_circuit(con, "node_member", "component_id", keys)
+        return dict(zip(circuit_ids, found, strict=True))
+
+    def run(self, run_id: str) -> Run:
+        """A run with all its settings."""
+        with self._reading() as con:
+            return read.run(con, read.run_key(con, run_id))
+
+    def provenance(self, run_id: str) -> Provenance:
+        """How a run came to be."""
+        with self._reading() as con:
+            key = read.run_key(con, run_id)
+            made_by = one(con, "SELECT provenance_key FROM run WHERE run_key = ?", [key])
+            return read.provenance(con, made_by[0])
+
+    def space(self, run_id: str) -> Space:
+        """The graph space that the edge and component ids of a run index."""
+        with self._reading() as con:
+            return _space(read.spec(con, read.run_key(con, run_id)))
+
+    def edge_scores(self, run_id: str) -> Scores | None:
+        """Scores of a run, float32 ``[edge]``, NaN where not measured; None if it has none."""
+        size = self.space(run_id).n_edges
+        with self._reading() as con:
+            return read.scores(con, "score", "edge_id", read.run_key(con, run_id), size)
+
+    def node_scores(self, run_id: str) -> Scores | None:
+        """Scores of a run, float32 ``[component]``, NaN where not measured; None if none."""
+        size = len(self.space(run_id).components)
+        with self._reading() as con:
+            return read.scores(con, "node_score", "component_id", read.run_key(con, run_id), size)
+
+    def effects(self, run_id: str) -> dict[str, Floats]:
+        """Further quantities of a run by name, float32 ``[edge]``, NaN where not measured."""
+        size = self.space(run_id).n_edges
+        with self._reading() as con:
+            return read.effects(con, read.run_key(con, run_id), size)
+
+    def decisions(self, run_id: str) -> tuple[Decision, ...]:
+        """The decisions of a run in the order taken."""
+        with self._reading() as con:
+            return read.decisions(con, read.run_key(con, run_id))
+
+    def evaluations(self, circuit_id: str) -> tuple[Figures, ...]:
+        """The evaluations of a circuit, the one shown first."""
+        with self._reading() as con:
+            return read.evaluations(con, read.circuit_keys(con, [circuit_id])[0])
+
+    def prompt_set(self, prompt_set_hash: str) -> PromptRows:
+        """A stored prompt set.
+
+        Raises:
+            StoreError: it is not stored.
+        """
+        with self._reading() as con:
+            return read.prompt_set(con, prompt_set_hash)

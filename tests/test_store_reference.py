@@ -1,0 +1,281 @@
+"""References: what people write for a circuit, alone and together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from circuitdb.errors import CircuitReferenceError
+from circuitdb.store import Store
+from circuitdb.store.reference import parse
+from tests import stored
+
+
+def add(store: Store, task: str, minute: int, **run: object) -> str:
+    """An edge circuit of a task found at a minute; its id."""
+    # Model, checkpoint and seed do not count for the id of a run; the data seed does.
+    given = replace(stored.months(minute), run=stored.a_run(task, **{"data_seed": minute} | run))
+    return store.add(replace(given, edge_scores=None))[0]
+
+
+def of(store: Store, *refs: str) -> list[str]:
+    return [row.circuit_id for row in store.resolve(refs)]
+
+
+def test_an_id_or_a_prefix_of_six_digits_names_a_circuit(fresh_store: Store) -> None:
+    one = add(fresh_store, "ioi", 0)
+    for text in (one, one[:12], one[:6], one[:8].upper(), f" {one[:6]} "):
+        assert of(fresh_store, text) == [one]
+    with pytest.raises(CircuitReferenceError, match="no circuit of task"):
+        of(fresh_store, one[:5])
+    with pytest.raises(CircuitReferenceError, match="no circuit id begins with '000000'"):
+        of(fresh_store, "000000")
+
+
+def test_an_ambiguous_prefix_lists_the_choices(
+    fresh_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = add(fresh_store, "ioi", 0), add(fresh_store, "months", 0)
+    fresh_store._con.execute("UPDATE circuit SET circuit_id = 'abcdef' || substr(circuit_id, 7)")
+    with pytest.raises(CircuitReferenceError, match="begins 2 ids") as caught:
+        of(fresh_store, "abcdef")
+    for circuit_id, task in ((one, "ioi"), (two, "months")):
+        assert f"abcdef{circuit_id[6:12]} {task},model=toy-4l" in str(caught.value)
+
+
+def test_an_alias_names_a_circuit(fresh_store: Store) -> None:
+    one = add(fresh_store, "ioi", 0)
+    fresh_store.set_alias(one, "best")
+    assert of(fresh_store, "@best") == [one]
+    with pytest.raises(CircuitReferenceError, match="alias 'bets'; did you mean 'best'"):
+        of(fresh_store, "@bets")
+
+
+def test_a_task_means_its_newest_circuit(fresh_store: Store) -> None:
+    add(fresh_store, "ioi", 5, engine="acdc")
+    newest = add(fresh_store, "ioi", 9)
+    add(fresh_store, "ioi", 7, engine="exact")
+    assert of(fresh_store, "ioi") == [newest]
+
+
+@pytest.mark.parametrize(
+    ("text", "run"),
+    [
+        ("ioi,model=gpt2", {"model": "gpt2"}),
+        ("ioi,step=500", {"checkpoint": 500}),
+        ("ioi,step=none,seed=1", {"seed": 1}),
+        ("ioi,engine=acdc", {"engine": "acdc"}),
+        ("ioi,metric=kl", {"metric": "kl"}),
+        ("ioi, ablation = mean", {"ablation": "mean"}),
+        ("ioi,step=500,engine=acdc", {"checkpoint": 500, "engine": "acdc"}),
+    ],
+)
+def test_every_key_narrows_the_choice(
+    fresh_store: Store, text: str, run: dict[str, object]
+) -> None:
+    wanted = add(fresh_store, "ioi", 0, **run)
+    add(fresh_store, "ioi", 1)
+    assert of(fresh_store, text) == [wanted]
+
+
+def test_granularity_narrows_the_choice_and_edges_lead_within_a_run(fresh_store: Store) -> None:
+    given = stored.ioi_nodes(0)
+    both = replace(given, circuits=(*given.circuits, stored.edge_draft(stored.IOI)))
+    node, edge = fresh_store.add(both)
+    assert of(fresh_store, "ioi") == [edge]
+    assert of(fresh_store, "ioi,granularity=node") == [node]
+    # Of another run the node circuit may be the newest.
+    (newer,) = fresh_store.add(stored.ioi_nodes(9, data_seed=1))
+    assert of(fresh_store, "ioi") == [newer]
+
+
+def test_edges_lead_within_a_run_also_when_the_nodes_came_later(fresh_store: Store) -> None:
+    given = stored.ioi_nodes(9)
+    (edge,) = fresh_store.add(
+        replace(stored.ioi_nodes(0), circuits=(stored.edge_draft(stored.IOI),))
+    )
+    fresh_store.add(given)
+    assert of(fresh_store, "ioi") == [edge]
+
+
+def test_of_one_discovery_the_first_circuit_leads(fresh_store: Store) -> None:
+    given = stored.ioi()
+    sizes = tuple(stored.edge_draft(stored.IOI[:n]) for n in (3, 2, 4))
+    ids = fresh_store.add(replace(given, circuits=sizes))
+    assert of(fresh_store, "ioi") == [ids[0]]
+
+
+def test_references_agree_in_what_they_leave_open(fresh_store: Store) -> None:
+    ioi = {e: add(fresh_store, "ioi", m, engine=e) for m, e in ((0, "eap"), (1, "acdc"))}
+    months = {e: add(fresh_store, "months", m, engine=e) for m, e in ((2, "prune"), (3, "eap"))}
+    # Alone ioi would be acdc; only eap is there for both.
+    assert of(fresh_store, "ioi", "months") == [ioi["eap"], months["eap"]]
+    assert of(fresh_store, "ioi,engine=acdc", "months,engine=prune") == [
+        ioi["acdc"], months["prune"],
+    ]  # fmt: skip
+
+
+def test_the_newest_combination_wins(fresh_store: Store) -> None:
+    for engine, (first, second) in {"eap": (5, 3), "acdc": (4, 6), "exact": (6, 5)}.items():
+        add(fresh_store, "ioi", first, engine=engine)
+        add(fresh_store, "months", second, engine=engine)
+    # exact and acdc are both complete at minute 6; the older part of exact is newer.
+    rows = fresh_store.resolve(["ioi", "months"])
+    assert {row.engine for row in rows} == {"exact"}
+
+
+def test_what_one_reference_states_holds_for_the_others(fresh_store: Store) -> None:
+    older = add(fresh_store, "months", 0, model="toy-4l")
+    add(fresh_store, "months", 5, model="gpt2")
+    ioi = add(fresh_store, "ioi", 1, model="toy-4l")
+    assert of(fresh_store, "ioi,model=toy-4l", "months") == [ioi, older]
+    assert of(fresh_store, ioi[:8], "months") == [ioi, older]
+    fresh_store.set_alias(ioi, "mine")
+    assert of(fresh_store, "months", "@mine") == [older, ioi]
+
+
+def test_a_key_stated_differently_leaves_the_others_to_agree(fresh_store: Store) -> None:
+    a = [add(fresh_store, "ioi", s, checkpoint=s, seed=seed) for s, seed in ((1, 0), (2, 1))]
+    b = add(fresh_store, "ioi", 0, checkpoint=2, seed=0)
+    # Seeds are open and must agree: step 2 of seed 0, although seed 1 is newer.
+    assert of(fresh_store, "ioi,step=1", "ioi,step=2") == [a[0], b]
+
+
+def test_a_null_agrees_with_null_only(fresh_store: Store) -> None:
+    one, two = add(fresh_store, "ioi", 0, checkpoint=None), add(fresh_store, "months", 0)
+    add(fresh_store, "ioi", 9, checkpoint=512)
+    assert of(fresh_store, "ioi", "months") == [one, two]
+
+
+def test_no_agreement_lists_the_choices(fresh_store: Store) -> None:
+    add(fresh_store, "ioi", 0, engine="acdc")
+    add(fresh_store, "months", 0, engine="eap")
+    with pytest.raises(CircuitReferenceError, match="no stored circuits agree") as caught:
+        of(fresh_store, "ioi", "months")
+    assert "'ioi': ioi,model=toy-4l,seed=0,engine=acdc" in str(caught.value)
+    assert "'months': months,model=toy-4l,seed=0,engine=eap" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_same_reference_twice_is_the_same_circuit(fresh_store: Store) -> None:
+    one = add(fresh_store, "ioi", 0)
+    assert of(fresh_store, "ioi", "ioi") == [one, one]
+
+
+def test_two_references_that_end_at_one_circuit_are_refused(fresh_store: Store) -> None:
+    add(fresh_store, "ioi", 0, checkpoint=500)
+    add(fresh_store, "ioi", 1, checkpoint=1000)
+    with pytest.raises(CircuitReferenceError, match=r"both stand for .*step=500.* state more keys"):
+        of(fresh_store, "ioi,step=500", "ioi")
+
+
+@pytest.mark.parametrize("engine", ["random", "import", "import-eap-ig"])
+def test_random_circuits_and_imports_come_only_when_named(fresh_store: Store, engine: str) -> None:
+    named = add(fresh_store, "ioi", 9, engine=engine)
+    with pytest.raises(CircuitReferenceError, match=f"there are: .*engine={engine}"):
+        of(fresh_store, "ioi")
+    found = add(fresh_store, "ioi", 0)
+    assert of(fresh_store, "ioi") == [found]
+    assert of(fresh_store, f"ioi,engine={engine}") == [named]
+    assert of(fresh_store, named[:10]) == [named]
+
+
+def test_controls_come_only_when_named(fresh_store: Store) -> None:
+    random = add(fresh_store, "ioi", 8, task_params={"answers": "random"})
+    second = add(fresh_store, "ioi", 9, task_params={"replicate": 1})
+    plain = add(fresh_store, "ioi", 0, task_params={"answers": "task", "replicate": 0})
+    assert of(fresh_store, "ioi") == [plain]
+    assert of(fresh_store, "ioi,answers=random") == [random]
+    assert of(fresh_store, "ioi,replicate=1") == [second]
+    assert of(fresh_store, random[:9]) == [random]
+    with pytest.raises(CircuitReferenceError, match="answers=random"):
+        of(fresh_store, "ioi,replicate=2")
+
+
+def test_an_unknown_task_lists_near_names(fresh_store: Store) -> None:
+    with pytest.raises(CircuitReferenceError, match="the database is empty"):
+        of(fresh_store, "ioi")
+    add(fresh_store, "months", 0)
+    add(fresh_store, "ioi", 0)
+    with pytest.raises(CircuitReferenceError, match="did you mean 'months'") as caught:
+        of(fresh_store, "month")
+    assert "Stored tasks: ioi, months" in str(caught.value)
+    with pytest.raises(
+        CircuitReferenceError, match="task 'xyz' is stored; stored tasks: ioi, months"
+    ):
+        of(fresh_store, "xyz")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ioi,modle=x", "'modle=x' in .* did you mean 'model'"),
+        ("ioi,step", "'step' in 'ioi,step' is no key=value"),
+        ("ioi,step=last", "step='last' in .* is no whole number"),
+        (
+            "ioi,engine=nothing",
+            "no stored circuit is 'ioi,engine=nothing'; of 'ioi' there are: ioi,",
+        ),
+    ],
+)
+def test_a_malformed_reference_says_what_is_wrong(
+    fresh_store: Store, text: str, message: str
+) -> None:
+    add(fresh_store, "ioi", 0)
+    with pytest.raises(CircuitReferenceError, match=message):
+        of(fresh_store, text)
+
+
+def test_a_reference_is_taken_apart() -> None:
+    assert parse("ioi, step=5,seed=none,model=a=b").stated == {
+        "step": 5, "seed": None, "model": "a=b",
+    }  # fmt: skip
+
+
+def test_joint_resolution_equals_trying_every_combination(fresh_store: Store) -> None:
+    """The slow, obvious way: all combinations, checked pair by pair, sorted by age."""
+    import itertools
+
+    import numpy as np
+
+    rng = np.random.default_rng(3)
+    for minute in rng.permutation(40).tolist():
+        add(
+            fresh_store, ["ioi", "months", "docstring"][minute % 3], minute,
+            engine=["eap", "acdc"][int(rng.integers(2))], seed=int(rng.integers(3)),
+            checkpoint=[None, 100, 200][int(rng.integers(3))], data_seed=minute,
+        )  # fmt: skip
+    rows = fresh_store.find()
+    keys = ("model", "checkpoint", "seed", "engine", "granularity", "metric", "ablation")
+    for refs in (
+        ["ioi", "months"], ["ioi", "months", "docstring"], ["ioi,seed=1", "months"],
+        ["ioi,step=100", "ioi,step=200", "months"], ["ioi,engine=eap", "months,engine=acdc"],
+    ):  # fmt: skip
+        parsed = [parse(ref) for ref in refs]
+        stated = [
+            {{"step": "checkpoint"}.get(k, k): v for k, v in p.stated.items()} for p in parsed
+        ]
+        options = [
+            [r for r in rows if r.task == p.task and all(getattr(r, k) == v for k, v in s.items())]
+            for p, s in zip(parsed, stated, strict=True)
+        ]
+
+        def agrees(chosen: tuple[object, ...], stated: list[dict[str, object]] = stated) -> bool:
+            for key in keys:
+                said = {s[key] for s in stated if key in s}
+                free = {
+                    getattr(c, key) for c, s in zip(chosen, stated, strict=True) if key not in s
+                }
+                if len(said) == 1 and free:
+                    free |= said
+                if len(free) > 1:
+                    return False
+            return True
+
+        good = [c for c in itertools.product(*options) if agrees(c)]
+        expected = max(
+            (sorted((r.created_at for r in c), reverse=True), [r.circuit_id for r in c])
+            for c in good
+        )
+        assert of(fresh_store, *refs) == expected[1], refs
