@@ -126,6 +126,7 @@ class Database:
         from circuitdb.results import StoredCircuit
 
         prepared = discovery.prepare(plan, model, report=report)
+        notices = (_described(model), *prepared.notices)
         with self.reading() as store:
             before = set(store.run_circuits(prepared.run.run_id))
             known = None
@@ -137,7 +138,7 @@ class Database:
                 store.add(found)
         with self.reading() as store:
             return [
-                StoredCircuit.of(store.get(i), stored_before=i in before, notices=prepared.notices)
+                StoredCircuit.of(store.get(i), stored_before=i in before, notices=notices)
                 for i in prepared.circuit_ids
             ]
 
@@ -269,7 +270,7 @@ class Database:
             self._discover_missing(refs, report)
         with self.reading() as store:
             rows = store.resolve(list(refs))
-            sides = [_compared(store, row) for row in rows]
+            sides = [_compared(store, row, level) for row in rows]
             check(sides, level, force)
             scales = {} if with_controls else _scales(store, rows, sides, level)
         if with_controls:
@@ -478,6 +479,18 @@ def _load(plan: Plan, options: Mapping[str, Any]) -> LoadedModel:
     return catalogue.load(plan.model, checkpoint=plan.checkpoint, seed=plan.seed, **options)
 
 
+def _described(model: LoadedModel) -> str:
+    """How a model is run, for whoever waits for it."""
+    import torch
+
+    way = type(model.forward).__name__.removesuffix("Forward").lower()
+    threads = torch.get_num_threads()
+    return (
+        f"{model.name} runs on {model.device} in {model.dtype} by the {way} forward, with "
+        f"{threads} thread{'' if threads == 1 else 's'}"
+    )
+
+
 def _stored_scores(store: Store, run_id: str) -> Any:
     from circuitdb.engines.engine import Found
 
@@ -490,8 +503,8 @@ def _frame(found: SqlResult) -> pandas.DataFrame:
     return pd.DataFrame(found.rows, columns=found.columns)
 
 
-def _compared(store: Store, row: CircuitRow) -> Compared:
-    """A stored circuit as comparison needs it."""
+def _compared(store: Store, row: CircuitRow, level: Level | None) -> Compared:
+    """A stored circuit as comparison needs it, with the scores that a level reads."""
     from circuitdb.compare.comparable import Compared
 
     stored = store.record(row.circuit_id)
@@ -504,8 +517,8 @@ def _compared(store: Store, row: CircuitRow) -> Compared:
         nodes=stored.nodes,
         run=stored.run,
         better=-1 if row.metric == "kl" else 1,
-        scores=store.edge_scores(row.run_id),
-        node_scores=store.node_scores(row.run_id),
+        scores=store.edge_scores(row.run_id) if level == "edges" else None,
+        node_scores=store.node_scores(row.run_id) if level not in ("edges", None) else None,
     )
 
 
@@ -522,11 +535,11 @@ def _scales(
     """The stored control circuits of every pair, where both circuits have some."""
     from circuitdb.compare.scale import controls
 
+    if not store.find(task=sorted({row.task for row in rows}), answers="random", limit=1):
+        return {}
     columns = ("task", "engine", "metric", "ablation", "granularity")
     alike: dict[str, Any] = {c: sorted({getattr(row, c) for row in rows}) for c in columns}
     of_interest = store.find(**alike)
-    if not any(row.answers == "random" for row in of_interest):
-        return {}
     found = [
         _stored_controls(store, row, side, of_interest)
         for row, side in zip(rows, sides, strict=True)
@@ -556,9 +569,9 @@ def _stored_controls(
         if not controls.same_work(side.run, other):
             continue
         if controls.is_random(other) and _alike(_selection(row), as_random):
-            random.setdefault(controls.replicate(other), _compared(store, row))
+            random.setdefault(controls.replicate(other), _compared(store, row, None))
         elif not controls.is_random(other) and _alike(_selection(row), as_replicate):
-            replicates.setdefault(controls.replicate(other), _compared(store, row))
+            replicates.setdefault(controls.replicate(other), _compared(store, row, None))
     order = sorted(replicates, key=lambda k: (k not in random, k))
     return [replicates[k] for k in order], [random[k] for k in order if k in random]
 

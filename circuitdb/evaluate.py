@@ -21,14 +21,14 @@ from circuitdb.ablation import Ablation
 from circuitdb.circuit import Figures, finite
 from circuitdb.errors import NumericalError
 from circuitdb.metrics import Correct, Incorrect, Metric
-from circuitdb.models.forward import Logits, MaskedForward, Tokens, Writers
+from circuitdb.models.forward import Logits, MaskedForward, MaskedRun, Tokens, Writers
 from circuitdb.space import EdgeMask
 from circuitdb.tasks.prompts import Batch, Prompts
 
 Values = NDArray[np.float64]
 
-_CACHE_BYTES = 512 * 2**20
-"""Ablated activations are kept between forwards up to this size, and recomputed beyond."""
+_CACHE_BYTES = 1024 * 2**20
+"""Batches' masked forwards are kept between masks up to this size, and begun anew beyond."""
 _BATCH_BYTES = 192 * 2**20
 """Target size of one batch's writer outputs."""
 
@@ -44,7 +44,8 @@ class BenchBatch:
     index: NDArray[np.int64]
     template: tuple[str, ...]
     reference: Logits
-    ablated: Writers | None = None
+    run: MaskedRun | None = None
+    """The masked forward on this batch, where it is kept between masks."""
 
 
 class Bench:
@@ -90,24 +91,27 @@ class Bench:
         )  # fmt: skip
 
     def ablated(self, batch: BenchBatch) -> Writers:
-        """Ablated activations of a batch, cached while the cache has room."""
-        if batch.ablated is not None:
-            return batch.ablated
-        made = self.ablation.writers(batch.corrupted, batch.template)
-        size = made.element_size() * made.nelement()
+        """Ablated activations of a batch, ``[writer, batch, pos, d_model]``."""
+        return self.ablation.writers(batch.corrupted, batch.template)
+
+    def _run(self, batch: BenchBatch) -> MaskedRun:
+        """The masked forward on a batch; kept between masks while there is room."""
+        if batch.run is not None:
+            return batch.run
+        made = self.ablated(batch)
+        run = self.forward.masked_run(batch.clean, made)
+        # The ablated activations, and two forwards remembered.
+        size = 3 * made.element_size() * made.nelement()
         if self._kept_bytes + size <= _CACHE_BYTES:
             self._kept_bytes += size
-            batch.ablated = made
-        return made
+            batch.run = run
+        return run
 
     def logits(self, keep: EdgeMask) -> Iterator[tuple[BenchBatch, Logits]]:
         """Batch by batch, the logits of the circuit that keeps these edges."""
         mask = torch.from_numpy(keep)
         for batch in self.batches:
-            if keep.all():
-                yield batch, batch.reference
-            else:
-                yield batch, self.forward.masked(batch.clean, self.ablated(batch), mask)
+            yield batch, batch.reference if keep.all() else self._run(batch)(mask)
 
     def outcomes(self, keep: EdgeMask, measured: Sequence[Metric]) -> dict[str, Values]:
         """Metrics of each prompt under an edge mask, by name, from one masked forward a batch.

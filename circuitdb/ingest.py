@@ -8,9 +8,9 @@ This is the only module that reads the shipped folder ``ingest/``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -109,12 +109,16 @@ def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
 
 
 def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """The keys of the part of a model that a path leads to."""
+    """The keys of the part of a model that a path leads to; items of a list are by number."""
     for part in path:
-        inner = (
-            model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        )
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            break
-        model = inner
+        if isinstance(part, str) and part in model.model_fields:
+            model = next(_models_in(model.model_fields[part].annotation), model)
     return sorted(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The recipe models an annotation names, such as ``tuple[Stage, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)

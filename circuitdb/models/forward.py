@@ -19,6 +19,7 @@ Logits = Float[Tensor, "batch vocab"]
 Writers = Float[Tensor, "writer batch pos d_model"]
 Embedding = Float[Tensor, "batch pos d_model"]
 EdgeMask = Bool[Tensor, " edge"]
+MaskedRun = Callable[[EdgeMask], Logits]
 Objective = Callable[[Logits], Float[Tensor, " batch"]]
 
 
@@ -47,6 +48,13 @@ class MaskedForward(Protocol):
         """Logits with the kept edges live and every other edge carrying its ablated sender.
 
         Everything downstream is recomputed, norm scales included.
+        """
+        ...
+
+    def masked_run(self, tokens: Tokens, ablated: Writers) -> MaskedRun:
+        """The masked forward on fixed prompts, to be called with many masks.
+
+        It may remember what masks have in common; the result is that of :meth:`masked`.
         """
         ...
 

@@ -15,6 +15,7 @@ Source: hook names are those of TransformerLens, https://github.com/TransformerL
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,15 @@ from torch import Tensor  # noqa: TID253
 
 from circuitdb.errors import ModelError, OptionError
 from circuitdb.models import hub
-from circuitdb.models.forward import EdgeMask, Embedding, Logits, Objective, Tokens, Writers
+from circuitdb.models.forward import (
+    EdgeMask,
+    Embedding,
+    Logits,
+    MaskedRun,
+    Objective,
+    Tokens,
+    Writers,
+)
 from circuitdb.space import Space, SpaceSpec
 
 # A closure on one hook: sees the activation, may return its replacement. TransformerLens passes
@@ -97,6 +106,10 @@ class HookedForward:
 
         writes = _hooks(self._writers, lambda site, x: _store(live, site, x))
         return self._run(tokens, writes + _hooks(self._readers, read))
+
+    def masked_run(self, tokens: Tokens, ablated: Writers) -> MaskedRun:
+        """The masked forward on fixed prompts; nothing is remembered between masks."""
+        return functools.partial(self.masked, tokens, ablated)
 
     def edge_gradients(
         self,

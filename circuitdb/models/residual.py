@@ -1,8 +1,7 @@
 """The fast masked forward: the model written as a sum of component outputs.
 
-1. Keep what every writer wrote, live and ablated.
-2. Before each layer, mix for each reader its own input: the live outputs over kept edges, the
-   ablated ones over the rest. Sum the few kept or the few removed, whichever are fewer.
+1. Keep what every writer wrote, live and ablated (:mod:`~circuitdb.models.stream`).
+2. Before each layer, mix for each reader its own input.
 3. Run attention head by head and the MLP on their own inputs; append what they wrote.
 4. Logits of the last position from the input of ``logits``.
 
@@ -15,19 +14,34 @@ Source: the edge view of a transformer is that of Conmy et al. 2023 and Syed et 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch  # noqa: TID253
 import torch.nn.functional as F  # noqa: TID253
-from jaxtyping import Bool, Float
-from numpy.typing import NDArray
+from jaxtyping import Float
 from torch import Tensor  # noqa: TID253
 
 from circuitdb.errors import ModelError, OptionError
-from circuitdb.models.forward import EdgeMask, Embedding, Logits, Objective, Tokens, Writers
+from circuitdb.models.forward import (
+    EdgeMask,
+    Embedding,
+    Logits,
+    MaskedRun,
+    Objective,
+    Tokens,
+    Writers,
+)
+from circuitdb.models.stream import (
+    Boundaries,
+    IncrementalRun,
+    Mixed,
+    Readers,
+    Stream,
+    or_zero,
+    reader_blocks,
+)
 from circuitdb.models.weights import FAMILIES, Attention, Mlp, Norm, Weights
 from circuitdb.space import Space
 
@@ -47,17 +61,6 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def supports(family: str) -> bool:
     """Whether this forward knows a model family (its Hugging Face ``model_type``)."""
     return family in FAMILIES
-
-
-class _Readers(NamedTuple):
-    """A block of readers that see the same writers."""
-
-    rows: slice
-    """Reader indices."""
-    n_visible: int
-    """They read writers 0 … n_visible − 1."""
-    edges: slice
-    """Their edge ids: reader by reader, writer by writer."""
 
 
 class _Normed(NamedTuple):
@@ -84,9 +87,15 @@ class ResidualForward:
                 )
         self.weights = weights
         self.space = Space(weights.spec)
-        self._attention_readers, self._mlp_readers, self._logits_readers = _reader_blocks(
-            self.space
-        )
+        blocks = reader_blocks(self.space)
+        self._attention_readers, self._mlp_readers = blocks[0:-1:2], blocks[1:-1:2]
+        self._logits_readers = blocks[-1]
+        self._boundaries = Boundaries(tuple(blocks), tuple(self._steps()), self._logits_layer)
+
+    def _steps(self) -> Iterator[Callable[[Stream], None]]:
+        for layer in range(len(self.weights.blocks)):
+            yield functools.partial(self._attention_layer, layer)
+            yield functools.partial(self._mlp_layer, layer)
 
     @torch.no_grad()
     def logits(self, tokens: Tokens) -> Logits:
@@ -113,24 +122,34 @@ class ResidualForward:
             )
             heads = _write(block.attention, z)
             out[at : at + len(heads)] = heads
-            x = x + heads.sum(0) + _or_zero(block.attention.b_o)
+            x = x + heads.sum(0) + or_zero(block.attention.b_o)
             out[at + len(heads)] = _mlp(block.mlp, _normalized(block.mlp_norm, x))
             at += len(heads) + 1
             x = x + out[at - 1]
         return out
 
-    @torch.no_grad()
     def masked(self, tokens: Tokens, ablated: Writers, keep: EdgeMask) -> Logits:
         """Logits with the kept edges live and every other edge carrying its ablated sender."""
-        stream = _Stream(self.space, ablated, keep)
-        stream.append(self.embed(tokens)[None])
-        for i, block in enumerate(self.weights.blocks):
-            a = block.attention
-            x = _per_reader(block.attention_norm, stream.inputs(self._attention_readers[i]))
-            z = self._attend(a, *self._qkv(a, x))
-            stream.append(_write(a, z), constant=a.b_o)
-            mixed = stream.inputs(self._mlp_readers[i])
-            stream.append(_mlp(block.mlp, _normalized(block.mlp_norm, mixed.inputs)))
+        return self.masked_run(tokens, ablated)(keep)
+
+    def masked_run(self, tokens: Tokens, ablated: Writers) -> MaskedRun:
+        """The masked forward on fixed prompts: below the first edge that changed it is reused."""
+        return IncrementalRun(self.space, self._boundaries, ablated, lambda: self.embed(tokens))
+
+    def _attention_layer(self, layer: int, stream: Stream) -> None:
+        """Run one attention layer of a masked forward."""
+        a, norm = self.weights.blocks[layer].attention, self.weights.blocks[layer].attention_norm
+        x = _per_reader(norm, stream.inputs(self._attention_readers[layer]))
+        stream.append(_write(a, self._attend(a, *self._qkv(a, x))), a.b_o)
+
+    def _mlp_layer(self, layer: int, stream: Stream) -> None:
+        """Run one MLP of a masked forward."""
+        block = self.weights.blocks[layer]
+        mixed = stream.inputs(self._mlp_readers[layer])
+        stream.append(_mlp(block.mlp, _normalized(block.mlp_norm, mixed.inputs)), None)
+
+    def _logits_layer(self, stream: Stream) -> Logits:
+        """The end of a masked forward."""
         return self._unembed(stream.inputs(self._logits_readers).inputs[0, :, -1])
 
     def edge_gradients(
@@ -143,7 +162,7 @@ class ResidualForward:
         """For every edge and prompt: Σ over positions and d_model of delta · ∂objective/∂input."""
         scores = delta.new_zeros((tokens.shape[0], self.space.n_edges))
 
-        def record(readers: _Readers, grad: PerReader) -> None:
+        def record(readers: Readers, grad: PerReader) -> None:
             seen = delta[: readers.n_visible].flatten(2)
             products = torch.einsum("wbx,rbx->brw", seen, grad.flatten(2))
             scores[:, readers.edges] = products.flatten(1)
@@ -199,89 +218,10 @@ class ResidualForward:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
 
 
-class _Mixed(NamedTuple):
-    """The distinct inputs of a block of readers, and which of them each reader has."""
-
-    inputs: PerReader
-    """``[distinct, batch, pos, d_model]``"""
-    of_reader: Tensor
-    """Index into `inputs`, ``[reader]``."""
-
-
-class _Stream:
-    """Live and ablated writer outputs of a forward under way, and the inputs mixed from them."""
-
-    def __init__(self, space: Space, ablated: Writers, keep: EdgeMask) -> None:
-        self._keep = torch.from_numpy(_plain_rows(space, keep.cpu().numpy()))
-        self._ablated = ablated
-        self._difference = torch.empty_like(ablated)
-        self._live_sum = ablated.new_zeros(ablated.shape[1:])
-        self._ablated_sum = ablated.new_zeros(ablated.shape[1:])
-        self._written = 0
-
-    def append(self, live: Writers, constant: Tensor | None = None) -> None:
-        """Add the next writers' live outputs, and a bias that belongs to none of them."""
-        new = slice(self._written, self._written + len(live))
-        torch.sub(live, self._ablated[new], out=self._difference[new])
-        self._live_sum = self._live_sum + live.sum(0) + _or_zero(constant)
-        self._ablated_sum = self._ablated_sum + self._ablated[new].sum(0) + _or_zero(constant)
-        self._written = new.stop
-
-    def inputs(self, readers: _Readers) -> _Mixed:
-        """The inputs of a block of readers; those with the same kept edges share one."""
-        rows = self._keep[readers.rows, : readers.n_visible]
-        kept, of_reader = torch.unique(rows, dim=0, return_inverse=True)
-        cut_columns = (~kept).any(0).nonzero()[:, 0]
-        kept_columns = kept.any(0).nonzero()[:, 0]
-        if len(cut_columns) <= len(kept_columns):
-            mixed = self._live_sum - self._mix(~kept, cut_columns)
-        else:
-            mixed = self._ablated_sum + self._mix(kept, kept_columns)
-        return _Mixed(mixed, of_reader.to(mixed.device))
-
-    def _mix(self, weights: Bool[Tensor, "distinct writer"], columns: Tensor) -> PerReader:
-        difference = self._difference[columns.to(self._difference.device)]
-        chosen = weights[:, columns].to(difference)
-        return (chosen @ difference.flatten(1)).unflatten(1, difference.shape[1:])
-
-
-def _plain_rows(space: Space, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Kept edges, bool ``[reader, writer]``, where readers nobody listens to keep every edge.
-
-    What a component reads does not matter once all its own edges are cut. Reading the plain
-    stream there lets more readers share one input.
-    """
-    matrix = space.matrix(keep)
-    heard = np.append(matrix.any(0), True)
-    live = [heard[list(behind)].any() for behind in space.reader_components]
-    matrix[~np.asarray(live)] = True
-    return matrix
-
-
-def _reader_blocks(space: Space) -> tuple[list[_Readers], list[_Readers], _Readers]:
-    """Attention readers by layer, MLP readers by layer, and ``logits``."""
-    visible = (space.edge_id >= 0).sum(1)
-    ends = np.cumsum(visible)
-    per_layer = space.spec.n_heads + 2 * space.spec.n_kv_heads
-    bounds = [0]
-    for _ in range(space.spec.n_layers):
-        bounds += [bounds[-1] + per_layer, bounds[-1] + per_layer + 1]
-    bounds.append(bounds[-1] + 1)
-    blocks = []
-    for lo, hi in itertools.pairwise(bounds):
-        edges = slice(int(ends[lo] - visible[lo]), int(ends[hi - 1]))
-        blocks.append(_Readers(slice(lo, hi), int(visible[lo]), edges))
-    return blocks[0:-1:2], blocks[1:-1:2], blocks[-1]
-
-
-def _or_zero(bias: Tensor | None) -> Tensor | float:
-    return 0.0 if bias is None else bias
-
-
 def _project(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """Shared ``[b, t, d]`` or per-head ``[h, b, t, d]`` inputs through ``[h, d, e]``."""
     if x.dim() == 3:
-        out = (x @ w.transpose(0, 1).flatten(1)).unflatten(2, (len(w), -1)).transpose(1, 2)
+        out = (x @ w.transpose(0, 1).flatten(1)).reshape(*x.shape[:2], len(w), -1).transpose(1, 2)
     else:
         out = torch.einsum("hbtd,hde->bhte", x, w)
     return out if b is None else out + b[:, None]
@@ -294,17 +234,17 @@ def _write(a: Attention, z: Tensor) -> PerReader:
 
 def _write_summed(a: Attention, z: Tensor) -> Shared:
     """What all heads write together, output bias included."""
-    return z.transpose(1, 2).flatten(2) @ a.w_o.flatten(0, 1) + _or_zero(a.b_o)
+    return z.transpose(1, 2).flatten(2) @ a.w_o.flatten(0, 1) + or_zero(a.b_o)
 
 
 def _mlp(m: Mlp, x: Tensor) -> Tensor:
     act = _ACTIVATIONS[m.activation]
-    pre = x @ m.w_in + _or_zero(m.b_in)
+    pre = x @ m.w_in + or_zero(m.b_in)
     hidden = act(pre) if m.w_gate is None else act(x @ m.w_gate) * pre
-    return hidden @ m.w_out + _or_zero(m.b_out)
+    return hidden @ m.w_out + or_zero(m.b_out)
 
 
-def _per_reader(norm: Norm, mixed: _Mixed) -> Tensor:
+def _per_reader(norm: Norm, mixed: Mixed) -> Tensor:
     """Normed inputs: one shared ``[batch, pos, d_model]`` where all are equal, else one a reader."""
     normed = _normalized(norm, mixed.inputs)
     return normed[0] if len(normed) == 1 else normed[mixed.of_reader]
@@ -313,7 +253,7 @@ def _per_reader(norm: Norm, mixed: _Mixed) -> Tensor:
 def _normalized(norm: Norm, x: Tensor) -> Tensor:
     """The norm's output alone, by torch's fused kernels."""
     if norm.rms:
-        return F.rms_norm(x, norm.weight.shape, norm.weight, norm.eps) + _or_zero(norm.bias)
+        return F.rms_norm(x, norm.weight.shape, norm.weight, norm.eps) + or_zero(norm.bias)
     return F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)
 
 
@@ -321,7 +261,7 @@ def _norm(norm: Norm, x: Tensor) -> _Normed:
     centred = x if norm.rms else x - x.mean(-1, keepdim=True)
     scale = (centred.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
     unit = centred * scale
-    return _Normed(unit * norm.weight + _or_zero(norm.bias), unit, scale)
+    return _Normed(unit * norm.weight + or_zero(norm.bias), unit, scale)
 
 
 def _norm_backward(norm: Norm, normed: _Normed, grad: PerReader) -> PerReader:
@@ -333,21 +273,21 @@ def _norm_backward(norm: Norm, normed: _Normed, grad: PerReader) -> PerReader:
 
 
 def _record_attention(
-    readers: _Readers,
+    readers: Readers,
     a: Attention,
     norm: Norm,
     normed: _Normed,
     qkv: tuple[Tensor, Tensor, Tensor],
-    record: Callable[[_Readers, PerReader], None],
+    record: Callable[[Readers, PerReader], None],
 ) -> None:
     """Have the backward report each query, key and value input's gradient."""
     held = _Normed(*(part.detach() for part in normed))
     row, edge = readers.rows.start, readers.edges.start
     for projected, w in zip(qkv, (a.w_q, a.w_k, a.w_v), strict=True):
         n_edges = len(w) * readers.n_visible
-        part = _Readers(slice(row, row + len(w)), readers.n_visible, slice(edge, edge + n_edges))
+        part = Readers(slice(row, row + len(w)), readers.n_visible, slice(edge, edge + n_edges))
 
-        def pull(grad: Tensor, part: _Readers = part, w: Tensor = w) -> None:
+        def pull(grad: Tensor, part: Readers = part, w: Tensor = w) -> None:
             at_norm = torch.einsum("bhte,hde->hbtd", grad, w)
             record(part, _norm_backward(norm, held, at_norm))
 
@@ -355,9 +295,7 @@ def _record_attention(
         row, edge = part.rows.stop, part.edges.stop
 
 
-def _recorded(
-    x: Tensor, readers: _Readers, record: Callable[[_Readers, PerReader], None]
-) -> Tensor:
+def _recorded(x: Tensor, readers: Readers, record: Callable[[Readers, PerReader], None]) -> Tensor:
     """The same tensor as a branch of its own, whose gradient the backward reports."""
     branch = x.view_as(x)
     branch.register_hook(lambda grad: record(readers, grad[None]))  # type: ignore[no-untyped-call]

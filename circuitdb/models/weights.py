@@ -93,7 +93,9 @@ FAMILIES = ("gpt2", "llama")
 """Families :func:`from_hf` reads, by their Hugging Face ``model_type``."""
 
 
-def from_hf(state: StateDict, config: Mapping[str, Any], dtype: torch.dtype | None = None) -> Weights:
+def from_hf(
+    state: StateDict, config: Mapping[str, Any], dtype: torch.dtype | None = None
+) -> Weights:
     """Weights of a Hugging Face state dict and its ``config.json``.
 
     Raises:
@@ -102,8 +104,12 @@ def from_hf(state: StateDict, config: Mapping[str, Any], dtype: torch.dtype | No
     """
     family = config.get("model_type")
     if family not in FAMILIES:
-        raise ModelError(f"the residual forward does not know model type {family!r}; known: {FAMILIES}")
-    cast = {k: v.detach().to(dtype or torch.float32) for k, v in state.items() if v.is_floating_point()}
+        raise ModelError(
+            f"the residual forward does not know model type {family!r}; known: {FAMILIES}"
+        )
+    cast = {
+        k: v.detach().to(dtype or torch.float32) for k, v in state.items() if v.is_floating_point()
+    }
     try:
         return _gpt2(cast, config) if family == "gpt2" else _llama(cast, config)
     except KeyError as missing:
@@ -203,7 +209,12 @@ def _llama(state: dict[str, Tensor], config: Mapping[str, Any]) -> Weights:
             t[f"{m}.down_proj.weight"].T.contiguous(), t.get(f"{m}.down_proj.bias"),
             str(config.get("hidden_act", "silu")),
         )  # fmt: skip
-        return Block(norm(f"layers.{i}.input_layernorm"), attention, norm(f"layers.{i}.post_attention_layernorm"), mlp)
+        return Block(
+            norm(f"layers.{i}.input_layernorm"),
+            attention,
+            norm(f"layers.{i}.post_attention_layernorm"),
+            mlp,
+        )
 
     unembed = t.get("lm_head.weight", t["embed_tokens.weight"])
     return Weights(

@@ -11,9 +11,10 @@ in ``ioi,model=toy-4l,step=500``. Several references are resolved together:
 3. Of the combinations left, the newest wins: the one whose newest circuit is newest, then the
    next. Two references that differ must not end at one circuit.
 
-Circuits of random runs and imports take part only where ``engine=`` names them, circuits of
-control runs only where ``answers=random`` or ``replicate=N`` does. A run is as new as its
-newest circuit, and of the circuits of one run the edge circuits come before the node circuits.
+Circuits of random runs, those written by hand and imports take part only where ``engine=`` names
+them, circuits of control runs only where ``answers=random`` or ``replicate=N`` does. A run is as
+new as its newest circuit, and of the circuits of one run the edge circuits come before the node
+circuits.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _NUMBERS: Final = ("step", "seed", "replicate")
 _PREFIX: Final = re.compile(r"[0-9a-f]{6,64}")
 _Age = tuple[datetime, datetime, bool, datetime, datetime]
 _Agreed = frozenset[tuple[str, Any]]
-_NOT_UNLESS_NAMED: Final = ("random", "import")
+_NOT_UNLESS_NAMED: Final = ("random", "manual", "import")
 
 
 class Reference(NamedTuple):

@@ -1,0 +1,76 @@
+"""The command line's table of contents.
+
+A command's module is loaded when the command is run: only help loads all of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import typer
+
+from circuitdb import __version__
+from circuitdb.cli import options
+
+COMMANDS: Final[dict[str, str]] = {
+    "discover": "discover", "ls": "listing", "show": "showing", "overlap": "compare",
+    "render": "draw", "evaluate": "discover", "add": "discover", "sql": "asking",
+    "query": "asking", "queries": "asking", "models": "models", "tasks": "models",
+    "engines": "models", "train": "models", "pull": "models", "alias": "care", "note": "care",
+    "rm": "care", "merge": "care", "verify": "care", "backup": "care", "doctor": "care",
+}  # fmt: skip
+"""Command → the module that has it, in the order of the help."""
+_SUBCOMMANDS: Final = ("list", "show")
+
+
+def application(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The command line with the command that `arguments` name, or with all where they name none."""
+    # Plain help starts faster than a rich one, and is what docs/cli.md is generated from.
+    made = typer.Typer(
+        rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False,
+        invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]},
+    )  # fmt: skip
+    made.callback()(circuitdb)
+    first = next(iter(arguments), None)
+    for name in (first,) if first in COMMANDS else COMMANDS:
+        handler = getattr(importlib.import_module(f"circuitdb.cli.{COMMANDS[name]}"), name)
+        if isinstance(handler, typer.Typer):
+            made.add_typer(handler, name=name)
+        else:
+            made.command(name)(handler)
+    return made
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"circuitdb {__version__}")
+        raise typer.Exit
+
+
+def circuitdb(
+    context: typer.Context,
+    db: options.Db = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    """The database of neural-network circuits: discover, store, compare and draw them.
+
+    --db, --json and --quiet work with every command, before or after its name.
+
+    \b
+    Examples:
+      circuitdb discover --task ioi --task greater_than
+      circuitdb overlap ioi greater_than --controls --render overlap.svg
+      circuitdb ls
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+    given: dict[str, Any] = {"db": db, "as_json": as_json, "quiet": quiet}
+    given = {name: value for name, value in given.items() if value}
+    defaults: dict[str, Any] = dict.fromkeys(COMMANDS, given)
+    context.default_map = defaults | {"tasks": given | dict.fromkeys(_SUBCOMMANDS, given)}

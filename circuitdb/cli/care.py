@@ -1,0 +1,196 @@
+"""Commands that keep a database: rm, alias, note, merge, verify, backup, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from circuitdb import api
+from circuitdb.cli import options
+from circuitdb.cli.output import Output, line, number, plural, raw
+from circuitdb.cli.progress import reporting
+from circuitdb.cli.tables import Column, table
+from circuitdb.errors import CorruptError, OptionError
+
+
+def rm(
+    ref: options.Refs,
+    db: options.Db = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Remove circuits.
+
+    Runs and prompts that nothing needs any more go with them.
+
+    \b
+    Example:
+      circuitdb rm 3f9a1c @old
+    """
+    out = Output(as_json, quiet)
+    removed = api.open(db).remove(*ref)
+    out.result({"removed": removed}, lambda: raw("\n".join(f"removed {i[:12]}" for i in removed)))
+
+
+def alias(
+    ref: options.Ref,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Letters, digits, '_', '.', '-'.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take its alias away.")] = False,
+    db: options.Db = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Give a circuit a name that @NAME finds.
+
+    \b
+    Examples:
+      circuitdb alias 3f9a1c paper
+      circuitdb show @paper
+    """
+    if (name is None) != remove:
+        raise OptionError("give either a NAME or --remove")
+    out = Output(as_json, quiet)
+    name = None if name is None else name.removeprefix("@")
+    circuit_id = api.open(db).alias(ref, name)
+    said = f"{circuit_id[:12]} is @{name}" if name else f"{circuit_id[:12]} has no alias"
+    out.result({"circuit_id": circuit_id, "alias": name}, lambda: raw(said))
+
+
+def note(
+    ref: options.Ref,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="What to remember.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take its note away.")] = False,
+    db: options.Db = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a note on a circuit, in place of an earlier one.
+
+    \b
+    Example:
+      circuitdb note ioi "the one of figure 2"
+    """
+    if (text is None) != remove:
+        raise OptionError("give either a TEXT or --remove")
+    out = Output(as_json, quiet)
+    circuit_id = api.open(db).note(ref, text)
+    said = f"{circuit_id[:12]}: {text}" if text else f"{circuit_id[:12]} has no note"
+    out.result({"circuit_id": circuit_id, "note": text}, lambda: raw(said))
+
+
+def merge(
+    other: Annotated[
+        Path, typer.Argument(metavar="OTHER.db", help="Another database.", show_default=False)
+    ],
+    db: options.Db = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Add the circuits of another database.
+
+    Those that are stored here already stay as they are. Nothing in the other file is run.
+
+    \b
+    Example:
+      circuitdb merge colleague.duckdb
+    """
+    out = Output(as_json, quiet)
+    with reporting(out) as report:
+        report("merging", 0, 0)
+        merged = api.open(db).merge(other)
+    said = f"{plural(len(merged.added), 'circuit')} added, {merged.known} stored already"
+    out.result(
+        {"added": merged.added, "known": merged.known, "skipped_aliases": merged.skipped},
+        lambda: raw(said),
+    )
+    for name in merged.skipped:
+        out.note(f"note: alias @{name} was left out, another circuit has it")
+
+
+def verify(
+    db: options.Db = None, as_json: options.AsJson = False, quiet: options.Quiet = False
+) -> None:
+    """Read the whole database and say whether it is undamaged.
+
+    Every column is compared with the counts and hashes kept in the file.
+
+    \b
+    Example:
+      circuitdb verify --db circuits.duckdb
+    """
+    out = Output(as_json, quiet)
+    database = api.open(db)
+    with reporting(out) as report:
+        report("verifying", 0, 0)
+        found = database.verify()
+    document = {
+        **found._asdict(),
+        "ok": found.ok,
+        "problems": [p._asdict() for p in found.problems],
+    }
+
+    def text() -> None:
+        line(
+            f"{plural(found.n_circuits, 'circuit')} of {plural(found.n_runs, 'run')}, "
+            f"{plural(found.n_rows, 'row')} read in {number(found.seconds)} s: "
+            f"{'whole' if found.ok else plural(len(found.problems), 'problem')}"
+        )
+        if found.problems:
+            table((Column("table", keep=True), "problem"), found.problems)
+
+    out.result(document, text)
+    if not found.ok:
+        raise CorruptError(
+            f"{str(database.path)!r} is damaged: {plural(len(found.problems), 'problem')}; "
+            "restore a backup"
+        )
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.", show_default=False)],
+    db: options.Db = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Copy the database to a new file, compacted.
+
+    \b
+    Example:
+      circuitdb backup circuits-2026-01.duckdb
+    """
+    out = Output(as_json, quiet)
+    with reporting(out) as report:
+        report("copying", 0, 0)
+        path = api.open(db).backup(file)
+    out.result({"path": path, "bytes": path.stat().st_size}, lambda: raw(str(path)))
+
+
+def doctor(
+    db: options.Db = None, as_json: options.AsJson = False, quiet: options.Quiet = False
+) -> None:
+    """Say what circuitdb works with here.
+
+    Versions, threads, drawing, models, the database and its disk.
+
+    \b
+    Example:
+      circuitdb doctor
+    """
+    from circuitdb.cli import examination
+
+    out = Output(as_json, quiet)
+    with reporting(out) as report:
+        report("looking around", 0, 0)
+        found = examination.examine(api.open(db).path)
+
+    def text() -> None:
+        for topic, facts in found.items():
+            line(f"{topic}:")
+            table(("", ""), [[name, examination.words(value)] for name, value in facts.items()])
+            line()
+
+    out.result(found, text)

@@ -1,0 +1,194 @@
+"""The command that compares circuits: overlap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from circuitdb import api
+from circuitdb.cli import options
+from circuitdb.cli.output import Output, line, number, share
+from circuitdb.cli.progress import reporting
+from circuitdb.cli.tables import Cell, Column, table
+
+if TYPE_CHECKING:
+    from circuitdb.compare.overlap import Overlap, PairOverlap, SharedItem
+
+Level = Literal["edges", "nodes", "heads", "mlps"]
+
+
+def overlap(
+    ref: options.Refs,
+    level: Annotated[Level, typer.Option(help="What is counted.")] = "edges",
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls", help="Make the random-answer and replicate circuits that are missing."
+        ),
+    ] = False,
+    replicates: Annotated[
+        int, typer.Option(metavar="K", help="Prompt samples of each task behind the ceiling.")
+    ] = 3,
+    discover: Annotated[
+        bool, typer.Option("--discover", help="Discover circuits that are not stored yet.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare although they are not like for like.")
+    ] = False,
+    render: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw them too: .svg, .png, .pdf, .dot or .html."),
+    ] = None,
+    top: Annotated[int, typer.Option(metavar="N", min=0, help="Shared items to list.")] = 20,
+    db: options.Db = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Say how circuits overlap, and whether by more than chance.
+
+    Chance is a null that keeps every writer's and every reader's number of edges. Where controls
+    are stored (--controls makes them) the Jaccard index is read between a floor, the same prompts
+    with random answers, and a ceiling, the same task on other prompts.
+
+    \b
+    Examples:
+      circuitdb overlap ioi greater_than
+      circuitdb overlap ioi greater_than --controls --render overlap.svg
+      circuitdb overlap ioi,seed=0 ioi,seed=1 --level heads
+    """
+    out = Output(as_json, quiet)
+    database = api.open(db)
+    with reporting(out) as report:
+        found = database.overlap(
+            *ref, level=level, with_controls=controls, replicates=replicates, discover=discover,
+            force=force, report=report,
+        )  # fmt: skip
+        if render is not None:
+            ids = [c.circuit_id for c in found.circuits]
+            database.render(*ids, path=render, figures=_legend(found))
+    out.result(found.to_json(), lambda: _show(found, top))
+    if render is not None:
+        out.note(f"drawn to {render}")
+
+
+def _legend(found: Overlap) -> dict[str, Any]:
+    """The figures a drawing's legend carries."""
+    if len(found.pairs) > 1:
+        labels = _labels(found)
+        return {f"{labels[p.a]} / {labels[p.b]}: Jaccard": p.jaccard for p in found.pairs}
+    pair = found.pairs[0]
+    return {
+        "Jaccard": pair.jaccard, "by chance": pair.expected_jaccard, "z": pair.z,
+        "p": pair.p_value, "floor": pair.floor, "ceiling": pair.ceiling,
+        "corrected": pair.corrected,
+    }  # fmt: skip
+
+
+def _labels(found: Overlap) -> dict[str, str]:
+    return {c.circuit_id: c.label for c in found.circuits}
+
+
+def _show(found: Overlap, top: int) -> None:
+    labels = _labels(found)
+    for pair in found.pairs:
+        for text in sentences(pair, labels, found.level):
+            line(text)
+        line()
+    if len(found.pairs) == 1:
+        pair = found.pairs[0]
+        table(("", Column("value", right=True, keep=True), "meaning"), _figure_rows(pair, labels))
+        _show_items(found, pair.items, top)
+    else:
+        table(_PAIR_COLUMNS, [_pair_row(pair, labels) for pair in found.pairs])
+        _show_items(found, found.common, top)
+    if found.notes:
+        line()
+    for note in found.notes:
+        line(f"note: {note}")
+
+
+def sentences(pair: PairOverlap, labels: dict[str, str], level: str) -> list[str]:
+    """What a pair's figures say, in words."""
+    a, b = labels[pair.a], labels[pair.b]
+    said = [
+        f"{a} and {b} share {pair.shared} of {pair.union} {level} (Jaccard {share(pair.jaccard)}); "
+        f"chance gives {share(pair.expected_jaccard)} (z {number(pair.z)}, p {number(pair.p_value, 2)})."
+    ]
+    if pair.corrected is not None:
+        interval = ""
+        if pair.corrected_interval is not None:
+            low, high = pair.corrected_interval
+            interval = f", 95 % interval {share(low)}…{share(high)}"
+        said.append(
+            f"Between the floor {share(pair.floor)} (random answers) and the ceiling "
+            f"{share(pair.ceiling)} (other prompts of one task) that is a corrected overlap of "
+            f"{share(pair.corrected)}{interval}."
+        )
+    elif pair.floor is not None:
+        said.append(
+            f"The floor is {share(pair.floor)} (random answers), the ceiling {share(pair.ceiling)} "
+            "(other prompts of one task): the scale tells nothing apart."
+        )
+    return said
+
+
+def _figure_rows(pair: PairOverlap, labels: dict[str, str]) -> list[list[Cell]]:
+    a, b = labels[pair.a], labels[pair.b]
+    null = pair.null.replace("_", "-")
+    given = pair.edges_given_nodes
+    rows: list[list[Cell]] = [
+        ["sizes", f"{pair.n_a} / {pair.n_b}", f"{a} / {b}"],
+        ["shared", pair.shared, f"expected by chance {number(pair.expected_shared)} ({null} null)"],
+        ["Jaccard", share(pair.jaccard), f"by chance {share(pair.expected_jaccard)}, shared / union"],
+        ["z, p", f"{number(pair.z)}, {number(pair.p_value, 2)}", f"over a universe of {pair.universe}"],
+        ["containment", f"{share(pair.containment_a)} / {share(pair.containment_b)}", f"of {a} in {b} / of {b} in {a}"],
+        ["weighted", share(pair.weighted_jaccard), "Jaccard weighted by share of |score|"],
+        ["rank corr.", share(pair.rank_correlation), "of |score| over what both measured"],
+    ]  # fmt: skip
+    if pair.floor is not None:
+        rows += [
+            ["floor", share(pair.floor), "Jaccard with the same prompts and random answers"],
+            ["ceiling", share(pair.ceiling), "Jaccard of one task on disjoint prompts"],
+            ["corrected", share(pair.corrected), "(Jaccard − floor) / (ceiling − floor)"],
+        ]
+    if given is not None:
+        said = f"among the {given.n_nodes} shared nodes: {given.shared} edges shared, by chance "
+        said += f"{number(given.expected_shared)} (z {number(given.z)})"
+        rows.append(["given nodes", share(given.jaccard), said])
+    hyper = (
+        f"expected {number(pair.hypergeometric_expected)}; uniform edges, a straw man: not evidence"
+    )
+    rows.append(["hypergeom. p", number(pair.hypergeometric_p, 2), hyper])
+    return rows
+
+
+_PAIR_COLUMNS = (
+    "pair", Column("shared", right=True), Column("Jaccard", right=True),
+    Column("chance", right=True), Column("z", right=True), Column("p", right=True),
+    Column("floor", right=True), Column("ceiling", right=True), Column("corrected", right=True),
+)  # fmt: skip
+
+
+def _pair_row(pair: PairOverlap, labels: dict[str, str]) -> list[Cell]:
+    return [
+        f"{labels[pair.a]} / {labels[pair.b]}", f"{pair.shared}/{pair.union}", share(pair.jaccard),
+        share(pair.expected_jaccard), number(pair.z), number(pair.p_value, 2), share(pair.floor),
+        share(pair.ceiling), share(pair.corrected),
+    ]  # fmt: skip
+
+
+def _show_items(found: Overlap, items: tuple[SharedItem, ...], top: int) -> None:
+    shown = items[:top]
+    if not shown:
+        return
+    line()
+    held = "both" if len(found.circuits) == 2 else "all"
+    line(f"{len(shown)} of {len(items)} {found.level} that {held} hold, with contributions:")
+    labels = [Column(c.label, right=True) for c in found.circuits]
+    signs = {True: "same", False: "opposite", None: ""}
+    table(
+        ("item" if found.level != "edges" else "edge", *labels, "sign"),
+        [[i.name, *map(number, i.contributions), signs[i.same_sign]] for i in shown],
+    )

@@ -1,0 +1,144 @@
+"""Circuits in words and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from circuitdb.cli.output import NOTHING, band, number, plural, share
+from circuitdb.cli.tables import Cell, Column
+
+if TYPE_CHECKING:
+    from circuitdb.circuit import Circuit, CircuitEdge, Figures, Node, Run, Selection
+    from circuitdb.results import StoredCircuit
+
+UNITS: Final = {
+    "logit_diff": "logits",
+    "prob_diff": "probability",
+    "accuracy": "share",
+    "rank0": "share",
+    "logprob": "nats",
+    "kl": "nats",
+}
+"""Unit of every metric; said here too, because the metrics themselves need torch."""
+
+_RANKED: Final = {
+    "abs_mean": "|mean score|",
+    "mean_abs": "mean |score| over prompts",
+    "contribution": "contribution",
+}
+
+FOUND_COLUMNS: Final = (
+    Column("circuit", keep=True), "task", Column("kind", keep=True), Column("nodes", right=True),
+    Column("edges", right=True), Column("faith", right=True), Column("random", right=True, keep=True),
+    Column("ratio", right=True), Column("m_full", right=True), Column("", keep=True),
+)  # fmt: skip
+
+
+def found_row(circuit: StoredCircuit) -> list[Cell]:
+    """A discovered circuit as one row of :data:`FOUND_COLUMNS`."""
+    f = circuit.figures
+    return [
+        circuit.circuit_id[:12], sample(circuit.run), circuit.granularity,
+        len(circuit.components), len(circuit.members), share(f.faithfulness if f else None),
+        band(f), share(f.ratio if f else None), number(f.m_full if f else None),
+        "known" if circuit.stored_before else "found",
+    ]  # fmt: skip
+
+
+def sample(run: Run) -> str:
+    """The task, with what marks a control."""
+    text = run.task
+    if run.task_params.get("answers") == "random":
+        text += ", random answers"
+    replicate = run.task_params.get("replicate", 0)
+    return f"{text}, replicate {replicate}" if replicate else text
+
+
+def model_text(run: Run) -> str:
+    """The model with checkpoint and seed."""
+    text = run.model
+    text += "" if run.checkpoint is None else f", step {run.checkpoint}"
+    return text + ("" if run.seed is None else f", seed {run.seed}")
+
+
+def run_text(run: Run) -> str:
+    """How a run was done."""
+    return f"{run.engine} in {model_text(run)}; metric {run.metric}, ablation {run.ablation}"
+
+
+def selection_text(selection: Selection, engine: str) -> str:
+    """The rule that made members out of scores, with its number and unit."""
+    value, unit = number(selection.value, 6), selection.unit or ""
+    ranked = _RANKED.get(selection.ranking, "")
+    by = f", ranked by {ranked}" if ranked else ""
+    match selection.rule:
+        case "engine":
+            return f"decided by the engine {engine}"
+        case "given":
+            return "given by hand"
+        case "threshold":
+            return f"threshold: {ranked} ≥ {value} {unit}"
+        case "edges" | "nodes":
+            return f"the {value} most important {unit}{by}"
+        case _:
+            reached = {True: "reached", False: "NOT reached", None: "not known whether reached"}
+            return (
+                f"the smallest with faithfulness ≥ {value} on validation prompts "
+                f"({reached[selection.reached]}){by}"
+            )
+
+
+def figure_rows(figures: Figures) -> Iterator[tuple[str, str, str]]:
+    """Name, value and meaning of every figure that is known."""
+    f, unit = figures, UNITS.get(figures.metric, "")
+    measured = f"{f.metric}, {unit}" if unit else f.metric
+    told = (
+        ("faithfulness", _with_sd(f), "(m_circuit − m_empty) / (m_full − m_empty)"),
+        ("random", band(f), _band_meaning(f)),
+        ("ratio", share(f.ratio), "m_circuit / m_full"),
+        ("m_full", number(f.m_full), f"{measured}: the full model"),
+        ("m_circuit", number(f.m_circuit), "the circuit, all else ablated"),
+        ("m_empty", number(f.m_empty), "everything ablated"),
+        ("accuracy", share(f.accuracy), "share of prompts with the correct answer above"),
+        ("accuracy_full", share(f.accuracy_full), "the same of the full model"),
+        ("agreement", share(f.agreement), "share of prompts with the full model's top-1 token"),
+        ("kl", number(f.kl), "KL(full model ‖ circuit), nats"),
+    )
+    for name, value, meaning in told:
+        if value != NOTHING or name == "faithfulness":
+            yield name, value, meaning
+
+
+def _with_sd(f: Figures) -> str:
+    spread = "" if f.faithfulness_sd is None else f" ± {share(f.faithfulness_sd)}"
+    return share(f.faithfulness) + spread
+
+
+def _band_meaning(f: Figures) -> str:
+    mean = "" if f.random_mean is None else f", mean {share(f.random_mean)}"
+    return f"faithfulness of {f.random_n} random circuits alike in size{mean}"
+
+
+def evaluated_on(figures: Figures, run: Run) -> str:
+    """What figures were measured on, as far as it is not the run's own."""
+    parts = [f"{figures.split} split, {plural(figures.n_prompts, 'prompt')}"]
+    if figures.task:
+        parts.append(f"task {figures.task}")
+    for name in ("metric", "ablation"):
+        if getattr(figures, name) != getattr(run, name):
+            parts.append(f"{name} {getattr(figures, name)}")
+    return ", ".join(parts)
+
+
+def contribution(item: CircuitEdge | Node, run: Run) -> float | None:
+    """−score × better: positive supports the task."""
+    if item.score is None:
+        return None
+    return 0.0 - item.score * (-1 if run.metric == "kl" else 1)
+
+
+def strongest(circuit: Circuit, what: str) -> list[CircuitEdge] | list[Node]:
+    """The members of one kind, by falling |score|; those without a score last, in forward order."""
+    items: Sequence[CircuitEdge | Node] = circuit.members if what == "edges" else circuit.components
+    return sorted(items, key=lambda i: -abs(i.score) if i.score is not None else 1.0)  # type: ignore[return-value]

@@ -1,0 +1,343 @@
+"""Commands that run a model on a task: discover, add, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from circuitdb import api
+from circuitdb.cli import describe, options
+from circuitdb.cli.output import Output, line, plural, share
+from circuitdb.cli.progress import reporting
+from circuitdb.cli.tables import Column, table
+from circuitdb.cli.values import samples, settings_of
+from circuitdb.errors import OptionError
+
+if TYPE_CHECKING:
+    from circuitdb.circuit import Figures
+    from circuitdb.results import StoredCircuit
+
+Setting = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the engine; repeatable."),
+]
+_TASK = "A task's name, or a JSONL file; repeatable."
+_SELECTION = "How members are chosen from scores; one of"
+
+
+def discover(
+    task: Annotated[list[str], typer.Option(metavar="NAME", help=_TASK, show_default=False)],
+    model: options.Model = "toy-4l",
+    checkpoint: options.Checkpoint = None,
+    seed: options.Seed = None,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="Of 'circuitdb engines'.")] = "prune",
+    metric: options.Metric = "logit_diff",
+    ablation: options.Ablation = "resample",
+    corruption: options.Corruption = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="T", help="Keep importance ≥ T, in the metric's unit.")
+    ] = None,
+    edges: Annotated[
+        int | None, typer.Option(metavar="N", help="Keep the N most important edges.")
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(metavar="N", help="Keep the N most important nodes.")
+    ] = None,
+    faithfulness: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Keep the fewest edges that reach X on validation."),
+    ] = None,
+    ranking: Annotated[
+        str, typer.Option(metavar="HOW", help="abs_mean, mean_abs or contribution.")
+    ] = "abs_mean",
+    examples: options.Examples = 64,
+    data_seed: options.DataSeed = 0,
+    replicates: Annotated[
+        int | None, typer.Option(metavar="K", help="Do it on K disjoint prompt samples.")
+    ] = None,
+    replicate: Annotated[
+        int | None, typer.Option(metavar="K", help="Do it on prompt sample K alone.")
+    ] = None,
+    answers: Annotated[
+        str, typer.Option(metavar="WHICH", help="task, or random: the control.")
+    ] = "task",
+    keep_input: options.KeepInput = False,
+    filter: Annotated[
+        bool, typer.Option("--filter", help="Only prompts whose answer is the model's top-1.")
+    ] = False,
+    drop_template: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Leave a template of the task out; repeatable."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on although the model does not do the task.")
+    ] = False,
+    band: options.Band = 20,
+    set_: Setting = [],  # noqa: B006
+    node_threshold: Annotated[
+        float | None,
+        typer.Option(metavar="T", help="prune: points of the metric a circuit may lose."),
+    ] = None,
+    edge_keep: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="prune: share of the node circuit's metric to keep."),
+    ] = None,
+    edge_rule: Annotated[
+        str | None, typer.Option(metavar="RULE", help="prune: joint, or seqcont.")
+    ] = None,
+    must_keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODE", help="prune: a component never removed; repeatable."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="M", help="eap-ig-inputs: points of the grid.")
+    ] = None,
+    grid: Annotated[
+        str | None, typer.Option(metavar="GRID", help="eap-ig-inputs: eap-ig, or midpoint.")
+    ] = None,
+    level: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="exact: edges, or nodes.")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="REF", help="random: the circuit to be matched.")
+    ] = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    batch_size: options.BatchSize = None,
+    threads: options.Threads = None,
+    forward: options.Forward = "auto",
+    db: options.Db = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Find circuits and store them with everything they came from.
+
+    Work that is stored already is recognised and not done twice. One of --threshold, --edges,
+    --nodes and --faithfulness says how members are chosen from scores; prune decides by itself,
+    attribution engines take --faithfulness 0.85 where nothing is said.
+
+    \b
+    Examples:
+      circuitdb discover --task ioi
+      circuitdb discover --task months --task numerals --engine eap-ig --edges 200
+      circuitdb discover --task ioi --checkpoint 500 --seed 1 --replicates 3
+      circuitdb discover --task my.jsonl --model ./my-model --set edge_keep=0.9
+    """
+    out = Output(as_json, quiet)
+    settings = settings_of(
+        set_, node_threshold=node_threshold, edge_keep=edge_keep, edge_rule=edge_rule,
+        must_keep=must_keep or None, steps=steps, grid=grid, level=level, like=like,
+    )  # fmt: skip
+    plans = [
+        api.make_plan(
+            task=name, model=model, checkpoint=checkpoint, seed=seed, engine=engine,
+            settings=settings, metric=metric, ablation=ablation, corruption=corruption,
+            threshold=threshold, edges=edges, nodes=nodes, faithfulness=faithfulness,
+            ranking=ranking, examples=examples, data_seed=data_seed, replicate=k, answers=answers,
+            keep_input=keep_input, filter=filter, drop_templates=tuple(drop_template or ()),
+            force=force, band=band,
+        )
+        for name in dict.fromkeys(task)
+        for k in samples(replicates, replicate)
+    ]  # fmt: skip
+    with reporting(out) as report:
+        found = api.open(db).discover_plans(
+            plans,
+            model_options=options.model_options(device, dtype, threads, forward),
+            batch_size=batch_size,
+            report=report,
+        )
+    out.result({"circuits": [c.to_json() for c in found]}, lambda: _show_found(found))
+    _tell(out, found)
+
+
+def _show_found(found: Sequence[StoredCircuit]) -> None:
+    for text in dict.fromkeys(describe.run_text(c.run) for c in found):
+        line(text)
+    line()
+    table(describe.FOUND_COLUMNS, [describe.found_row(c) for c in found])
+    line()
+    for circuit in found:
+        text = describe.selection_text(circuit.selection, circuit.run.engine)
+        line(f"{circuit.circuit_id[:12]}  {text}")
+        if circuit.figures is not None and circuit.figures.note:
+            line(f"{circuit.circuit_id[:12]}  {circuit.figures.note}")
+
+
+def _tell(out: Output, found: Sequence[StoredCircuit]) -> None:
+    for notice in dict.fromkeys(n for c in found for n in c.notices):
+        out.note(f"note: {notice}")
+    known = sum(c.stored_before for c in found)
+    if known:
+        out.note(f"note: {known} of {plural(len(found), 'circuit')} stored before, not done again")
+    if not found:
+        return
+    last = found[-1]
+    name = last.circuit_id[:12]
+    others = list(dict.fromkeys(c.run.task for c in found))
+    ideas = [f"circuitdb show {name}", f"circuitdb render {name} -o {last.run.task}.svg"]
+    if len(others) > 1:
+        ideas.append(f"circuitdb overlap {' '.join(others)}")
+    out.next(*ideas)
+
+
+def add(
+    task: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="A task's name, or a JSONL file.", show_default=False),
+    ],
+    model: options.Model = "toy-4l",
+    nodes: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAMES", help="Components: a0.h1,m2 or repeated."),
+    ] = None,
+    edges: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAMES", help="Edges: 'a0.h1->m2,m2->logits', or repeated."),
+    ] = None,
+    edges_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="One edge a line (# begins a comment), or a circuit's JSON."
+        ),
+    ] = None,
+    checkpoint: options.Checkpoint = None,
+    seed: options.Seed = None,
+    metric: options.Metric = "logit_diff",
+    ablation: options.Ablation = "resample",
+    corruption: options.Corruption = None,
+    examples: options.Examples = 64,
+    data_seed: options.DataSeed = 0,
+    keep_input: options.KeepInput = False,
+    band: options.Band = 20,
+    db: options.Db = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Store a circuit written by hand, measured like any other.
+
+    \b
+    Examples:
+      circuitdb add --task ioi --nodes a0.h1,a2.h3,m3
+      circuitdb add --task ioi --model gpt2 --edges-from paper.txt
+    """
+    if edges is not None and edges_from is not None:
+        raise OptionError("give --edges or --edges-from, not both")
+    out = Output(as_json, quiet)
+    with reporting(out) as report:
+        stored = api.open(db).add(
+            task, nodes=_names(nodes), edges=_names(edges) if edges_from is None else edge_names(edges_from),
+            report=report, model=model, checkpoint=checkpoint, seed=seed, metric=metric,
+            ablation=ablation, corruption=corruption, examples=examples, data_seed=data_seed,
+            keep_input=keep_input, band=band,
+        )  # fmt: skip
+    out.result({"circuits": [stored.to_json()]}, lambda: _show_found([stored]))
+    _tell(out, [stored])
+
+
+def _names(given: Sequence[str] | None) -> list[str] | None:
+    if given is None:
+        return None
+    return [name.strip() for text in given for name in text.split(",") if name.strip()]
+
+
+def edge_names(path: Path) -> list[str]:
+    """The edges a file lists: one a line, or the members of a circuit in our JSON.
+
+    Raises:
+        OptionError: the file cannot be read, or holds a line that is no edge; file and line are
+            named.
+    """
+    from circuitdb.errors import NameSyntaxError
+    from circuitdb.names import parse_edge
+
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: cannot be read: {error}") from error
+    if text.lstrip().startswith("{"):
+        return _edges_of_json(path, text)
+    names = []
+    for number, content in enumerate(text.splitlines(), 1):
+        written = content.partition("#")[0].strip()
+        if written:
+            try:
+                names.append(str(parse_edge(written)))
+            except NameSyntaxError as error:
+                raise OptionError(f"{path}, line {number}: {error}") from error
+    return names
+
+
+def _edges_of_json(path: Path, text: str) -> list[str]:
+    from pydantic import ValidationError
+
+    from circuitdb.circuit import Circuit
+
+    try:
+        return [edge.name for edge in Circuit.model_validate_json(text).members]
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise OptionError(f"{path}: no circuit's JSON: {where}: {first['msg']}") from error
+
+
+def evaluate(
+    ref: options.Ref,
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another task, or a JSONL file.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(metavar="NAME", help="Another metric.")] = None,
+    ablation: Annotated[str | None, typer.Option(metavar="NAME", help="Another ablation.")] = None,
+    corruption: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another corruption of the task.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="train, validation, test or shift.")
+    ] = "test",
+    band: options.Band = 20,
+    db: options.Db = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure a stored circuit on another task, metric or split.
+
+    Another ablation or corruption too. The figures are stored with the circuit and shown beside its own.
+
+    \b
+    Examples:
+      circuitdb evaluate ioi --split shift
+      circuitdb evaluate numerals --task months
+    """
+    out = Output(as_json, quiet)
+    database = api.open(db)
+    with reporting(out) as report:
+        measured = database.evaluate(
+            ref, report=report, task=task, metric=metric, ablation=ablation,
+            corruption=corruption, split=split, band=band,
+        )  # fmt: skip
+    circuit = database.get(ref)
+    document = {
+        "circuit_id": circuit.circuit_id,
+        "evaluation": measured.model_dump(mode="json"),
+        "own": None if circuit.figures is None else circuit.figures.model_dump(mode="json"),
+    }
+    out.result(document, lambda: _show_beside(circuit, measured))
+
+
+def _show_beside(circuit: StoredCircuit, measured: Figures) -> None:
+    line(f"{describe.sample(circuit.run)}: {describe.run_text(circuit.run)}")
+    line(f"measured on {describe.evaluated_on(measured, circuit.run)}")
+    line()
+    new = {name: (value, meaning) for name, value, meaning in describe.figure_rows(measured)}
+    own = {} if circuit.figures is None else {
+        name: value for name, value, _ in describe.figure_rows(circuit.figures)
+    }  # fmt: skip
+    columns = ("", Column("measured", right=True), Column("its own", right=True), "meaning")
+    table(columns, [[name, value, own.get(name), said] for name, (value, said) in new.items()])
+    if measured.note:
+        line(measured.note)
+    if measured.faithfulness is None:
+        line(f"faithfulness {share(None)}: it is not defined here")

@@ -1,0 +1,81 @@
+"""Options that many commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Db = Annotated[
+    Path | None,
+    typer.Option(
+        "--db", metavar="FILE", help="The database; by default $CIRCUITDB, else circuits.duckdb."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print the result only: no progress, no notes.")
+]
+
+Ref = Annotated[
+    str,
+    typer.Argument(
+        metavar="REF",
+        help="An id or its beginning, @alias, or task[,key=value…].",
+        show_default=False,
+    ),
+]
+Refs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="REF...", help="Ids or their beginnings, @alias, or task[,key=value…].",
+        show_default=False,
+    ),
+]  # fmt: skip
+
+Model = Annotated[
+    str, typer.Option(metavar="NAME", help="A model's name, a Hugging Face directory, or hub name.")
+]
+Checkpoint = Annotated[
+    int | None, typer.Option(metavar="STEP", help="Training step; the final weights by default.")
+]
+Seed = Annotated[
+    int | None, typer.Option(metavar="N", help="Training seed of the model; its first by default.")
+]
+Metric = Annotated[
+    str, typer.Option(help="logit_diff, prob_diff, accuracy, rank0, logprob or kl.", metavar="NAME")
+]
+Ablation = Annotated[str, typer.Option(help="resample, mean, mean_global or zero.", metavar="NAME")]
+Corruption = Annotated[
+    str | None,
+    typer.Option(help="One of the task's corruptions; its first by default.", metavar="NAME"),
+]
+Examples = Annotated[
+    int,
+    typer.Option(metavar="N", help="Train prompts. Validation always has 64, test 128."),
+]
+DataSeed = Annotated[int, typer.Option(metavar="N", help="Which prompts are drawn.")]
+Band = Annotated[
+    int, typer.Option(metavar="N", help="Matched random circuits to measure beside it.")
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 … or auto.")]
+Dtype = Annotated[str, typer.Option(metavar="NAME", help="float32, float64, bfloat16 or float16.")]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", help="Threads of torch; by the model's size by default.")
+]
+Forward = Annotated[
+    str,
+    typer.Option(metavar="WAY", help="residual (fast), hooked (TransformerLens), or auto."),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(metavar="N", help="Prompts a forward; by size by default.")
+]
+KeepInput = Annotated[
+    bool, typer.Option("--keep-input", help="The empty circuit keeps input->logits (seqcont).")
+]
+
+
+def model_options(device: str, dtype: str, threads: int | None, forward: str) -> dict[str, object]:
+    """How a model is run, as the library takes it."""
+    return {"device": device, "dtype": dtype, "threads": threads, "forward": forward}

@@ -1,0 +1,121 @@
+"""What commands print: one JSON document, or tables for people.
+
+Results go to standard output, notes and progress to standard error. Tables fit 80 columns.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from circuitdb.circuit import Figures
+
+SCHEMA_VERSION: Final = 1
+"""Of every JSON document; raised when a key changes its meaning or goes."""
+NOTHING: Final = "–"
+"""What stands in a table where there is no value."""
+
+
+class Output:
+    """Where a command's result and its notes go.
+
+    Args:
+        as_json: print the document instead of the text.
+        quiet: no notes.
+    """
+
+    def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json, self.quiet = as_json, quiet
+
+    def result(self, document: Mapping[str, Any], text: Callable[[], None]) -> None:
+        """The result: a document, or what `text` prints."""
+        if self.as_json:
+            whole = {"schema_version": SCHEMA_VERSION, **document}
+            sys.stdout.write(json.dumps(plain(whole), indent=2, ensure_ascii=False) + "\n")
+        else:
+            text()
+
+    def note(self, line: str) -> None:
+        """Something worth knowing that is no result."""
+        if not self.quiet:
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+
+    def next(self, *commands: str) -> None:
+        """What one would do now. Scripts are not told."""
+        if not self.as_json:
+            for command in commands:
+                self.note(f"next: {command}")
+
+
+def line(text: str = "") -> None:
+    """One line of a result, wrapped to the terminal."""
+    import textwrap
+
+    columns = width()
+    wrapped = textwrap.wrap(
+        text, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    sys.stdout.write("\n".join(wrapped or [""]) + "\n")
+
+
+def raw(text: str) -> None:
+    """One line of a result, exactly as it is: commands and ids to be copied."""
+    sys.stdout.write(f"{text}\n")
+
+
+def width() -> int:
+    """Columns to print in: the terminal's, and 80 where there is none."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure as people read it: three significant digits.
+
+    >>> number(0.31), number(2.5e-7), number(1234.0), number(None)
+    ('0.31', '2.5e-07', '1234', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if value and 1000 <= abs(value) < 1e7:
+        return f"{value:.0f}"
+    return f"{value:.{digits}g}"
+
+
+def share(value: float | None) -> str:
+    """Faithfulness and the like: two decimals, so that columns can be compared."""
+    if value is None:
+        return NOTHING
+    return f"{value:.2f}" if abs(value) < 100 else number(value)
+
+
+def band(figures: Figures | None) -> str:
+    """The faithfulness of matched random circuits: 5th to 95th percentile."""
+    if figures is None or figures.random_low is None or figures.random_high is None:
+        return NOTHING
+    return f"{figures.random_low:.2f}…{figures.random_high:.2f}"
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it: NaN and infinities are null, times ISO 8601."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    return str(value) if isinstance(value, Path) else value
+
+
+def plural(n: int, noun: str) -> str:
+    """``1 edge``, ``2 edges``."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")

@@ -1,0 +1,218 @@
+"""A masked forward under way: the residual stream as live and ablated writer outputs.
+
+Before each layer every reader's own input is mixed: live outputs over kept edges, ablated ones
+over the rest. Summed are the few kept or the few removed, whichever are fewer, and readers with the
+same kept edges share one input. :class:`IncrementalRun` repeats the forward for many edge masks and
+starts each at the first layer that a change of mask can reach.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch  # noqa: TID253
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor  # noqa: TID253
+
+from circuitdb.models.forward import EdgeMask, Embedding, Logits, Writers
+from circuitdb.space import Space
+
+PerReader = Float[Tensor, "reader batch pos d_model"]
+Rows = NDArray[np.bool_]
+"""Kept edges, ``[reader, writer]``."""
+
+
+class Readers(NamedTuple):
+    """A block of readers that see the same writers."""
+
+    rows: slice
+    """Reader indices."""
+    n_visible: int
+    """They read writers 0 … n_visible − 1."""
+    edges: slice
+    """Their edge ids: reader by reader, writer by writer."""
+
+
+class Mixed(NamedTuple):
+    """The distinct inputs of a block of readers, and which of them each reader has."""
+
+    inputs: PerReader
+    """``[distinct, batch, pos, d_model]``"""
+    of_reader: Tensor
+    """Index into `inputs`, ``[reader]``."""
+
+
+class State(NamedTuple):
+    """The stream at one boundary between layers; tensors are never written to again."""
+
+    written: int
+    live_sum: Float[Tensor, "batch pos d_model"]
+    ablated_sum: Float[Tensor, "batch pos d_model"]
+
+
+class Stream:
+    """Live and ablated writer outputs of a forward under way, and the inputs mixed from them."""
+
+    def __init__(self, rows: Rows, ablated: Writers, difference: Writers | None = None) -> None:
+        self._keep = torch.from_numpy(rows)
+        self._ablated = ablated
+        self._difference = torch.empty_like(ablated) if difference is None else difference
+        nothing = ablated.new_zeros(ablated.shape[1:])
+        self.state = State(0, nothing, nothing)
+
+    def resumed(self, rows: Rows, state: State) -> Stream:
+        """A stream of another mask that goes on from one of this one's states."""
+        made = Stream(rows, self._ablated)
+        made._difference[: state.written] = self._difference[: state.written]
+        made.state = state
+        return made
+
+    def append(self, live: Writers, constant: Tensor | None) -> None:
+        """Add the next writers' live outputs, and a bias that belongs to none of them."""
+        written, live_sum, ablated_sum = self.state
+        new = slice(written, written + len(live))
+        torch.sub(live, self._ablated[new], out=self._difference[new])
+        self.state = State(
+            new.stop,
+            live_sum + live.sum(0) + or_zero(constant),
+            ablated_sum + self._ablated[new].sum(0) + or_zero(constant),
+        )
+
+    def inputs(self, readers: Readers) -> Mixed:
+        """The inputs of a block of readers; those with the same kept edges share one."""
+        rows = self._keep[readers.rows, : readers.n_visible]
+        kept, of_reader = torch.unique(rows, dim=0, return_inverse=True)
+        cut_columns = (~kept).any(0).nonzero()[:, 0]
+        kept_columns = kept.any(0).nonzero()[:, 0]
+        if len(cut_columns) <= len(kept_columns):
+            mixed = self.state.live_sum - self._mix(~kept, cut_columns)
+        else:
+            mixed = self.state.ablated_sum + self._mix(kept, kept_columns)
+        return Mixed(mixed, of_reader.to(mixed.device))
+
+    def _mix(self, weights: Bool[Tensor, "distinct writer"], columns: Tensor) -> PerReader:
+        difference = self._difference[columns.to(self._difference.device)]
+        chosen = weights[:, columns].to(difference)
+        return (chosen @ difference.flatten(1)).reshape(-1, *difference.shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Boundaries:
+    """A model cut into steps, each behind the block of readers whose inputs it takes."""
+
+    readers: tuple[Readers, ...]
+    """Attention and MLP readers by turns, layer by layer; last ``logits``."""
+    steps: tuple[Callable[[Stream], None], ...]
+    """One for each block but the last: runs the layer and appends what it wrote."""
+    finish: Callable[[Stream], Logits]
+
+
+@dataclass(frozen=True, slots=True)
+class _Trace:
+    """A finished forward: its mask, and the stream before each block of readers."""
+
+    rows: Rows
+    heard: NDArray[np.bool_]
+    stream: Stream
+    states: tuple[State, ...]
+    logits: Logits
+
+    def first_change(
+        self, rows: Rows, heard: NDArray[np.bool_], blocks: tuple[Readers, ...]
+    ) -> int:
+        """The first block with another input under another mask; their number if there is none.
+
+        Readers nobody listens to under the new mask do not count.
+        """
+        changed = heard & (self.rows != rows).any(1)
+        if not changed.any():
+            return len(blocks)
+        first = int(changed.argmax())
+        return next(i for i, block in enumerate(blocks) if block.rows.stop > first)
+
+
+class IncrementalRun:
+    """The masked forward for many edge masks on the same prompts.
+
+    Two finished forwards are remembered: the one a search builds on, and the last. Each further
+    one starts from whichever agrees with it over more layers. The result is that of a whole
+    forward up to rounding.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        model: Boundaries,
+        ablated: Writers,
+        embed: Callable[[], Embedding],
+    ) -> None:
+        self._space, self._model, self._ablated, self._embed = space, model, ablated, embed
+        self._traces: list[_Trace] = []
+
+    @torch.no_grad()
+    def __call__(self, keep: EdgeMask) -> Logits:
+        """Logits with the kept edges live and every other edge carrying its ablated sender."""
+        rows, heard = plain_rows(self._space, keep.cpu().numpy())
+        blocks = self._model.readers
+        starts = [trace.first_change(rows, heard, blocks) for trace in self._traces]
+        start = max(starts, default=0)
+        if start == len(blocks):
+            return self._traces[starts.index(start)].logits
+        if start == 0:
+            stream, states = Stream(rows, self._ablated), []
+            stream.append(self._embed()[None], None)
+        else:
+            parent = self._traces[starts.index(start)]
+            # What was computed, not what nobody listens to now, decides what can be reused.
+            below = blocks[start].rows.start
+            rows[:below] = parent.rows[:below]
+            stream = parent.stream.resumed(rows, parent.states[start])
+            states = list(parent.states[:start])
+        for step in self._model.steps[start:]:
+            states.append(stream.state)
+            step(stream)
+        states.append(stream.state)
+        made = _Trace(rows, heard, stream, tuple(states), self._model.finish(stream))
+        kept = self._traces[starts.index(start)] if start else None
+        self._traces = [made] if kept is None else [kept, made]
+        return made.logits
+
+
+def plain_rows(space: Space, keep: NDArray[np.bool_]) -> tuple[Rows, NDArray[np.bool_]]:
+    """Kept edges, bool ``[reader, writer]``, and which readers anybody listens to.
+
+    Readers nobody listens to keep every edge.
+
+    What a component reads does not matter once all its own edges are cut. Reading the plain
+    stream there lets more readers share one input.
+    """
+    matrix = space.matrix(keep)
+    read = np.append(matrix.any(0), True)
+    heard = np.asarray([read[list(behind)].any() for behind in space.reader_components])
+    matrix[~heard] = space.edge_id[~heard] >= 0
+    return matrix, heard
+
+
+def reader_blocks(space: Space) -> list[Readers]:
+    """Attention and MLP readers by turns, layer by layer; last ``logits``."""
+    visible = (space.edge_id >= 0).sum(1)
+    ends = np.cumsum(visible)
+    per_layer = space.spec.n_heads + 2 * space.spec.n_kv_heads
+    bounds = [0]
+    for _ in range(space.spec.n_layers):
+        bounds += [bounds[-1] + per_layer, bounds[-1] + per_layer + 1]
+    bounds.append(bounds[-1] + 1)
+    blocks = []
+    for lo, hi in itertools.pairwise(bounds):
+        edges = slice(int(ends[lo] - visible[lo]), int(ends[hi - 1]))
+        blocks.append(Readers(slice(lo, hi), int(visible[lo]), edges))
+    return blocks
+
+
+def or_zero(bias: Tensor | None) -> Tensor | float:
+    return 0.0 if bias is None else bias

@@ -1,0 +1,258 @@
+"""The command line on a database made by hand: what it prints, and where."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from circuitdb.cli import run
+from tests.stored import IOI, MONTHS
+
+IOI_REF = "ioi,engine=eap"
+
+
+@pytest.fixture
+def ask(stored_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """``ask("ls")`` → exit code, standard output, standard error, at 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def asked(*arguments: str) -> tuple[int, str, str]:
+        code = run([*arguments, "--db", str(stored_path)])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return asked
+
+
+@pytest.fixture
+def own_copy(stored_path: Path, tmp_path: Path) -> Path:
+    """A database a test may change."""
+    copied = tmp_path / "own.duckdb"
+    shutil.copy(stored_path, copied)
+    return copied
+
+
+def document(ask: Any, *arguments: str) -> dict[str, Any]:
+    """The JSON document of a command that must succeed."""
+    code, out, err = ask(*arguments, "--json")
+    assert code == 0, err
+    found: dict[str, Any] = json.loads(out)
+    assert found["schema_version"] == 1
+    return found
+
+
+def test_ls_hides_control_circuits_and_says_how_many(ask):
+    code, out, err = ask("ls")
+    assert code == 0
+    assert "random answers" not in out
+    assert "1 control circuit not shown" in err
+    code, out, err = ask("ls", "--all")
+    assert "random" in out
+    assert err == ""
+
+
+def test_ls_filters_and_lists_newest_first(ask):
+    found = document(ask, "ls", "--task", "ioi", "--engine", "eap")
+    assert [c["task"] for c in found["circuits"]] == ["ioi"]
+    every = document(ask, "ls", "--all")["circuits"]
+    assert [c["created_at"] for c in every] == sorted(
+        (c["created_at"] for c in every), reverse=True
+    )
+    assert len(document(ask, "ls", "--limit", "2")["circuits"]) == 2
+
+
+def test_show_names_threshold_figures_and_strongest_edges(ask):
+    code, out, _ = ask("show", IOI_REF, "--top", "2")
+    assert code == 0
+    assert "the 5 most important" in out
+    assert "faithfulness" in out
+    assert "m_full" in out
+    assert "2 of 5 edges, by |score|" in out
+    assert "a0.h0->logits" in out
+    assert "On train split" in out, "further evaluations are shown too"
+
+
+def test_show_edges_lists_all_of_them(ask):
+    _, out, _ = ask("show", IOI_REF, "--edges", "--top", "1")
+    assert all(name in out for name in IOI)
+
+
+def test_show_command_prints_only_the_command(ask):
+    assert ask("show", IOI_REF, "--command") == (0, "circuitdb discover --task ioi\n", "")
+    found = document(ask, "show", IOI_REF, "--command")
+    assert found["command"] == "circuitdb discover --task ioi"
+
+
+def test_show_json_is_the_record_with_members_and_evaluations(ask):
+    found = document(ask, "show", IOI_REF)
+    assert found["faithfulness"] == 0.9
+    assert {
+        f"{e['src']}->{e['dst']}" + (f"<{e['port']}>" if e["port"] else "") for e in found["edges"]
+    } == set(IOI)
+    assert [e["split"] for e in found["evaluations"]] == ["test", "train"]
+
+
+def test_overlap_says_a_sentence_before_its_figures(ask):
+    code, out, _ = ask("overlap", IOI_REF, "months")
+    assert code == 0
+    assert out.startswith("ioi and months share 3 of 6 edges (Jaccard 0.50); chance gives")
+    assert "straw man" in out
+    assert "controls are missing" in out
+
+
+def test_overlap_json_has_the_pair_on_top_too(ask):
+    found = document(ask, "overlap", IOI_REF, "months")
+    pair = found["pairs"][0]
+    assert (pair["shared"], pair["union"], pair["jaccard"]) == (3, 6, 0.5)
+    keys = (
+        "a", "b", "n_a", "n_b", "shared", "union", "jaccard", "containment_a", "containment_b",
+        "weighted_jaccard", "null", "expected_jaccard", "z", "p_value", "floor", "ceiling",
+        "corrected", "corrected_interval", "items",
+    )  # fmt: skip
+    assert all(found[key] == pair[key] for key in keys)
+    assert {i["name"] for i in pair["items"]} == set(IOI) & set(MONTHS)
+
+
+def test_overlap_draws_both_circuits_with_its_figures(ask, tmp_path):
+    drawn = tmp_path / "both.dot"
+    code, _, err = ask("overlap", IOI_REF, "months", "--render", str(drawn))
+    assert code == 0
+    assert "drawn to" in err
+    assert "Jaccard 0.5" in drawn.read_text()
+
+
+def test_render_writes_the_file_and_says_its_name(ask, tmp_path):
+    drawn = tmp_path / "ioi.svg"
+    assert ask("render", IOI_REF, "-o", str(drawn)) == (0, f"{drawn}\n", "")
+    assert "<svg" in drawn.read_text()
+
+
+def test_sql_prints_rows_and_takes_parameters(ask):
+    found = document(
+        ask, "sql", "SELECT n_edges FROM circuits WHERE n_edges > $n ORDER BY 1", "-p", "n=4"
+    )
+    assert found["rows"] == [{"n_edges": 5}, {"n_edges": 8}]
+    _, out, _ = ask("sql", "SELECT task FROM circuits WHERE false")
+    assert out.splitlines()[0] == "task"
+    assert "no rows" in out
+
+
+def test_nan_and_infinity_become_null(ask):
+    found = document(ask, "sql", "SELECT 'nan'::DOUBLE AS a, 'inf'::DOUBLE AS b")
+    assert found["rows"] == [{"a": None, "b": None}]
+
+
+def test_query_and_queries(ask):
+    found = document(ask, "query", "jaccard", "-p", f"a={IOI_REF}", "-p", "b=months")
+    assert found["rows"][0]["shared"] == 3
+    known = document(ask, "queries")["queries"]
+    assert {"jaccard", "top_edges"} <= {q["name"] for q in known}
+    _, out, _ = ask("queries")
+    assert "-p a=…" in out
+
+
+def test_tasks_models_and_engines_list_what_there_is(ask):
+    assert {"ioi", "months"} <= {t["name"] for t in document(ask, "tasks")["tasks"]}
+    assert document(ask, "tasks", "list") == document(ask, "tasks")
+    models = document(ask, "models")["models"]
+    assert {"name", "family", "seeds", "checkpoints"} <= set(models[0])
+    engines = {e["name"]: e for e in document(ask, "engines")["engines"]}
+    settings = {s["name"]: s["default"] for s in engines["prune"]["settings"]}
+    assert settings["node_threshold"] == 10.0
+    assert "like_edges" not in {s["name"] for s in engines["random"]["settings"]}
+
+
+def test_doctor_reports_the_database(ask, stored_path):
+    found = document(ask, "doctor")
+    assert found["database"]["path"] == str(stored_path)
+    assert found["database"]["circuits"] == 5
+    assert found["drawing"]["drawn_by"]
+    assert ask("doctor")[0] == 0
+
+
+def test_verify_counts_what_it_read(ask):
+    found = document(ask, "verify")
+    assert found["ok"]
+    assert found["n_circuits"] == 5
+
+
+@pytest.mark.parametrize("flags", [("--quiet",), ("-q",)])
+def test_quiet_keeps_standard_error_empty(ask, flags):
+    assert ask("ls", *flags)[2] == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ls", "--all"),
+        ("show", IOI_REF),
+        ("overlap", IOI_REF, "months"),
+        ("queries",),
+        ("tasks",),
+        ("models",),
+    ],
+)
+def test_tables_fit_eighty_columns(ask, command):
+    _, out, _ = ask(*command)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_global_options_may_come_before_the_command(stored_path, capsys):
+    assert run(["--json", "--db", str(stored_path), "ls"]) == 0
+    assert json.loads(capsys.readouterr().out)["hidden"] == 1
+    assert run(["--json", "--db", str(stored_path), "tasks", "list"]) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"]
+
+
+def test_alias_note_and_rm_change_the_database(own_copy, capsys):
+    db = ["--db", str(own_copy), "--json"]
+    assert run(["alias", IOI_REF, "@paper", *db]) == 0
+    circuit_id = json.loads(capsys.readouterr().out)["circuit_id"]
+    assert run(["note", "@paper", "figure 2", *db]) == 0
+    capsys.readouterr()
+    assert run(["show", "@paper", *db]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["alias"], shown["note"]) == ("paper", "figure 2")
+    assert run(["alias", "@paper", "--remove", *db]) == 0
+    assert run(["note", circuit_id, "--remove", *db]) == 0
+    assert run(["rm", circuit_id[:12], *db]) == 0
+    capsys.readouterr()
+    assert run(["show", circuit_id, *db]) == 2
+    assert "no circuit id begins with" in capsys.readouterr().err
+
+
+def test_backup_and_merge_carry_all_circuits(stored_path, tmp_path, capsys):
+    copied, empty = tmp_path / "copy.duckdb", tmp_path / "empty.duckdb"
+    assert run(["backup", str(copied), "--db", str(stored_path)]) == 0
+    assert capsys.readouterr().out == f"{copied}\n"
+    assert run(["merge", str(copied), "--db", str(empty), "--json"]) == 0
+    merged = json.loads(capsys.readouterr().out)
+    assert (len(merged["added"]), merged["known"]) == (5, 0)
+
+
+def test_python_dash_m_is_the_same_command(stored_path):
+    environment = os.environ | {"CIRCUITDB": str(stored_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "circuitdb", "ls", "--json"],
+        capture_output=True, text=True, env=environment, check=True,
+    )  # fmt: skip
+    assert len(json.loads(done.stdout)["circuits"]) == 4
+
+
+def test_no_command_prints_the_help(capsys):
+    assert run([]) == 0
+    assert "overlap" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    from circuitdb import __version__
+
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"circuitdb {__version__}\n"

@@ -1,0 +1,291 @@
+"""Wrong usage and wrong input: one clear line on standard error, exit code 2."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from circuitdb import api, cli
+from circuitdb.cli import run
+from circuitdb.store import Store
+
+IOI = "ioi,engine=eap"
+
+
+@pytest.fixture
+def refused(stored_path: Path, capsys: pytest.CaptureFixture[str]):
+    """``refused("ls", "--x")`` → the one line a command is refused with."""
+
+    def asked(*arguments: str, db: Path | None = stored_path) -> str:
+        code = run([*arguments, *([] if db is None else ["--db", str(db)])])
+        told = capsys.readouterr()
+        assert code == 2, told.err
+        assert told.out == ""
+        lines = told.err.splitlines()
+        assert len(lines) == 1, told.err
+        assert lines[0].startswith("error: ")
+        return lines[0]
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lss"], "Did you mean 'ls'"),
+        (["ls", "--engin", "eap"], "--engine"),
+        (["show"], "Missing argument"),
+        (["overlap", IOI, "months", "--level", "edgs"], "edges"),
+        (["discover"], "--task"),
+        (["discover", "--task", "ioi", "--examples", "many"], "--examples"),
+        (["show", "months,engine=acdc"], "there are: months"),
+        (["show", "monts"], "did you mean 'months'"),
+        (["show", "abcdef012345"], "no circuit id begins with 'abcdef012345'"),
+        (["show", "@nobody"], "no circuit has the alias 'nobody'"),
+        (["show", "ioi,engin=eap"], "did you mean 'engine'"),
+        (["overlap", IOI], "two circuits or more"),
+        (["overlap", f"{IOI},granularity=edge", "ioi,engine=prune,granularity=node"], "not like for like"),
+        (["query", "jacard"], "did you mean 'jaccard'"),
+        (["query", "jaccard", "-p", f"a={IOI}"], "needs b"),
+        (["query", "jaccard", "-p", "a"], "no KEY=VALUE"),
+        (["query", "jaccard", "-p", "a=1", "-p", "a=2"], "given twice"),
+        (["sql", "SELEC 1"], "syntax error"),
+        (["sql", "DELETE FROM circuit"], "DELETE is refused"),
+        (["sql", "ATTACH 'x.db'"], "ATTACH is refused"),
+        (["sql", "SELECT * FROM read_csv('/etc/passwd')"], "out of reach"),
+        (["sql", "SELECT 1; SELECT 2"], "expected one statement, got 2"),
+        (["sql", "SELECT nothing FROM circuits"], "nothing"),
+        (["sql", "SELECT 1", "--timeout", "0"], "--timeout is 0.0"),
+        (["sql", "SELECT count(*) FROM range(100000000000)", "--timeout", "0.5"], "stopped after 0.5 s"),
+        (["render", IOI, "-o", "x.gif"], "cannot tell the format"),
+        (["render", IOI, "-o", "/nowhere/x.svg"], "no directory '/nowhere'"),
+        (["backup", "/nowhere/x.duckdb"], "/nowhere"),
+        (["merge", "/nowhere/x.duckdb"], "/nowhere/x.duckdb"),
+        (["alias", IOI], "give either a NAME or --remove"),
+        (["note", IOI], "give either a TEXT or --remove"),
+        (["pull", "smollm"], "did you mean"),
+        (["train", "toy-9l"], "unknown recipe 'toy-9l'"),
+        (["tasks", "show", "iio"], "did you mean 'ioi'"),
+        (["tasks", "shwo"], "Did you mean 'show'"),
+        (["add", "--task", "ioi", "--edges-from", "/nowhere/edges.txt"], "cannot be read"),
+        (["add", "--task", "ioi", "--edges-from", "x", "--edges", "m0->m1"], "not both"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_refused_in_one_line(refused, arguments, said):
+    assert said in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--task", "month"], "did you mean 'months'"),
+        (["--engine", "eap-gi"], "did you mean"),
+        (["--metric", "logit_dif"], "did you mean 'logit_diff'"),
+        (["--ablation", "means"], "did you mean"),
+        (["--model", "toy-4"], "unknown model 'toy-4'"),
+        (["--engine", "eap", "--threshold", "nan"], "--threshold is nan"),
+        (["--engine", "eap", "--threshold", "0"], "--threshold is 0.0"),
+        (["--engine", "eap", "--edges", "-1"], "--edges is -1"),
+        (["--engine", "eap", "--faithfulness", "inf"], "--faithfulness is inf"),
+        (["--engine", "eap", "--edges", "3", "--threshold", "1"], "not several"),
+        (["--examples", "0"], "--examples is 0"),
+        (["--band", "-1"], "--band is -1"),
+        (["--replicates", "0"], "--replicates is 0"),
+        (["--replicates", "2", "--replicate", "1"], "not both"),
+        (["--answers", "wrong"], "'task' or 'random'"),
+        (["--ranking", "loudest"], "abs_mean"),
+        (["--set", "edge_keep"], "no KEY=VALUE"),
+        (["--set", "edge_kep=1"], "edge_keep"),
+        (["--set", "edge_keep=2"], "edge_keep"),
+        (["--set", "edge_keep=0.5", "--edge-keep", "0.6"], "say the same"),
+        (["--engine", "eap", "--steps", "4"], "no setting 'steps'"),
+        (["--engine", "random", "--like", "months,engine=acdc"], "there are"),
+    ],
+)  # fmt: skip
+def test_a_discovery_that_cannot_be_is_refused_before_it_begins(
+    refused, tmp_path, stored_path, options, said
+):
+    own = tmp_path / "own.duckdb"
+    shutil.copy(stored_path, own)
+    task = [] if "--task" in options else ["--task", "ioi"]
+    assert said in refused("discover", *task, *options, db=own)
+
+
+def test_a_malformed_task_file_is_refused_with_file_and_line(refused, tmp_path):
+    file = tmp_path / "task.jsonl"
+    file.write_text(
+        '{"clean": "a b", "corrupted": "b a", "correct": " a", "incorrect": " b"}\n{oops\n'
+    )
+    said = refused("discover", "--task", str(file), db=tmp_path / "new.duckdb")
+    assert f"{file}:2" in said or f"{file}, line 2" in said
+
+
+def test_edges_of_a_file_are_refused_with_their_line(refused, tmp_path):
+    file = tmp_path / "edges.txt"
+    file.write_text("# by hand\nm0->logits\nm0=>logits\n")
+    said = refused("add", "--task", "ioi", "--edges-from", str(file))
+    assert f"{file}, line 3" in said
+    assert "m0=>logits" in said
+
+
+def test_a_prefix_of_several_ids_lists_them(refused, monkeypatch):
+    from circuitdb.errors import CircuitReferenceError
+
+    def several(self, ref, **_):
+        raise CircuitReferenceError("'abcdef' begins 2 ids: abcdef01; abcdef02")
+
+    monkeypatch.setattr(api.Database, "examine", several)
+    assert "begins 2 ids" in refused("show", "abcdef")
+
+
+def test_databases_that_are_none_are_refused(refused, tmp_path, stored_path):
+    there_is_none = tmp_path / "missing.duckdb"
+    assert "there is no database" in refused("ls", db=there_is_none)
+    assert "there is no database" in refused("sql", "SELECT 1", db=there_is_none)
+    text = tmp_path / "text.duckdb"
+    text.write_text("no database at all, but long enough to look like one" * 400)
+    assert "text.duckdb" in refused("ls", db=text)
+    empty = tmp_path / "empty.duckdb"
+    empty.touch()
+    assert "empty" in refused("ls", db=empty)
+    assert "is a directory" in refused("ls", db=tmp_path)
+    cut = tmp_path / "cut.duckdb"
+    cut.write_bytes(stored_path.read_bytes()[:9000])
+    assert "cut.duckdb" in refused("ls", db=cut)
+    other = tmp_path / "other.duckdb"
+    import duckdb
+
+    with duckdb.connect(str(other)) as con:
+        con.execute("CREATE TABLE t (x INTEGER)")
+    assert "not one of circuitdb's" in refused("ls", db=other)
+
+
+def test_a_newer_database_is_refused(refused, tmp_path, stored_path):
+    import duckdb
+
+    newer = tmp_path / "newer.duckdb"
+    shutil.copy(stored_path, newer)
+    with duckdb.connect(str(newer)) as con:
+        con.execute(
+            "INSERT INTO migration SELECT * REPLACE (99 AS number, 'later' AS name) FROM migration LIMIT 1"
+        )
+    assert "newer circuitdb" in refused("ls", db=newer)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anything; runs as any other user")
+def test_a_read_only_database_is_refused_for_writing(refused, tmp_path, stored_path):
+    own = tmp_path / "own.duckdb"
+    shutil.copy(stored_path, own)
+    own.chmod(0o444)
+    assert "may not be written" in refused("alias", IOI, "paper", db=own)
+
+
+def test_a_locked_database_names_its_holder(refused, tmp_path):
+    path = tmp_path / "held.duckdb"
+    with Store.open(path):
+        pass
+    holder = subprocess.Popen(
+        [sys.executable, "-c",
+         "import sys, time, duckdb; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(60)",
+         str(path)],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert "held by" in refused("ls", db=path)
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+
+def test_our_own_faults_are_told_apart(capsys, monkeypatch, stored_path):
+    def broken(self, **_):
+        raise ZeroDivisionError("in here")
+
+    monkeypatch.setattr(api.Database, "rows", broken)
+    monkeypatch.delenv("CIRCUITDB_DEBUG", raising=False)
+    assert run(["ls", "--db", str(stored_path)]) == 1
+    told = capsys.readouterr().err
+    assert "internal error: ZeroDivisionError: in here" in told
+    assert "Traceback" not in told
+    monkeypatch.setenv("CIRCUITDB_DEBUG", "1")
+    assert run(["ls", "--db", str(stored_path)]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_numbers_that_are_none_are_exit_code_1(capsys, monkeypatch, stored_path):
+    from circuitdb.errors import NumericalError
+
+    def infinite(self, **_):
+        raise NumericalError("a masked forward gave NaN")
+
+    monkeypatch.setattr(api.Database, "rows", infinite)
+    assert run(["ls", "--db", str(stored_path)]) == 1
+    assert capsys.readouterr().err == "error: a masked forward gave NaN\n"
+
+
+def test_errors_under_json_stay_a_line_on_standard_error(refused):
+    assert "did you mean" in refused("show", "monts", "--json")
+
+
+def test_damage_that_verify_finds_is_exit_code_2(tmp_path, stored_path, capsys):
+    import duckdb
+
+    damaged = tmp_path / "damaged.duckdb"
+    shutil.copy(stored_path, damaged)
+    with duckdb.connect(str(damaged)) as con:
+        con.execute("DELETE FROM member WHERE edge_id = (SELECT min(edge_id) FROM member)")
+    assert run(["verify", "--db", str(damaged)]) == 2
+    told = capsys.readouterr()
+    assert "member" in told.out
+    assert "is damaged" in told.err
+
+
+def child(arguments: list[str], db: Path, **options: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "circuitdb", *arguments, "--db", str(db)], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,  # type: ignore[call-overload]
+    )  # fmt: skip
+
+
+def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(stored_path):
+    query = "SELECT count(*) FROM range(100000000000)"
+    with child(["sql", query], stored_path, start_new_session=True) as running:
+        time.sleep(2.0)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=30)
+    assert running.returncode == cli.INTERRUPTED
+    assert err.count("\n") == 1
+    assert "the database is whole" in err
+    assert "run the same command again" in err
+
+
+def test_a_reader_that_goes_away_is_no_error(stored_path):
+    with child(["sql", "SELECT range FROM range(50000)"], stored_path) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.readline()
+        running.stdout.close()
+        assert running.wait(timeout=60) == 0
+        assert running.stderr.read() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, as Linux has it")
+def test_a_full_disk_under_standard_output_is_one_line(stored_path):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "circuitdb", "ls", "--db", str(stored_path), "--json"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "No space left" in done.stderr
+    assert done.stderr.count("\n") == 1

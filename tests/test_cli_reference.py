@@ -1,0 +1,60 @@
+"""docs/cli.md is the help, and the help is complete."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from circuitdb.cli import reference
+from circuitdb.cli.app import COMMANDS
+from circuitdb.cli.describe import UNITS
+
+PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+AGAIN = "run: python -m circuitdb.cli.reference > docs/cli.md"
+
+
+def test_the_page_is_current():
+    assert PAGE.read_text("utf-8") == reference.page(), AGAIN
+
+
+def test_every_command_is_on_the_page():
+    text = PAGE.read_text("utf-8")
+    for path in reference.command_paths():
+        assert f"\n## circuitdb {' '.join(path)}\n" in text
+
+
+def test_the_commands_are_those_of_the_contract():
+    wanted = (
+        "discover ls show add evaluate overlap sql query queries render models tasks engines train "
+        "pull rm alias note merge verify backup doctor"
+    )
+    assert sorted(COMMANDS) == sorted(wanted.split())
+    assert ("tasks", "list") in reference.command_paths()
+    assert ("tasks", "show") in reference.command_paths()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_worked_example(name):
+    module = importlib.import_module(f"circuitdb.cli.{COMMANDS[name]}")
+    handler = module.tasks_root if name == "tasks" else getattr(module, name)
+    assert f"circuitdb {name}" in (handler.__doc__ or "").partition("Example")[2]
+
+
+@pytest.mark.parametrize("path", reference.command_paths(), ids=" ".join)
+def test_help_fits_eighty_columns_and_names_the_common_options(path):
+    text = reference._help(path)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(option in text for option in ("--db", "--json", "--quiet"))
+
+
+def test_the_summaries_in_the_list_of_commands_are_not_cut():
+    listed = reference._help(()).partition("Commands:")[2]
+    assert "..." not in listed
+
+
+def test_units_are_those_of_the_metrics():
+    from circuitdb import metrics
+
+    assert {m.name: m.unit for m in metrics.METRICS} == UNITS

@@ -1,0 +1,65 @@
+"""The incremental masked forward gives what a whole forward gives, for any order of masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from circuitdb.models.residual import ResidualForward
+from circuitdb.models.stream import plain_rows, reader_blocks
+from circuitdb.models.weights import from_hf
+from circuitdb.space import Space, SpaceSpec
+from tests.tiny_models import random_model, random_tokens
+
+
+def forward_of(family: str) -> ResidualForward:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = random_model(family)
+    return ResidualForward(from_hf(model.state_dict(), model.config.to_dict()))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_search_gets_the_logits_of_whole_forwards(family: str) -> None:
+    forward, rng = forward_of(family), np.random.default_rng(0)
+    clean, corrupted = random_tokens(3, 7), random_tokens(3, 7, seed=1)
+    ablated = forward.writers(corrupted)
+    run = forward.masked_run(clean, ablated)
+    keep = np.ones(forward.space.n_edges, dtype=np.bool_)
+    for step, edge in enumerate(rng.permutation(forward.space.n_edges)):
+        keep[edge] = False
+        found = run(torch.from_numpy(keep))
+        whole = forward.masked(clean, ablated, torch.from_numpy(keep))
+        assert torch.allclose(found, whole, atol=1e-5), step
+        keep[edge] = rng.random() < 0.4  # rejected removals come back
+
+
+def test_jumps_between_unrelated_masks_are_right_too() -> None:
+    forward, rng = forward_of("gpt2"), np.random.default_rng(1)
+    clean, corrupted = random_tokens(2, 5), random_tokens(2, 5, seed=1)
+    ablated = forward.writers(corrupted)
+    run = forward.masked_run(clean, ablated)
+    masks = [rng.random(forward.space.n_edges) < share for share in (0.1, 0.9, 0.5, 0.0, 1.0, 0.02)]
+    for i in rng.integers(0, len(masks), 40):
+        keep = torch.from_numpy(masks[i])
+        assert torch.allclose(run(keep), forward.masked(clean, ablated, keep), atol=1e-5)
+
+
+def test_a_silenced_component_costs_nothing_below_it() -> None:
+    # Cutting all that m1 writes makes what it reads irrelevant: only logits are computed anew.
+    space = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=2))
+    keep = np.ones(space.n_edges, dtype=np.bool_)
+    keep[space.edge_ids(["m1->logits", "input->m1"])] = False
+    rows, heard = plain_rows(space, keep)
+    m1 = [i for i, r in enumerate(space.readers) if str(r.component) == "m1"]
+    assert not heard[m1].any()
+    assert rows[m1].sum() == (space.edge_id[m1] >= 0).sum()
+
+
+def test_blocks_of_readers_cover_all_edges_once_in_order() -> None:
+    space = Space(SpaceSpec(n_layers=3, n_heads=4, n_kv_heads=2))
+    blocks = reader_blocks(space)
+    assert [b.rows.start for b in blocks[1:]] == [b.rows.stop for b in blocks[:-1]]
+    assert [b.edges.start for b in blocks[1:]] == [b.edges.stop for b in blocks[:-1]]
+    assert (blocks[0].edges.start, blocks[-1].edges.stop) == (0, space.n_edges)
