@@ -32,16 +32,16 @@ from circuitdb.circuit import (
     now,
 )
 from circuitdb.engines.engine import Engine, Found, Members, Problem, Report, Settings, silent
-from circuitdb.engines.random import matched_edges, matched_nodes
+from circuitdb.engines.random import control_edges, matched_nodes
 from circuitdb.errors import (
     OptionError,
     TaskNotDoneError,
 )
-from circuitdb.evaluate import Bench, Does, does_task, figures
+from circuitdb.evaluate import Band, Bench, Does, does_task, figures
 from circuitdb.metrics import Metric
 from circuitdb.models.model import LoadedModel
 from circuitdb.plan import BAND, Plan, check, engine_settings
-from circuitdb.space import EdgeMask
+from circuitdb.space import EdgeMask, Space
 from circuitdb.tasks.prompts import Prompts, PromptSet
 
 DEFAULT_FAITHFULNESS = 0.85
@@ -375,22 +375,24 @@ def measure(
 
 def random_band(
     bench: Bench, members: Members, metric: Metric, keep_input: bool, n: int, report: Report
-) -> list[float]:
-    """Faithfulness of matched random circuits, where it is defined."""
+) -> Band:
+    """Faithfulness of `n` matched random circuits, where it is defined."""
+    others, note = _random_like(bench.space, members, n)
     found = []
-    for i in range(n):
+    for i, other in enumerate(others):
         report("random circuits", i, n)
-        other = _random_like(bench, members, np.random.default_rng(i))
         value = bench.faithfulness(other, metric, keep_input).value
         found += [] if value is None else [value]
-    return found
+    return Band(tuple(found), note)
 
 
-def _random_like(bench: Bench, members: Members, rng: np.random.Generator) -> EdgeMask:
-    space = bench.space
+def _random_like(space: Space, members: Members, n: int) -> tuple[list[EdgeMask], str | None]:
     if members.granularity == "edge":
-        return space.mask(matched_edges(space, members.edges, rng))
-    return space.mask(space.edges_among(matched_nodes(space, members.nodes, rng)))
+        drawn, note = control_edges(space, members.edges, n)
+        return [space.mask(edges) for edges in drawn], note
+    rngs = [np.random.default_rng(i) for i in range(n)]
+    nodes = [matched_nodes(space, members.nodes, rng) for rng in rngs]
+    return [space.mask(space.edges_among(ids)) for ids in nodes], None
 
 
 _VERSIONS = ("torch", "transformer_lens", "transformers", "numpy", "duckdb")

@@ -199,6 +199,15 @@ def _ratio(above: Values, below: Values, what: str) -> Ratio:
     return Ratio(float(above.mean()) / mean)
 
 
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Faithfulness of random circuits beside one found."""
+
+    values: tuple[float, ...]
+    note: str | None = None
+    """What they could not be matched in."""
+
+
 def figures(
     bench: Bench,
     keep: EdgeMask,
@@ -207,7 +216,7 @@ def figures(
     split: str = "test",
     task: str | None = None,
     keep_input: bool = False,
-    band: Sequence[float] = (),
+    band: Band | None = None,
 ) -> Figures:
     """A circuit's figures on a bench, beside the full model and the empty circuit.
 
@@ -222,7 +231,8 @@ def figures(
     faithful, whole = faithfulness(circuit, full, empty), ratio(circuit, full)
     gap = float((full - empty).mean())
     spread = None if faithful.value is None else float(((circuit - empty) / gap).std(ddof=1))
-    notes = [r.note for r in (faithful, whole) if r.note]
+    band = band or Band(())
+    notes = [r.note for r in (faithful, whole, band) if r.note]
     return Figures(
         split=split,  # type: ignore[arg-type]
         task=task,
@@ -239,10 +249,10 @@ def figures(
         accuracy_full=float(bench.full(right).mean()) if has_pairs else None,
         agreement=float(outcome["agreement"].mean()),
         kl=float(outcome["kl"].mean()),
-        random_low=float(np.percentile(band, 5)) if len(band) else None,
-        random_high=float(np.percentile(band, 95)) if len(band) else None,
-        random_mean=float(np.mean(band)) if len(band) else None,
-        random_n=len(band) or None,
+        random_low=float(np.percentile(band.values, 5)) if band.values else None,
+        random_high=float(np.percentile(band.values, 95)) if band.values else None,
+        random_mean=float(np.mean(band.values)) if band.values else None,
+        random_n=len(band.values) or None,
         note="; ".join(notes) or None,
     )
 

@@ -21,7 +21,7 @@ from circuitdb.compare.comparable import Compared, check, component_mask, differ
 from circuitdb.compare.null import HYPERGEOMETRIC_WARNING
 from circuitdb.compare.overlap import overlap
 from circuitdb.compare.scale import Controls, controls
-from circuitdb.compare.universe import edge_universe, measured, node_universe
+from circuitdb.compare.universe import edge_universe, eligible, node_universe
 from circuitdb.errors import ComparisonError, UnknownNameError
 from circuitdb.space import Space, SpaceSpec
 
@@ -292,10 +292,17 @@ def test_edges_whose_sender_never_differs_are_left_out() -> None:
 
 
 def test_a_run_that_measured_nothing_limits_nothing() -> None:
-    assert measured(None, 3).all()
-    assert measured(Scores(np.full(3, np.nan, dtype=np.float32)), 3).all()
+    searched = circuit(IOI)
+    assert eligible(searched, None, 3).all()
+    assert eligible(searched, Scores(np.full(3, np.nan, dtype=np.float32)), 3).all()
     half = Scores(np.array([0.0, np.nan, 1.0], dtype=np.float32))
-    assert measured(half, 3).tolist() == [True, False, True]
+    assert eligible(searched, half, 3).tolist() == [True, False, True]
+
+
+def test_a_search_that_scored_inside_its_own_circuit_chose_from_the_whole_model() -> None:
+    inside = replace(circuit(IOI), run=a_run(score_context="circuit"))
+    half = Scores(np.array([0.0, np.nan, 1.0], dtype=np.float32))
+    assert eligible(inside, half, 3).all()
 
 
 def test_forced_components_are_in_no_node_universe() -> None:

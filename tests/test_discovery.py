@@ -38,7 +38,7 @@ def test_prune_leaves_a_node_and_an_edge_circuit_with_figures(months: Discovery)
     assert (test.split, shift.split) == ("test", "shift")
     assert test.faithfulness is not None
     assert test.random_high is not None
-    assert test.faithfulness > max(0.8, test.random_high)
+    assert test.faithfulness > max(0.7, test.random_high)
 
 
 def test_every_decision_of_prune_is_kept_and_replays_to_the_same_nodes(months: Discovery) -> None:

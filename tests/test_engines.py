@@ -378,11 +378,31 @@ def test_listing_engines_imports_no_torch():
 
 
 @pytest.mark.parametrize("name", [e.name for e in engines.ENGINES])
-def test_equal_problems_give_equal_results(chain, name):
+def test_equal_problems_give_equal_results(name):
     chosen = {"n_edges": 10} if name == "random" else {}
-    first, second = run(name, chain, **chosen), run(name, chain, **chosen)
+    # A bench each: one that has been used remembers forwards and rounds another way.
+    first, second = (
+        run(name, Problem(planted.bench(planted.chain()), metrics.get("logit_diff")), **chosen)
+        for _ in range(2)
+    )
     assert first.decisions == second.decisions
     for a, b in zip(first.members, second.members, strict=True):
         assert np.array_equal(a.edges, b.edges)
     if first.edge_scores is not None:
         assert np.array_equal(first.edge_scores.mean, second.edge_scores.mean, equal_nan=True)
+
+
+def test_a_circuit_whose_degrees_leave_no_other_is_held_against_its_size_alone() -> None:
+    from circuitdb.engines.random import control_edges
+
+    space = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=2))
+    chain = space.edge_ids(["input->m0", "m0->m1", "m1->logits"])
+    drawn, note = control_edges(space, np.sort(chain), 8)
+    assert note is not None
+    assert all(len(edges) == 3 for edges in drawn)
+    assert len({tuple(edges) for edges in drawn}) > 1
+    for edges in drawn:
+        mask = space.mask(edges)
+        assert np.array_equal(space.prune_dead_ends(mask), mask)
+    many = np.flatnonzero(np.random.default_rng(0).random(space.n_edges) < 0.5).astype(np.int32)
+    assert control_edges(space, many, 2)[1] is None

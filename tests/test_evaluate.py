@@ -12,6 +12,7 @@ from circuitdb.errors import NumericalError, PromptError, UnknownNameError
 from circuitdb.evaluate import Bench, does_task, faithfulness, figures, ratio
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
+from circuitdb.models.residual import ResidualForward
 from circuitdb.tasks.prompts import PromptSet
 
 
@@ -149,13 +150,11 @@ def test_a_template_without_means_is_an_error_that_says_what_to_do(
 def test_a_model_that_gives_nan_is_named_before_any_search(
     toy: LoadedModel, months: PromptSet
 ) -> None:
-    class Broken:
-        space = toy.space
-        writers = staticmethod(toy.forward.writers)
+    class Broken(ResidualForward):
+        def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+            return super().logits(tokens) * torch.nan
 
-        @staticmethod
-        def logits(tokens: torch.Tensor) -> torch.Tensor:
-            return torch.full((len(tokens), 5), torch.nan)
-
+    assert isinstance(toy.forward, ResidualForward)
+    broken = Broken(toy.forward.weights)
     with pytest.raises(NumericalError, match="NaN"):
-        Bench(Broken(), months.split("train"), Ablation("resample", toy.forward))  # type: ignore[arg-type]
+        Bench(broken, months.split("train"), Ablation("resample", toy.forward))

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from circuitdb.errors import ModelError, UnknownNameError
 from circuitdb.models import toy
+from circuitdb.models.performance import measure
 from circuitdb.models.recipe import (
     Architecture,
     Checkpoints,
@@ -16,7 +17,9 @@ from circuitdb.models.recipe import (
     Texts,
     TrainRecipe,
 )
+from circuitdb.models.residual import ResidualForward
 from circuitdb.models.train import train
+from circuitdb.models.weights import from_hf
 from circuitdb.tasks import Tokenizer, names
 
 SEQUENCES = ("months", "numerals", "number_words")
@@ -123,6 +126,15 @@ def test_listing_imports_no_torch():
     assert done.stdout.strip() == "False"
 
 
+def _measured(stored, tasks):
+    c = stored.config
+    shape = Architecture(
+        n_layers=c["n_layer"], n_heads=c["n_head"], d_model=c["n_embd"], d_mlp=c["n_inner"],
+        n_context=c["n_positions"], tied=c["tie_word_embeddings"],
+    )  # fmt: skip
+    return measure(stored.state, shape, Tokenizer.from_file(stored.tokenizer, stored.bos), tasks)
+
+
 class TestReleased:
     def test_there_are_enough_seeds_and_checkpoints(self):
         entries = {e.name: e for e in toy.entries()}
@@ -175,17 +187,29 @@ class TestReleased:
                 reached = toy.figures("toy-4l", seed)[task]
                 assert reached["successor_on_corrupted"] <= 0.1, (seed, task)
 
-    def test_the_recorded_figures_are_those_the_weights_give(self):
-        from circuitdb.models.performance import measure
+    def test_the_fast_forward_gives_the_logits_of_transformers(self):
+        from transformers import GPT2Config, GPT2LMHeadModel
 
-        stored = toy.load_state("toy-4l", 3)
-        c = stored.config
-        shape = Architecture(
-            n_layers=c["n_layer"], n_heads=c["n_head"], d_model=c["n_embd"], d_mlp=c["n_inner"],
-            n_context=c["n_positions"], tied=c["tie_word_embeddings"],
-        )  # fmt: skip
-        tokenizer = Tokenizer.from_file(stored.tokenizer, stored.bos)
-        found = measure(stored.state, shape, tokenizer, ["ioi", "months"])
+        tokens = torch.randint(2, 600, (4, 40), generator=torch.Generator().manual_seed(0))
+        for entry in toy.entries():
+            config = toy.load_state(entry.name).config
+            model = GPT2LMHeadModel(GPT2Config(**config)).eval()
+            for seed, steps in entry.seed_checkpoints.items():
+                for step in steps:
+                    stored = toy.load_state(entry.name, seed, step)
+                    model.load_state_dict(stored.state)
+                    ours = ResidualForward(from_hf(stored.state, config)).logits(tokens)
+                    with torch.no_grad():
+                        theirs = model(tokens).logits[:, -1]
+                    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+    def test_the_untrained_control_does_no_task(self):
+        stored = toy.load_state("toy-4l", 0, 0)
+        found = _measured(stored, ["ioi", "mood_stories", "months"])
+        assert all(0.25 < reached.accuracy < 0.75 for reached in found.values())
+
+    def test_the_recorded_figures_are_those_the_weights_give(self):
+        found = _measured(toy.load_state("toy-4l", 3), ["ioi", "months"])
         recorded = toy.figures("toy-4l", 3)
         for task, reached in found.items():
             assert reached.accuracy == pytest.approx(recorded[task]["accuracy"], abs=0.01)

@@ -1,8 +1,10 @@
 """What two circuits could have shared: the universe a null model draws from.
 
-An edge is in it when both runs measured it, it lies on some path from ``input`` to ``logits`` over
-such edges, and its sender differs between the clean and the ablation run. ``input`` and
-``logits`` are in every circuit; at node level they are left out.
+An edge is in it when both runs could have chosen it, it lies on some path from ``input`` to
+``logits`` over such edges, and its sender differs between the clean and the ablation run. A run
+could choose what it measured; one whose scores stand in the context of a circuit (``prune``)
+measured only inside that circuit, but chose it from the whole model. ``input`` and ``logits`` are
+in every circuit; at node level they are left out.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ def universe(a: Compared, b: Compared, level: Level) -> Bools:
 
 
 def edge_universe(a: Compared, b: Compared) -> EdgeMask:
-    """Bool ``[edge]``: measured by both (all, where a run measured none), live, on some path."""
+    """Bool ``[edge]``: open to both searches, live, on some path."""
     n = a.space.n_edges
-    allowed = measured(a.level_scores("edges"), n) & measured(b.level_scores("edges"), n)
+    allowed = eligible(a, a.level_scores("edges"), n) & eligible(b, b.level_scores("edges"), n)
     for circuit in (a, b):
         if circuit.inert is not None:
             allowed &= ~circuit.inert
@@ -33,13 +35,19 @@ def edge_universe(a: Compared, b: Compared) -> EdgeMask:
 
 
 def node_universe(a: Compared, b: Compared, level: Level) -> Bools:
-    """Bool ``[component]``: the heads, MLPs or both that both runs measured."""
+    """Bool ``[component]``: the heads, MLPs or both that were open to both searches."""
     n = len(a.space.components)
-    both = measured(a.node_scores, n) & measured(b.node_scores, n)
+    both = eligible(a, a.node_scores, n) & eligible(b, b.node_scores, n)
     return both & component_mask(a.space, level)
 
 
-def measured(scores: Scores | None, n: int) -> Bools:
-    """Bool ``[n]``, true where a run measured; everywhere, where it measured nothing."""
+def eligible(circuit: Compared, scores: Scores | None, n: int) -> Bools:
+    """Bool ``[n]``, true at what a run could have chosen.
+
+    That is what it measured; everything, where it measured nothing or chose a circuit first and
+    measured inside it.
+    """
+    if circuit.run.score_context == "circuit":
+        return np.ones(n, dtype=np.bool_)
     found = np.zeros(n, dtype=np.bool_) if scores is None else np.isfinite(scores.mean)
     return found if found.any() else np.ones(n, dtype=np.bool_)

@@ -25,6 +25,9 @@ from circuitdb.engines.engine import Found, Members, Problem, Settings
 from circuitdb.errors import OptionError
 from circuitdb.space import EdgeIds, Space
 
+_TOO_ALIKE = 0.9
+"""Share of a circuit's edges beyond which a rewired copy is no control of it."""
+
 
 class RandomSettings(Settings):
     """Settings of ``random``."""
@@ -84,6 +87,22 @@ def matched_edges(space: Space, members: EdgeIds, rng: np.random.Generator) -> E
             present |= set(swapped)
             readers[i], readers[j] = readers[j], readers[i]
     return np.sort(space.edge_id[readers, writers]).astype(np.int32)
+
+
+def control_edges(space: Space, members: EdgeIds, n: int) -> tuple[list[EdgeIds], str | None]:
+    """`n` random circuits to hold a circuit against, and a note where degrees could not be kept.
+
+    They keep its degrees; where its degrees allow (almost) no other circuit, they are connected
+    circuits of its size instead, since a control that is the circuit itself controls nothing.
+    """
+    rngs = [np.random.default_rng(i) for i in range(n)]
+    made = [matched_edges(space, members, rng) for rng in rngs]
+    common = [len(np.intersect1d(m, members)) for m in made]
+    if not made or np.mean(common) <= _TOO_ALIKE * len(members) or not len(members):
+        return made, None
+    return [connected_edges(space, len(members), rng) for rng in rngs], (
+        "its degrees leave no room for rewiring: random circuits match its size alone"
+    )
 
 
 def matched_nodes(

@@ -74,7 +74,7 @@ def load_state(
         bos=family["bos"],
         checkpoint=checkpoint,
         seed=seed,
-        # A test compares every one of them with TransformerLens; they never change.
+        # A test holds each of them to transformers' own forward, and they never change.
         compared=folder == FOLDER,
     )
 

@@ -13,86 +13,42 @@ Training is deterministic on one machine: one thread, and every draw from the se
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch  # noqa: TID253
 import torch.nn.functional as F  # noqa: TID253
 from jaxtyping import Bool, Float
-from safetensors.torch import save
 from torch import Tensor  # noqa: TID253
 
-from circuitdb import __version__
-from circuitdb.errors import ModelError, NumericalError, OptionError
+from circuitdb.errors import NumericalError, OptionError
 from circuitdb.models import gpt2
 from circuitdb.models.mixture import Batch, Repeated, make_pools, make_repeater
-from circuitdb.models.performance import TaskFigures, measure
+from circuitdb.models.performance import measure
 from circuitdb.models.recipe import Architecture, Optimisation, Stage, TrainRecipe
-from circuitdb.models.toy import file_name
+from circuitdb.models.shelf import (
+    Loss,
+    SeedReport,
+    Shelf,
+    State,
+    TrainReport,
+    rounded,
+    write_checkpoint,
+)
 from circuitdb.models.vocabulary import family_tokenizer
-from circuitdb.tasks import Tokenizer, toy_tokenizer
+from circuitdb.tasks import Tokenizer
 
 Progress = Callable[[str], None]
-State = dict[str, Tensor]
 
 CHUNK = 32
 """Prompts a forward pass: a batch is sorted by length and cut, so that little is padding."""
 REPORTS = 10
 """Progress lines a seed."""
-
-
-class Loss(NamedTuple):
-    """Mean cross-entropies of one step, nats; 0 for what the step does not learn from."""
-
-    answer: float
-    language: float
-    repeats: float
-
-    def __str__(self) -> str:
-        return f"answer {self.answer:.3f}, repeats {self.repeats:.3f} nats"
-
-
-@dataclass(frozen=True, slots=True)
-class SeedReport:
-    """What training one seed gave."""
-
-    seed: int
-    checkpoints: tuple[int, ...]
-    """Steps after which weights were written, ascending; the last are the final ones."""
-    files: dict[str, str]
-    """Weights file, relative to the output → its SHA-256."""
-    figures: dict[str, TaskFigures]
-    """Task → what the final weights, as written, reach."""
-    loss: Loss
-    """Of the last step."""
-    minutes: float
-
-    @property
-    def worst(self) -> tuple[str, float]:
-        """The task of the lowest pair accuracy on test prompts, and that accuracy."""
-        task = min(self.figures, key=lambda t: self.figures[t].accuracy)
-        return task, self.figures[task].accuracy
-
-
-@dataclass(frozen=True, slots=True)
-class TrainReport:
-    """What :func:`train` wrote and where."""
-
-    name: str
-    folder: Path
-    recipe_hash: str
-    n_parameters: int
-    seeds: dict[int, SeedReport]
-    """Of the seeds asked for; those trained before are read back."""
 
 
 def train(
@@ -119,7 +75,7 @@ def train(
     """
     wanted = _wanted(recipe, seeds)
     tokenizer = family_tokenizer(recipe.texts.vocabulary)
-    shelf = _Shelf.open(recipe, out_dir, tokenizer)
+    shelf = Shelf.open(recipe, out_dir, tokenizer)
     missing = [s for s in wanted if s not in shelf.seeds]
     if jobs > 1 and len(missing) > 1:
         _train_many(shelf, missing, jobs, progress)
@@ -167,7 +123,7 @@ def _wanted(recipe: TrainRecipe, seeds: Iterable[int] | None) -> tuple[int, ...]
     return wanted
 
 
-def _train_many(shelf: _Shelf, seeds: list[int], jobs: int, progress: Progress) -> None:
+def _train_many(shelf: Shelf, seeds: list[int], jobs: int, progress: Progress) -> None:
     # spawn: a forked torch may hang on a lock its parent's threads held.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         running = [pool.submit(train_seed, shelf.recipe, s, shelf.folder) for s in seeds]
@@ -197,7 +153,7 @@ def _descend(
     files: dict[str, str] = {}
     keep, loss = set(recipe.kept_steps(seed)), Loss(0.0, 0.0, 0.0)
     if 0 in keep:
-        files |= _write(recipe, seed, 0, weights, tokenizer, out_dir)
+        files |= write_checkpoint(recipe, seed, 0, weights, tokenizer, out_dir)
     for step, (lesson, lr) in enumerate(_lessons(recipe, tokenizer, draw)):
         for group in optimiser.param_groups:
             group["lr"] = lr
@@ -210,8 +166,8 @@ def _descend(
         if step % max(1, recipe.steps // REPORTS) == 0:
             progress(f"{recipe.name} seed {seed} step {step}: {loss}")
         if step + 1 in keep:
-            files |= _write(recipe, seed, step + 1, weights, tokenizer, out_dir)
-    return _rounded(weights, recipe.embedded), files, loss
+            files |= write_checkpoint(recipe, seed, step + 1, weights, tokenizer, out_dir)
+    return rounded(weights, recipe.embedded), files, loss
 
 
 class _Lesson(NamedTuple):
@@ -338,148 +294,6 @@ def learned(batch: Batch, stride: int, step: int) -> Bool[Tensor, "batch next"]:
     """Where the next token is learned: within the texts, at every `stride`-th position in turn."""
     at = torch.arange(batch.tokens.shape[1] - 1)
     return (at < batch.lengths[:, None] - 1) & (at % stride == step % stride)
-
-
-def _rounded(weights: State, embedded: bool) -> State:
-    """Detached float32 weights, at float16's precision where they are written so."""
-    plain = {name: tensor.detach().clone() for name, tensor in weights.items()}
-    return {n: t.half().float() for n, t in plain.items()} if embedded else plain
-
-
-def _write(
-    recipe: TrainRecipe, seed: int, step: int, weights: State, tokenizer: Tokenizer, out_dir: Path
-) -> dict[str, str]:
-    """Write one checkpoint; its weights files, relative to `out_dir`, and their SHA-256."""
-    state = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-    if recipe.embedded:
-        state = {name: tensor.half() for name, tensor in state.items()}
-        paths = [Path(file_name(seed, step))]
-    else:
-        paths = _hugging_face_paths(recipe, seed, step)
-        for path in paths:
-            _write_hugging_face((out_dir / path).parent, recipe.architecture, tokenizer)
-    packed = save(state, {"format": "pt"})
-    for path in paths:
-        _write_bytes(out_dir / path, packed)
-    return dict.fromkeys((path.as_posix() for path in paths), hashlib.sha256(packed).hexdigest())
-
-
-def _hugging_face_paths(recipe: TrainRecipe, seed: int, step: int) -> list[Path]:
-    """``step*/`` where earlier weights are kept too, and the directory itself for the last."""
-    home = Path() if len(recipe.seeds) == 1 else Path(f"seed{seed}")
-    paths = [home / f"step{step}" / "model.safetensors"] if len(recipe.kept_steps(seed)) > 1 else []
-    return paths + ([home / "model.safetensors"] if step == recipe.steps else [])
-
-
-def _write_hugging_face(folder: Path, shape: Architecture, tokenizer: Tokenizer) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_model_files(folder, shape, tokenizer)
-    bos = toy_tokenizer.BOS
-    special = {"bos_token": bos, "eos_token": bos, "pad_token": bos, "unk_token": None}
-    settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_bos_token": True,
-        **special,
-    }
-    settings |= {"model_max_length": shape.n_context, "clean_up_tokenization_spaces": False}
-    _write_json(folder / "tokenizer_config.json", settings)
-
-
-def _write_model_files(folder: Path, shape: Architecture, tokenizer: Tokenizer) -> None:
-    config = gpt2.config(shape, tokenizer.vocab_size, tokenizer.bos_id)
-    _write_json(folder / "config.json", config)
-    _write_bytes(folder / "tokenizer.json", tokenizer.backend.to_str(pretty=True).encode())
-
-
-class _Shelf:
-    """The output folder: which seeds it holds, and the record beside them."""
-
-    def __init__(self, recipe: TrainRecipe, folder: Path, tokenizer: Tokenizer) -> None:
-        self.recipe, self.folder, self.bos = recipe, folder, toy_tokenizer.BOS
-        sizes = gpt2.sizes(recipe.architecture, tokenizer.vocab_size)
-        self.n_parameters = sum(math.prod(size) for size in sizes.values())
-        self.seeds: dict[int, SeedReport] = {}
-
-    @property
-    def path(self) -> Path:
-        return self.folder / ("family.json" if self.recipe.embedded else "training.json")
-
-    @classmethod
-    def open(cls, recipe: TrainRecipe, folder: Path, tokenizer: Tokenizer) -> _Shelf:
-        """A new output folder, or one that holds seeds of the same recipe.
-
-        Raises:
-            ModelError: it holds another recipe's, or weights that are not those recorded.
-        """
-        shelf = cls(recipe, folder, tokenizer)
-        if shelf.path.is_file():
-            record = json.loads(shelf.path.read_text("utf-8"))
-            if record["recipe_hash"] != recipe.hash:
-                raise ModelError(
-                    f"{str(folder)!r} holds weights of recipe {record['recipe_hash'][:12]}, not of "
-                    f"{recipe.hash[:12]}; name another folder, since weights are never replaced"
-                )
-            kept = {int(seed): _read_back(int(seed), r) for seed, r in record["seeds"].items()}
-            shelf.seeds = {s: r for s, r in kept.items() if r.checkpoints == recipe.kept_steps(s)}
-            shelf._check_files()
-        elif recipe.embedded:
-            _write_model_files(folder, recipe.architecture, tokenizer)
-        return shelf
-
-    def _check_files(self) -> None:
-        for report in self.seeds.values():
-            for name, expected in report.files.items():
-                path = self.folder / name
-                found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
-                if found != expected:
-                    raise ModelError(f"{str(path)!r} is not the file recorded in {self.path.name}")
-
-    def record(self, report: SeedReport) -> None:
-        """Add a seed and write the record: what is interrupted goes on from here."""
-        self.seeds = dict(sorted({**self.seeds, report.seed: report}.items()))
-        seeds = {}
-        for seed, r in self.seeds.items():
-            seeds[str(seed)] = {k: v for k, v in asdict(r).items() if k not in ("seed", "loss")}
-            seeds[str(seed)]["loss"] = r.loss._asdict()
-        record = {
-            "name": self.recipe.name,
-            "bos": self.bos,
-            "n_parameters": self.n_parameters,
-            "recipe_hash": self.recipe.hash,
-            "recipe": self.recipe.model_dump(mode="json"),
-            "versions": {"circuitdb": __version__, "torch": torch.__version__},
-            "seeds": seeds,
-        }
-        _write_json(self.path, record)
-
-    def report(self, seeds: Iterable[int]) -> TrainReport:
-        wanted = {seed: self.seeds[seed] for seed in seeds}
-        return TrainReport(
-            self.recipe.name, self.folder, self.recipe.hash, self.n_parameters, wanted
-        )
-
-
-def _read_back(seed: int, record: dict[str, Any]) -> SeedReport:
-    return SeedReport(
-        seed=seed,
-        checkpoints=tuple(record["checkpoints"]),
-        files=record["files"],
-        figures={task: TaskFigures(**f) for task, f in record["figures"].items()},
-        loss=Loss(**record["loss"]),
-        minutes=record["minutes"],
-    )
-
-
-def _write_json(path: Path, value: Any) -> None:
-    _write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Whole or not at all: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    shutil.move(partial, path)
 
 
 def _summary(report: SeedReport) -> list[str]:
