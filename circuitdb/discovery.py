@@ -93,6 +93,8 @@ def prepare(plan: Plan, model: LoadedModel, *, report: Report = silent) -> Prepa
             plan = plan.model_copy(update={"drop_templates": (*plan.drop_templates, *failing)})
             prompts = _prompts(plan, task, model)
             notices.append(f"left out, because {model.name} does not do them: {', '.join(failing)}")
+        elif failing:
+            notices.append(f"{model.name} does not do {', '.join(failing)}; going on all the same")
     means_over = None
     if plan.ablation in MEANS:
         means_over = tasks.mean_prompts(

@@ -28,7 +28,7 @@ from circuitdb.tasks.prompts import Batch, Prompts
 Values = NDArray[np.float64]
 
 _CACHE_BYTES = 1024 * 2**20
-"""Batches' masked forwards are kept between masks up to this size, and begun anew beyond."""
+"""What a bench keeps between masks: ablated activations, then the forwards remembered."""
 _BATCH_BYTES = 192 * 2**20
 """Target size of one batch's writer outputs."""
 
@@ -44,6 +44,7 @@ class BenchBatch:
     index: NDArray[np.int64]
     template: tuple[str, ...]
     reference: Logits
+    ablated: Writers | None = None
     run: MaskedRun | None = None
     """The masked forward on this batch, where it is kept between masks."""
 
@@ -91,8 +92,13 @@ class Bench:
         )  # fmt: skip
 
     def ablated(self, batch: BenchBatch) -> Writers:
-        """Ablated activations of a batch, ``[writer, batch, pos, d_model]``."""
-        return self.ablation.writers(batch.corrupted, batch.template)
+        """Ablated activations of a batch, ``[writer, batch, pos, d_model]``; kept while there is room."""
+        if batch.ablated is not None:
+            return batch.ablated
+        made = self.ablation.writers(batch.corrupted, batch.template)
+        if self._take(made, 1):
+            batch.ablated = made
+        return made
 
     def _run(self, batch: BenchBatch) -> MaskedRun:
         """The masked forward on a batch; kept between masks while there is room."""
@@ -100,12 +106,22 @@ class Bench:
             return batch.run
         made = self.ablated(batch)
         run = self.forward.masked_run(batch.clean, made)
-        # The ablated activations, and two forwards remembered.
-        size = 3 * made.element_size() * made.nelement()
-        if self._kept_bytes + size <= _CACHE_BYTES:
-            self._kept_bytes += size
+        # It remembers two forwards. Ablated activations of all batches come first: they save more.
+        if batch.ablated is not None and len(self.batches) * 3 <= self._room_for(made):
+            self._take(made, 2)
             batch.run = run
         return run
+
+    def _room_for(self, like: Writers) -> int:
+        return _CACHE_BYTES // (like.element_size() * like.nelement())
+
+    def _take(self, like: Writers, times: int) -> bool:
+        """Reserve room for tensors of a size, if there is any left."""
+        size = times * like.element_size() * like.nelement()
+        if self._kept_bytes + size > _CACHE_BYTES:
+            return False
+        self._kept_bytes += size
+        return True
 
     def logits(self, keep: EdgeMask) -> Iterator[tuple[BenchBatch, Logits]]:
         """Batch by batch, the logits of the circuit that keeps these edges."""
