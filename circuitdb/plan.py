@@ -14,6 +14,8 @@ from circuitdb.ablation import ABLATIONS
 from circuitdb.engines.engine import Engine, Settings
 from circuitdb.errors import OptionError, UnknownNameError
 
+MOST_EXAMPLES = 100_000
+"""More prompts than this are a slip of the hand: they would take days."""
 BAND = 20
 """Matched random circuits behind the band of every figure."""
 
@@ -103,8 +105,11 @@ def check(plan: Plan) -> None:
             f"engine {engine.name!r} works under {' and '.join(engine.ablations)} only, "
             f"not {plan.ablation!r}"
         )
-    if plan.examples < 2:
-        raise OptionError(f"--examples is {plan.examples}; give at least 2")
+    if not 2 <= plan.examples <= MOST_EXAMPLES:
+        raise OptionError(f"--examples is {plan.examples}; give 2 to {MOST_EXAMPLES:,}")
+    if plan.replicate < 0 or plan.replicate * plan.examples > MOST_EXAMPLES:
+        most = MOST_EXAMPLES // plan.examples
+        raise OptionError(f"replicate is {plan.replicate}; give 0 to {most} with these examples")
     if plan.band < 0:
         raise OptionError(f"--band is {plan.band}; give 0 or more")
     _check_selection(plan)

@@ -129,6 +129,8 @@ def test_stored_scores_serve_another_selection_without_a_search(toy: LoadedModel
         ({"ablation": "means"}, "did you mean 'mean'"),
         ({"engine": "eap-ig", "ablation": "zero"}, "resample only"),
         ({"examples": 1}, "--examples is 1"),
+        ({"examples": 10**9}, "--examples is 1000000000; give 2 to 100,000"),
+        ({"replicate": -1}, "replicate is -1"),
         ({"threshold": float("nan")}, "--threshold is nan"),
         ({"threshold": -1.0}, "--threshold"),
         ({"edges": 3, "faithfulness": 0.5}, "give one of"),

@@ -80,7 +80,7 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(unpacked):
 
 
 def test_the_wheel_holds_the_toy_weights_and_they_stay_small(unpacked):
-    weights = [*(unpacked / "circuitdb" / "models" / "toy").glob("*.safetensors")]
+    weights = [*(unpacked / "circuitdb" / "models" / "toy").rglob("*.safetensors")]
     assert weights
     assert sum(path.stat().st_size for path in weights) <= 15 * 2**20
 

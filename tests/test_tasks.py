@@ -77,7 +77,8 @@ def test_the_examples_in_docstrings_hold(module):
 
 
 def test_word_lists_are_long_distinct_and_apart():
-    assert min(len(lists.MALE), len(lists.FEMALE)) >= 60
+    # More names than this and the toy models learn nothing about them in minutes.
+    assert len(lists.MALE) == len(lists.FEMALE) == 24
     assert len(lists.OBJECTS) >= 120
     assert len(lists.PLACES) >= 30
     for words in (v for k, v in vars(lists).items() if k.isupper()):
