@@ -312,11 +312,33 @@ def _draft(
         members = next(m for m in found.members if m.granularity == granularity)
     else:
         members, selection = _select(prepared, benches, found, granularity, selection, report)
+    short = _shortfall(selection, members)
     measured = measure(
         benches, members, prepared.metric, keep_input=prepared.plan.keep_input,
         band=prepared.plan.band, report=report,
     )  # fmt: skip
+    if short:
+        first = measured[0]
+        noted = "; ".join(filter(None, (short, first.note)))
+        measured = (first.model_copy(update={"note": noted}), *measured[1:])
     return Draft(granularity, selection, members.edges, members.nodes, measured)
+
+
+def _shortfall(selection: Selection, members: Members) -> str | None:
+    """What to say of a circuit smaller than was asked for, or empty."""
+    n = len(members.edges)
+    if members.granularity == "node" or n == selection.value or selection.rule == "engine":
+        return None
+    if n == 0 and selection.value:
+        return (
+            "no edge chosen lies on a path from input to logits: the circuit is empty; choose more"
+        )
+    if selection.rule == "edges":
+        return (
+            f"{n} of {int(selection.value or 0)} edges: the next ones make a path only together, "
+            "and would exceed the number"
+        )
+    return None
 
 
 def _select(

@@ -16,6 +16,7 @@ from circuitdb.errors import OptionError, UnknownNameError
 
 MOST_EXAMPLES = 100_000
 """More prompts than this are a slip of the hand: they would take days."""
+MOST_BAND = 10_000
 BAND = 20
 """Matched random circuits behind the band of every figure."""
 
@@ -110,8 +111,10 @@ def check(plan: Plan) -> None:
     if plan.replicate < 0 or plan.replicate * plan.examples > MOST_EXAMPLES:
         most = MOST_EXAMPLES // plan.examples
         raise OptionError(f"replicate is {plan.replicate}; give 0 to {most} with these examples")
-    if plan.band < 0:
-        raise OptionError(f"--band is {plan.band}; give 0 or more")
+    if not 0 <= plan.band <= MOST_BAND:
+        raise OptionError(f"--band is {plan.band}; give 0 to {MOST_BAND:,}")
+    if plan.data_seed < 0:
+        raise OptionError(f"--data-seed is {plan.data_seed}; give 0 or more")
     _check_selection(plan)
     engine_settings(plan, engine)
 

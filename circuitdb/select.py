@@ -112,13 +112,15 @@ def by_threshold(ladder: Ladder, threshold: float) -> Chosen:
 def by_number(ladder: Ladder, n: int) -> Chosen:
     """The most important items, as many as leave at most `n` once dead ends are gone.
 
+    A run that measured fewer gives all it measured.
+
     Raises:
-        OptionError: the number is below 0, or above what was measured.
+        OptionError: the number is below 0, or above what the model has.
     """
     option = "--edges" if ladder.granularity == "edge" else "--nodes"
-    if not 0 <= n <= len(ladder):
+    if not 0 <= n <= len(ladder.ranks):
         raise OptionError(
-            f"{option} is {n}; this run measured {len(ladder)}: give a number from 0 to {len(ladder)}"
+            f"{option} is {n}; give a number from 0 to {len(ladder.ranks)}, what the model has"
         )
     # More items in never means fewer left, so the largest fitting count can be bisected.
     low, high = 0, len(ladder)

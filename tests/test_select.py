@@ -106,11 +106,16 @@ def test_a_number_is_what_is_left_after_dead_ends():
     assert by_number(ladder, 0).edges.size == 0
 
 
-@pytest.mark.parametrize("n", [-1, 3])
-def test_a_number_beyond_what_was_measured_is_refused(n):
+@pytest.mark.parametrize("n", [-1, 10_000])
+def test_a_number_the_model_does_not_have_is_refused(n):
     ladder = Ladder(SPACE, ranks(input_m=2.0, m_out=1.0), "edge")
-    with pytest.raises(OptionError, match="from 0 to 2"):
+    with pytest.raises(OptionError, match=f"from 0 to {SPACE.n_edges}"):
         by_number(ladder, n)
+
+
+def test_a_number_beyond_what_was_measured_gives_all_that_was():
+    ladder = Ladder(SPACE, ranks(input_m=2.0, m_out=1.0), "edge")
+    assert named(by_number(ladder, 3).edges) == {"input->m0", "m0->logits"}
 
 
 BIG = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=1))

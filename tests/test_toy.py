@@ -181,11 +181,13 @@ class TestReleased:
                 assert min(t["gap_low"] for t in reached["templates"].values()) > 0, (seed, task)
 
     def test_no_seed_answers_random_members_by_the_last_ones_successor(self):
+        # One of twelve members is the successor by chance: 0.08. A lookup would be near 1.
         (entry,) = (e for e in toy.entries() if e.name == "toy-4l")
         for seed in entry.seeds:
             for task in SEQUENCES:
                 reached = toy.figures("toy-4l", seed)[task]
-                assert reached["successor_on_corrupted"] <= 0.1, (seed, task)
+                assert reached["successor_on_corrupted"] <= 0.15, (seed, task)
+                assert reached["clean_answer_on_corrupted"] <= 0.15, (seed, task)
 
     def test_the_fast_forward_gives_the_logits_of_transformers(self):
         from transformers import GPT2Config, GPT2LMHeadModel

@@ -19,7 +19,7 @@ from circuitdb.errors import PromptError, UnknownNameError
 if TYPE_CHECKING:
     from circuitdb.circuit import Json, PromptRow
     from circuitdb.models.entry import ModelEntry
-    from circuitdb.models.train import TrainReport
+    from circuitdb.models.shelf import TrainReport
     from circuitdb.tasks import PromptSet
 
 

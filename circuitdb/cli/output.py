@@ -60,8 +60,10 @@ def line(text: str = "") -> None:
     import textwrap
 
     columns = width()
+    # Notes come from other people's databases too; a terminal must not obey them.
+    shown = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
     wrapped = textwrap.wrap(
-        text, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        shown, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
     sys.stdout.write("\n".join(wrapped or [""]) + "\n")
 

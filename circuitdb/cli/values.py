@@ -8,6 +8,8 @@ from typing import Any
 
 from circuitdb.errors import OptionError
 
+MOST_REPLICATES = 1000
+
 
 def value_of(text: str) -> Any:
     """A value as one types it.
@@ -54,8 +56,8 @@ def samples(replicates: int | None, replicate: int | None) -> list[int]:
     if replicates is not None and replicate is not None:
         raise OptionError("give --replicates K (samples 0 to K−1) or --replicate K, not both")
     if replicates is not None:
-        if replicates < 1:
-            raise OptionError(f"--replicates is {replicates}; give at least 1")
+        if not 1 <= replicates <= MOST_REPLICATES:
+            raise OptionError(f"--replicates is {replicates}; give 1 to {MOST_REPLICATES}")
         return list(range(replicates))
     if replicate is not None and replicate < 0:
         raise OptionError(f"--replicate is {replicate}; give 0 or more")

@@ -122,7 +122,13 @@ def remove_alias(con: Any, circuit_key: int) -> None:
 
 
 def set_note(con: Any, circuit_key: int, note: str | None) -> None:
-    """Write a note on a circuit in place of an earlier one; None or blank removes it."""
+    """Write a note on a circuit in place of an earlier one; None or blank removes it.
+
+    Raises:
+        OptionError: it holds control characters, which a terminal would obey.
+    """
+    if note and any(not c.isprintable() and c not in "\n\t" for c in note):
+        raise OptionError(f"a note holds text only, no control characters: {note!r}")
     con.execute("DELETE FROM note WHERE circuit_key = ?", [circuit_key])
     if note and note.strip():
         con.execute("INSERT INTO note VALUES (?, ?)", [circuit_key, note])
