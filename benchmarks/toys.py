@@ -41,14 +41,14 @@ def main() -> None:
     print(INTRODUCTION)
     for entry in toy.entries():
         seeds = entry.seeds
-        print(f"## {entry.name}\n\n{entry.summary}. {entry.n_parameters:,} parameters a seed.\n")
+        print(f"## {entry.name}\n\n{entry.description}. {entry.n_parameters:,} parameters a seed.\n")
         rows = [row_of(name, entry.name, seeds) for name in tasks.names() if name in _names()]
         print(
             "| task | accuracy, worst seed | accuracy, mean | shift, mean | shift, worst | successor, worst |"
         )
         print("|---|---|---|---|---|---|")
         print("\n".join(rows))
-        steps = {s: k for s, k in entry.checkpoints.items() if len(k) > 1}
+        steps = {s: k for s, k in entry.seed_checkpoints.items() if len(k) > 1}
         print(
             f"\nTraining seeds: {', '.join(map(str, seeds))}. Checkpoints: "
             + "; ".join(f"seed {s} at steps {', '.join(map(str, k))}" for s, k in steps.items())
