@@ -41,7 +41,9 @@ def main() -> None:
     print(INTRODUCTION)
     for entry in toy.entries():
         seeds = entry.seeds
-        print(f"## {entry.name}\n\n{entry.description}. {entry.n_parameters:,} parameters a seed.\n")
+        print(
+            f"## {entry.name}\n\n{entry.description}. {entry.n_parameters:,} parameters a seed.\n"
+        )
         rows = [row_of(name, entry.name, seeds) for name in tasks.names() if name in _names()]
         print(
             "| task | accuracy, worst seed | accuracy, mean | shift, mean | shift, worst | successor, worst |"
