@@ -535,11 +535,11 @@ def _scales(
     """The stored control circuits of every pair, where both circuits have some."""
     from circuitdb.compare.scale import controls
 
-    if not store.find(task=sorted({row.task for row in rows}), answers="random", limit=1):
-        return {}
     columns = ("task", "engine", "metric", "ablation", "granularity")
     alike: dict[str, Any] = {c: sorted({getattr(row, c) for row in rows}) for c in columns}
     of_interest = store.find(**alike)
+    if all(row.answers == "task" for row in of_interest):
+        return {}
     found = [
         _stored_controls(store, row, side, of_interest)
         for row, side in zip(rows, sides, strict=True)

@@ -143,8 +143,13 @@ def circuit_keys(con: Any, circuit_ids: Sequence[str]) -> list[int]:
     keys = dict(found.fetchall()) if ids else {}
     for circuit_id in ids:
         if circuit_id not in keys:
-            raise CircuitReferenceError(f"no circuit has the id {circuit_id!r}; see circuitdb ls")
+            raise unknown_circuit(circuit_id)
     return [keys[circuit_id] for circuit_id in ids]
+
+
+def unknown_circuit(circuit_id: str) -> CircuitReferenceError:
+    """The error for an id that is not stored."""
+    return CircuitReferenceError(f"no circuit has the id {circuit_id!r}; see circuitdb ls")
 
 
 def run_key(con: Any, run_id: str) -> int:
@@ -155,8 +160,13 @@ def run_key(con: Any, run_id: str) -> int:
     """
     row = one(con, "SELECT run_key FROM run WHERE run_id = ?", [run_id])
     if row is None:
-        raise CircuitReferenceError(f"no run has the id {run_id!r}; see circuitdb ls")
+        raise unknown_run(run_id)
     return int(row[0])
+
+
+def unknown_run(run_id: str) -> CircuitReferenceError:
+    """The error for a run id that is not stored."""
+    return CircuitReferenceError(f"no run has the id {run_id!r}; see circuitdb ls")
 
 
 def ids_by_circuit(
@@ -177,22 +187,30 @@ def ids_by_circuit(
     return [ids[a:b] for a, b in zip(starts, ends, strict=True)]
 
 
-def spec(con: Any, key: int) -> SpaceSpec:
-    """The graph space of a run, by its surrogate key.
+_GROWS: Final = "a space of features has no fixed numbering; ask for names"
+
+
+def keyed_space(con: Any, run_id: str) -> tuple[int, SpaceSpec]:
+    """The surrogate key of a run, and its graph space.
 
     Raises:
-        StoreError: it grows with what is seen and has no fixed numbering.
+        CircuitReferenceError: the run is not stored.
+        StoreError: its space grows with what is seen and has no fixed numbering.
     """
     from circuitdb.space import SpaceSpec
 
-    text, grows = one(
+    found = one(
         con,
-        "SELECT s.spec, s.grows FROM space s JOIN run r USING (space_key) WHERE r.run_key = ?",
-        [key],
+        "SELECT r.run_key, s.spec, s.grows FROM run r JOIN space s USING (space_key) "
+        "WHERE r.run_id = ?",
+        [run_id],
     )
+    if found is None:
+        raise unknown_run(run_id)
+    key, text, grows = found
     if grows:
-        raise StoreError("a space of features has no fixed numbering; ask for names")
-    return SpaceSpec.model_validate_json(text)
+        raise StoreError(_GROWS)
+    return int(key), SpaceSpec.model_validate_json(text)
 
 
 def scores(con: Any, table: str, column: str, key: int, size: int) -> Scores | None:
@@ -348,20 +366,31 @@ def record(con: Any, circuit_id: str) -> Record:
     Raises:
         CircuitReferenceError: the id is not stored.
     """
-    key = circuit_keys(con, [circuit_id])[0]
-    owner, granularity, run_id = one(
+    from circuitdb.circuit import Run, Selection
+    from circuitdb.space import SpaceSpec
+
+    # One statement: comparing two circuits would else spend its time on planning a dozen.
+    of_run = tuple(Run.model_fields)
+    found = one(
         con,
-        "SELECT run_key, granularity, run_id FROM circuit JOIN run USING (run_key) "
-        "WHERE circuit_key = ?",
-        [key],
+        f"SELECT c.circuit_key, r.run_id, c.granularity, s.spec, s.grows, "
+        f"{', '.join(f'c.{n}' for n in _RULE)}, {', '.join(f'r.{n}' for n in of_run)} "
+        "FROM circuit c JOIN run r USING (run_key) JOIN space s USING (space_key) "
+        "WHERE c.circuit_id = ?",
+        [circuit_id],
     )
+    if found is None:
+        raise unknown_circuit(circuit_id)
+    key, run_id, granularity, spec_text, grows, *values = found
+    if grows:
+        raise StoreError(_GROWS)
     return Record(
         circuit_id=circuit_id,
         run_id=run_id,
-        run=run(con, owner),
-        space=spec(con, owner),
+        run=make_run(dict(zip(of_run, values[len(_RULE) :], strict=True))),
+        space=SpaceSpec.model_validate_json(spec_text),
         granularity=granularity,
-        selection=_selection(con, key),
+        selection=Selection(**dict(zip(_RULE, values, strict=False))),
         edges=ids_by_circuit(con, "member", "edge_id", [key])[0],
         nodes=ids_by_circuit(con, "node_member", "component_id", [key])[0],
     )

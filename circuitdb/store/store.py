@@ -307,25 +307,26 @@ class Store:
     def space(self, run_id: str) -> Space:
         """The graph space that the edge and component ids of a run index."""
         with self._reading() as con:
-            return _space(read.spec(con, read.run_key(con, run_id)))
+            return _space(read.keyed_space(con, run_id)[1])
 
     def edge_scores(self, run_id: str) -> Scores | None:
         """Scores of a run, float32 ``[edge]``, NaN where not measured; None if it has none."""
-        size = self.space(run_id).n_edges
         with self._reading() as con:
-            return read.scores(con, "score", "edge_id", read.run_key(con, run_id), size)
+            key, spec = read.keyed_space(con, run_id)
+            return read.scores(con, "score", "edge_id", key, _space(spec).n_edges)
 
     def node_scores(self, run_id: str) -> Scores | None:
         """Scores of a run, float32 ``[component]``, NaN where not measured; None if none."""
-        size = len(self.space(run_id).components)
         with self._reading() as con:
-            return read.scores(con, "node_score", "component_id", read.run_key(con, run_id), size)
+            key, spec = read.keyed_space(con, run_id)
+            size = len(_space(spec).components)
+            return read.scores(con, "node_score", "component_id", key, size)
 
     def effects(self, run_id: str) -> dict[str, Floats]:
         """Further quantities of a run by name, float32 ``[edge]``, NaN where not measured."""
-        size = self.space(run_id).n_edges
         with self._reading() as con:
-            return read.effects(con, read.run_key(con, run_id), size)
+            key, spec = read.keyed_space(con, run_id)
+            return read.effects(con, key, _space(spec).n_edges)
 
     def decisions(self, run_id: str) -> tuple[Decision, ...]:
         """The decisions of a run in the order taken."""
