@@ -139,9 +139,14 @@ def prompts(n: int = 8, vocabulary: int = VOCABULARY, length: int = LENGTH) -> P
     return Prompts("train", tuple(rows))
 
 
-def bench(forward: MaskedForward, some: Prompts | None = None, kind: str = "resample") -> Bench:
+def bench(
+    forward: MaskedForward,
+    some: Prompts | None = None,
+    kind: str = "resample",
+    size: int | None = None,
+) -> Bench:
     found = some or prompts()
-    return Bench(forward, found, Ablation(kind, forward, found if "mean" in kind else None))
+    return Bench(forward, found, Ablation(kind, forward, found if "mean" in kind else None), size)
 
 
 class Nudge(Ablation):

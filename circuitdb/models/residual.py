@@ -15,7 +15,7 @@ Source: the edge view of a transformer is that of Conmy et al. 2023 and Syed et 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch  # noqa: TID253
@@ -40,6 +40,7 @@ from circuitdb.models.stream import (
     Readers,
     Stream,
     or_zero,
+    plain_rows,
     reader_blocks,
 )
 from circuitdb.models.weights import FAMILIES, Attention, Mlp, Norm, Weights
@@ -90,7 +91,9 @@ class ResidualForward:
         blocks = reader_blocks(self.space)
         self._attention_readers, self._mlp_readers = blocks[0:-1:2], blocks[1:-1:2]
         self._logits_readers = blocks[-1]
-        self._boundaries = Boundaries(tuple(blocks), tuple(self._steps()), self._logits_layer)
+        self.blocks = tuple(blocks)
+        """Attention and MLP readers by turns, layer by layer; last ``logits``."""
+        self._boundaries = Boundaries(self.blocks, tuple(self._steps()), self._logits_layer)
 
     def _steps(self) -> Iterator[Callable[[Stream], None]]:
         for layer in range(len(self.weights.blocks)):
@@ -131,6 +134,19 @@ class ResidualForward:
     def masked(self, tokens: Tokens, ablated: Writers, keep: EdgeMask) -> Logits:
         """Logits with the kept edges live and every other edge carrying its ablated sender."""
         return self.masked_run(tokens, ablated)(keep)
+
+    @torch.no_grad()
+    def masked_writers(self, tokens: Tokens, ablated: Writers, keep: EdgeMask) -> Writers:
+        """What every writer adds to the residual stream of a masked forward.
+
+        Of a component that no kept edge leaves it is what it would write on the plain stream.
+        """
+        rows, _ = plain_rows(self.space, keep.cpu().numpy())
+        stream = Stream(rows, ablated)
+        stream.append(self.embed(tokens)[None], None)
+        for step in self._boundaries.steps:
+            step(stream)
+        return stream.live()
 
     def masked_run(self, tokens: Tokens, ablated: Writers) -> MaskedRun:
         """The masked forward on fixed prompts: below the first edge that changed it is reused."""
@@ -195,7 +211,54 @@ class ResidualForward:
         x = w.embed[tokens]
         return x if w.position is None else x + w.position[:length]
 
-    def _unembed(self, x: Float[Tensor, "batch d_model"]) -> Logits:
+    # The parts of a layer, for forwards that run only some of it (circuitdb.models.descent).
+
+    def bias_before(self, block: int) -> Tensor | float:
+        """The attention output biases that a block of readers sees."""
+        layers = self.weights.blocks[: (block + 1) // 2]
+        return sum((or_zero(b.attention.b_o) for b in layers), 0.0)
+
+    def port(self, layer: int, port: str, x: Tensor, heads: Sequence[int], start: int) -> Tensor:
+        """Queries, keys or values of some heads, rotated, from an input of each.
+
+        Args:
+            layer: which layer.
+            port: ``q``, ``k`` or ``v``.
+            x: ``[head, …, pos, d_model]``, before the norm.
+            heads: query heads, or key/value heads.
+            start: position of the first of `pos`.
+
+        Returns:
+            ``[head, …, pos, d_head]``
+        """
+        block = self.weights.blocks[layer]
+        a = block.attention
+        w, b = {"q": (a.w_q, a.b_q), "k": (a.w_k, a.b_k), "v": (a.w_v, a.b_v)}[port]
+        chosen = list(heads)
+        normed = _normalized(block.attention_norm, x)
+        made = (normed.flatten(1, -2) @ w[chosen]).reshape(*x.shape[:-1], w.shape[-1])
+        if b is not None:
+            made = made + b[chosen].reshape(len(chosen), *[1] * (x.dim() - 2), -1)
+        if port == "v" or self.weights.rotary_base is None:
+            return made
+        cos, sin = _rotary(start + x.shape[-2], made.shape[-1], self.weights.rotary_base, made)
+        return _rotate(made, cos[start:], sin[start:])
+
+    def write(self, layer: int, z: Tensor, heads: Sequence[int]) -> Tensor:
+        """What some heads write, ``[head, …, pos, d_model]``, from ``[head, …, pos, d_head]``."""
+        w = self.weights.blocks[layer].attention.w_o[list(heads)]
+        return (z.flatten(1, -2) @ w).reshape(*z.shape[:-1], w.shape[-1])
+
+    def mlp(self, layer: int, x: Tensor) -> Tensor:
+        """What an MLP writes on an input of its, ``[…, d_model]`` in and out."""
+        block = self.weights.blocks[layer]
+        return _mlp(block.mlp, _normalized(block.mlp_norm, x))
+
+    def unembed(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
+        """Logits from the input of ``logits``."""
+        return self._unembed(x)
+
+    def _unembed(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         return _normalized(self.weights.final_norm, x) @ self.weights.unembed
 
     def _qkv(self, a: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -83,6 +83,11 @@ class Stream:
             ablated_sum + self._ablated[new].sum(0) + or_zero(constant),
         )
 
+    def live(self) -> Writers:
+        """What every writer wrote so far, ``[writer, batch, pos, d_model]``."""
+        n = self.state.written
+        return self._difference[:n] + self._ablated[:n]
+
     def inputs(self, readers: Readers) -> Mixed:
         """The inputs of a block of readers; those with the same kept edges share one."""
         rows = self._keep[readers.rows, : readers.n_visible]

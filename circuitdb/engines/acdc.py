@@ -1,0 +1,321 @@
+"""ACDC: edges removed one after the other, from the output down, while the output stays close.
+
+Receivers from ``logits`` down: in each layer the MLP, then the queries of its heads, then keys and
+values of each key/value head. For each receiver senders from the latest to the earliest: in each
+layer the MLP, then heads last to first. An edge is removed for good when
+
+    m(after removing it) − m(before) < τ
+
+with m the KL divergence from the full model at the answer position, mean over prompts. Under
+another metric the rule is |m(after) − m(before)| < τ. What it leaves is cleared of dead ends.
+
+Score of an edge = m(after) − m(before), in the circuit as it stood then, not in the full model.
+Cost: at most one masked forward an edge; receivers from which no kept path leads to the output
+lose their edges without one. Only what lies above the receiver on kept paths is run, several
+removals at once (:mod:`circuitdb.models.descent`); the result is that of one plain masked forward
+an edge (``plain=True``).
+Source: Conmy et al. 2023, "Towards automated circuit discovery", Algorithm 1.
+Differs: prompts, τ and order alone decide the result (their code's depends on Python's hash seed);
+`order_seed` shuffles receivers within a layer and senders, to see how much the order matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import torch  # noqa: TID253
+import torch.nn.functional as F  # noqa: TID253
+from numpy.typing import NDArray
+from pydantic import Field
+
+from circuitdb.circuit import Context, Decision, Granularity, Scores
+from circuitdb.engines.engine import Found, Members, Problem, Settings
+from circuitdb.errors import NumericalError
+from circuitdb.evaluate import Bench, BenchBatch
+from circuitdb.models.descent import Descent, Group, Receiver, useful_components
+from circuitdb.models.residual import ResidualForward
+from circuitdb.space import EdgeMask, Space
+
+MOST_AHEAD = 4
+"""Removals tried as one batch, at most: more are faster on a GPU, not on a CPU."""
+PORTION_BYTES = 4 * 2**30
+"""Activations of the prompts that are searched on together."""
+
+
+class AcdcSettings(Settings):
+    """Settings of ``acdc``."""
+
+    tau: float = Field(
+        default=0.01, ge=0, description="an edge goes when the metric changes by less than this"
+    )
+    order_seed: int | None = Field(
+        default=None, ge=0, description="shuffle the order of edges; the fixed order by default"
+    )
+    within: str | None = Field(
+        default=None, description="id of a circuit to search in, instead of the whole model"
+    )
+    within_edges: tuple[int, ...] | None = Field(default=None, exclude=True, repr=False)
+    plain: bool = Field(
+        default=False, exclude=True, description="one whole masked forward an edge: slow, the same"
+    )
+
+
+class Acdc:
+    """Automatic circuit discovery: greedy removal of edges, output to input."""
+
+    name: ClassVar[str] = "acdc"
+    version: ClassVar[int] = 1
+    summary: ClassVar[str] = (
+        "greedy edge removal from the output down, while the output stays close"
+    )
+    source: ClassVar[str] = "Conmy et al. 2023"
+    context: ClassVar[Context] = "sequential"
+    decides: ClassVar[tuple[Granularity, ...]] = ("edge",)
+    ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
+    settings: ClassVar[type[Settings]] = AcdcSettings
+
+    def run(self, problem: Problem, settings: AcdcSettings) -> Found:
+        """Remove edges until none can go.
+
+        Raises:
+            NumericalError: the metric is NaN or infinite.
+        """
+        space = problem.bench.space
+        start = np.ones(space.n_edges, dtype=np.bool_)
+        if settings.within_edges is not None:
+            start = space.mask(np.asarray(settings.within_edges, dtype=np.int32))
+        fast = isinstance(problem.bench.forward, ResidualForward) and not settings.plain
+        trial: Trial = Fast(problem, start) if fast else Plain(problem, start)
+        decisions, kept, change = _search(problem, trial, start, settings)
+        edges = np.flatnonzero(space.prune_dead_ends(kept)).astype(np.int32)
+        return Found(
+            edge_scores=Scores(change),
+            decisions=tuple(decisions),
+            members=(Members("edge", edges, space.nodes_of(edges)),),
+        )
+
+
+@runtime_checkable
+class Trial(Protocol):
+    """Removals tried on one receiver at a time."""
+
+    most_ahead: int
+    """How many removals :meth:`measure` may be asked for at once."""
+
+    def open(self, reader: int) -> bool:
+        """Go to a receiver; false where nothing it reads reaches the output."""
+        ...
+
+    def measure(self, senders: Sequence[int]) -> NDArray[np.float64]:
+        """The metric after removing the first, the first two, … of some senders, ``[cut]``."""
+        ...
+
+    def accept(self, n: int) -> None:
+        """Remove the first `n` senders last measured."""
+        ...
+
+    def close(self) -> None:
+        """Leave the receiver for good."""
+        ...
+
+    def drop(self, reader: int, senders: Sequence[int]) -> None:
+        """Remove edges of a receiver that was not opened."""
+        ...
+
+
+class Plain:
+    """One whole masked forward a removal: the obvious way, for any model."""
+
+    most_ahead = 1
+
+    def __init__(self, problem: Problem, start: EdgeMask) -> None:
+        self._bench, self._metric, self._kept = problem.bench, problem.metric, start.copy()
+        self._space = problem.bench.space
+        self._reader, self._tried = 0, start
+
+    def open(self, reader: int) -> bool:
+        self._reader = reader
+        useful = useful_components(self._space, self._space.matrix(self._kept))
+        return bool(useful[list(self._space.reader_components[reader])].any())
+
+    def measure(self, senders: Sequence[int]) -> NDArray[np.float64]:
+        self._tried = self._kept.copy()
+        self._tried[self._space.edge_id[self._reader, list(senders)]] = False
+        return np.asarray([self._bench.mean(self._tried, self._metric)])
+
+    def accept(self, n: int) -> None:
+        if n:
+            self._kept = self._tried
+
+    def close(self) -> None:
+        pass
+
+    def drop(self, reader: int, senders: Sequence[int]) -> None:
+        self._kept[self._space.edge_id[reader, list(senders)]] = False
+
+
+class Fast:
+    """Only what a removal reaches, on all prompts at once."""
+
+    most_ahead = MOST_AHEAD
+
+    def __init__(self, problem: Problem, start: EdgeMask) -> None:
+        bench, forward = problem.bench, problem.bench.forward
+        assert isinstance(forward, ResidualForward)
+        resample = bench.ablation.kind == "resample"
+        self._metric = problem.metric
+        self._parts = [
+            _Part(
+                Descent(
+                    forward,
+                    [
+                        Group(b.clean, bench.ablated(b), b.corrupted if resample else None)
+                        for b in batches
+                    ],
+                    start,
+                ),
+                _padded([b.correct for b in batches]),
+                _padded([b.incorrect for b in batches]),
+                torch.cat([b.reference for b in batches]),
+            )
+            for batches in _portions(bench)
+        ]
+        self._reader = 0
+        self._receivers: list[Receiver] = []
+
+    def open(self, reader: int) -> bool:
+        self._reader = reader
+        opened = [part.descent.open(reader) for part in self._parts]
+        self._receivers = [r for r in opened if r is not None]
+        return bool(self._receivers)
+
+    def measure(self, senders: Sequence[int]) -> NDArray[np.float64]:
+        found = []
+        for part, receiver in zip(self._parts, self._receivers, strict=True):
+            logits = receiver.measure(senders)
+            n = len(senders)
+            answers = (t.repeat(n, 1) for t in (part.correct, part.incorrect, part.reference))
+            values = self._metric.per_prompt(logits.flatten(0, 1), *answers)
+            found.append(values.reshape(n, -1))
+        means: NDArray[np.float64] = torch.cat(found, dim=1).double().mean(1).cpu().numpy()
+        return means
+
+    def accept(self, n: int) -> None:
+        for receiver in self._receivers:
+            receiver.accept(n)
+
+    def close(self) -> None:
+        for receiver in self._receivers:
+            receiver.close()
+
+    def drop(self, reader: int, senders: Sequence[int]) -> None:
+        for part in self._parts:
+            part.descent.take(reader, senders)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Prompts that fit into memory together, in the order of the descent."""
+
+    descent: Descent
+    correct: torch.Tensor
+    incorrect: torch.Tensor
+    reference: torch.Tensor
+
+
+def _padded(answers: Sequence[torch.Tensor]) -> torch.Tensor:
+    widest = max(a.shape[1] for a in answers)
+    return torch.cat([F.pad(a, (0, widest - a.shape[1]), value=-1) for a in answers])
+
+
+def _portions(bench: Bench) -> list[list[BenchBatch]]:
+    """Batches that are searched on together: as many as fit into memory."""
+    portions: list[list[BenchBatch]] = []
+    room = 0
+    for batch in bench.batches:
+        # Live, ablated and their difference, and what each removal tried at once changes.
+        need = bench.ablated(batch).nbytes * (3 + MOST_AHEAD)
+        if not portions or need > room:
+            portions.append([])
+            room = PORTION_BYTES
+        portions[-1].append(batch)
+        room -= need
+    return portions
+
+
+def _order(space: Space, seed: int | None) -> list[tuple[int, list[int]]]:
+    """Receivers from the output down, each with its senders from the latest to the earliest."""
+    rng = None if seed is None else np.random.default_rng(seed)
+
+    def place(reader: int) -> tuple[int, int, int, int]:
+        component, port = space.readers[reader]
+        if component.kind == "logits":
+            return (-space.spec.n_layers, 0, 0, 0)
+        layer, index = component.layer or 0, component.index or 0
+        if component.kind == "mlp":
+            return (-layer, 0, 0, 0)
+        return (-layer, 1, 0, index) if port == "q" else (-layer, 2, index, int(port == "v"))
+
+    receivers = sorted(range(len(space.readers)), key=place)
+    if rng is not None:
+        shuffled = {r: float(rng.random()) for r in receivers}
+        receivers.sort(key=lambda r: (*place(r)[:2], shuffled[r]))
+    made = []
+    for reader in receivers:
+        senders = np.flatnonzero(space.edge_id[reader] >= 0)[::-1]
+        made.append((reader, (senders if rng is None else rng.permutation(senders)).tolist()))
+    return made
+
+
+def _search(
+    problem: Problem, trial: Trial, start: EdgeMask, settings: AcdcSettings
+) -> tuple[list[Decision], EdgeMask, NDArray[np.float32]]:
+    """Decisions in order, the edges kept, and what removing each edge changed."""
+    space, kept = problem.bench.space, start.copy()
+    change = np.full(space.n_edges, np.nan, dtype=np.float32)
+    decisions: list[Decision] = []
+    current = problem.bench.mean(start, problem.metric)
+    signed = problem.metric.name == "kl"
+    order, ahead, total = _order(space, settings.order_seed), 1, int(start.sum())
+    for reader, every in order:
+        senders = [s for s in every if kept[space.edge_id[reader, s]]]
+        ids = {s: int(space.edge_id[reader, s]) for s in senders}
+        removed: list[int] = []
+        todo = list(senders)
+        heard = bool(todo) and trial.open(reader)
+        while todo:
+            problem.report("removing edges", len(decisions), total)
+            batch = todo[: ahead if heard else None]
+            values = trial.measure(batch) if heard else np.full(len(batch), current)
+            if not np.isfinite(values).all():
+                raise NumericalError(
+                    f"removing edge {space.edge(ids[batch[0]])} gives NaN or infinite "
+                    f"{problem.metric.name}"
+                )
+            accepted = 0
+            for sender, after in zip(batch, values.tolist(), strict=True):
+                moved = after - current
+                goes = (moved if signed else abs(moved)) < settings.tau or not heard
+                decisions.append(
+                    Decision(str(space.edge(ids[sender])), "edges", current, after, not goes)
+                )
+                change[ids[sender]] = moved
+                todo.pop(0)
+                if not goes:
+                    break
+                removed.append(sender)
+                current, accepted = after, accepted + 1
+            if heard:
+                trial.accept(accepted)
+            whole = accepted == len(batch)
+            ahead = min(2 * ahead, trial.most_ahead) if whole else max(1, accepted)
+        if heard:
+            trial.close()
+        elif removed:
+            trial.drop(reader, removed)
+        kept[[ids[s] for s in removed]] = False
+    problem.report("removing edges", total, total)
+    return decisions, kept, change
