@@ -63,3 +63,16 @@ def test_blocks_of_readers_cover_all_edges_once_in_order() -> None:
     assert [b.rows.start for b in blocks[1:]] == [b.rows.stop for b in blocks[:-1]]
     assert [b.edges.start for b in blocks[1:]] == [b.edges.stop for b in blocks[:-1]]
     assert (blocks[0].edges.start, blocks[-1].edges.stop) == (0, space.n_edges)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_inputs_are_the_same_added_one_by_one_or_as_a_product(share, monkeypatch) -> None:
+    forward, rng = forward_of("llama"), np.random.default_rng(2)
+    clean, ablated = random_tokens(2, 5), forward.writers(random_tokens(2, 5, seed=1))
+    keep = torch.from_numpy(rng.random(forward.space.n_edges) < share)
+    found = []
+    for cost in (0.0, 1e9):
+        monkeypatch.setattr("circuitdb.models.stream._ONE_BY_ONE", cost)
+        found.append(forward.masked(clean, ablated, keep))
+    assert torch.allclose(*found, atol=1e-5)
+    assert not torch.allclose(found[0], forward.logits(clean), atol=1e-2)

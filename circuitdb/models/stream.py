@@ -23,6 +23,10 @@ from circuitdb.models.forward import EdgeMask, Embedding, Logits, Writers
 from circuitdb.space import Space
 
 PerReader = Float[Tensor, "reader batch pos d_model"]
+
+_ONE_BY_ONE, _CALL = 2.5, 15_000
+"""What adding one output costs against its share of a matrix product, and the elements that could
+be added in the time a call takes; measured on one CPU core."""
 Rows = NDArray[np.bool_]
 """Kept edges, ``[reader, writer]``."""
 
@@ -87,18 +91,33 @@ class Stream:
         """The inputs of a block of readers; those with the same kept edges share one."""
         rows = self._keep[readers.rows, : readers.n_visible]
         kept, of_reader = torch.unique(rows, dim=0, return_inverse=True)
-        cut_columns = (~kept).any(0).nonzero()[:, 0]
-        kept_columns = kept.any(0).nonzero()[:, 0]
-        if len(cut_columns) <= len(kept_columns):
-            mixed = self.state.live_sum - self._mix(~kept, cut_columns)
-        else:
-            mixed = self.state.ablated_sum + self._mix(kept, kept_columns)
+        # Each input is the live sum less what is cut, or the ablated sum plus what is kept.
+        by_cuts = (~kept).sum(1) <= kept.sum(1)
+        moved = torch.where(by_cuts[:, None], ~kept, kept)
+        sums = (self.state.ablated_sum, self.state.live_sum)
+        mixed = torch.stack([sums[by_cut] for by_cut in by_cuts.tolist()])
+        self._move(mixed, moved, by_cuts)
         return Mixed(mixed, of_reader.to(mixed.device))
 
-    def _mix(self, weights: Bool[Tensor, "distinct writer"], columns: Tensor) -> PerReader:
-        difference = self._difference[columns.to(self._difference.device)]
-        chosen = weights[:, columns].to(difference)
-        return (chosen @ difference.flatten(1)).reshape(-1, *difference.shape[1:])
+    def _move(
+        self,
+        mixed: PerReader,
+        moved: Bool[Tensor, "distinct writer"],
+        by_cuts: Bool[Tensor, " distinct"],
+    ) -> None:
+        """Take the moved writers' differences out of (by cuts) or into the inputs, in place."""
+        columns = moved.any(0).nonzero()[:, 0]
+        n_moved, size = int(moved.sum()), mixed[0].numel()
+        if _ONE_BY_ONE * n_moved * (size + _CALL) > len(moved) * len(columns) * size:
+            weights = torch.where(by_cuts[:, None], -1.0, 1.0) * moved[:, columns]
+            difference = self._difference[columns.to(self._difference.device)]
+            change = weights.to(difference) @ difference.flatten(1)
+            mixed += change.reshape(mixed.shape)
+            return
+        for i, row in enumerate(moved):
+            add = mixed[i].sub_ if by_cuts[i] else mixed[i].add_
+            for writer in row.nonzero()[:, 0].tolist():
+                add(self._difference[writer])
 
 
 @dataclass(frozen=True, slots=True)
