@@ -23,7 +23,7 @@ from circuitdb.errors import CircuitReferenceError, OptionError
 if TYPE_CHECKING:
     import pandas
 
-    from circuitdb.circuit import Figures, Selection
+    from circuitdb.circuit import Figures, PromptRows, Selection
     from circuitdb.compare.comparable import Compared, Level
     from circuitdb.compare.overlap import Overlap
     from circuitdb.compare.scale import Controls
@@ -337,6 +337,8 @@ class Database:
     def evaluate(self, ref: str, *, report: Report = _silent, **options: Any) -> Figures:
         """Measure a stored circuit anew: another split, task, metric or ablation; stored.
 
+        On its own task and corruption it is measured on the stored prompts.
+
         Args:
             ref: which circuit.
             options: ``split``, ``task``, ``metric``, ``ablation``, ``corruption``, ``band``.
@@ -347,10 +349,14 @@ class Database:
         from circuitdb import revisit
 
         circuit = self.get(ref)
-        measured = revisit.evaluate_again(circuit, report=report, **options)
+        measured = revisit.evaluate_again(circuit, self._prompt_set, report=report, **options)
         with self.writing() as store:
             store.add_evaluation(circuit.circuit_id, measured)
         return measured
+
+    def _prompt_set(self, prompt_set: str) -> PromptRows:
+        with self.reading() as store:
+            return store.prompt_set(prompt_set)
 
     def add(
         self,

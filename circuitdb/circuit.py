@@ -64,7 +64,7 @@ class Run(_Frozen):
     metric: str
     ablation: str
     ablation_source: str | None = None
-    """Hash of the prompts the means were taken over; null for resample and zero."""
+    """Hash of the prompt set the means were taken over; null for resample and zero."""
     data_seed: int = 0
     dtype: str = "float32"
     score_context: Context = "full"
@@ -283,11 +283,19 @@ class Discovery:
     """Further per-edge quantities by name, float32 ``[edge]``, NaN where not measured."""
     prompts: PromptRows | None = None
     """The prompts used; null when they are stored already."""
+    means_over: PromptRows | None = None
+    """The prompts that mean ablations averaged, the run's `ablation_source`; null under others."""
 
     @property
     def circuit_ids(self) -> tuple[str, ...]:
         run_id = self.run.run_id
         return tuple(c.selection.circuit_id(run_id, c.granularity) for c in self.circuits)
+
+    @property
+    def prompt_sets(self) -> dict[str, PromptRows]:
+        """All prompts that came with it, by their hash."""
+        given = (self.prompts, self.means_over)
+        return {rows.prompt_set: rows for rows in given if rows is not None}
 
 
 class PromptRow(NamedTuple):

@@ -316,7 +316,7 @@ COMMENT ON COLUMN runs.engine_version IS 'Raised when the results of the engine 
 COMMENT ON COLUMN runs.settings IS 'Engine settings with defaults filled in, JSON object';
 COMMENT ON COLUMN runs.metric IS 'Metric of the scores';
 COMMENT ON COLUMN runs.ablation IS 'What an ablated component or edge carries: resample, mean, mean_global or zero';
-COMMENT ON COLUMN runs.ablation_source IS 'Hash of the prompts the means were taken over; null for resample and zero';
+COMMENT ON COLUMN runs.ablation_source IS 'Hash of the prompt set the means were taken over; null for resample and zero';
 COMMENT ON COLUMN runs.data_seed IS 'Seed of the prompts';
 COMMENT ON COLUMN runs.dtype IS 'Floating-point type of the computation';
 COMMENT ON COLUMN runs.score_context IS 'Scored in the full model, in a circuit, or one after the other (sequential)';

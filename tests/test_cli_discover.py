@@ -114,6 +114,87 @@ def test_discovered_circuits_are_compared_drawn_and_evaluated(ask, tasks, tmp_pa
     assert "validation split" in out
 
 
+FIGURES = (
+    "m_full", "m_empty", "m_circuit", "faithfulness", "ratio", "accuracy", "agreement", "kl",
+    "random_low", "random_high", "n_prompts",
+)  # fmt: skip
+
+
+def document(ask, command: str, *arguments: object) -> dict[str, Any]:
+    """The JSON document of a command that must succeed."""
+    code, out, err = ask(command, *arguments, "--json")
+    assert code == 0, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+@pytest.mark.parametrize("ablation", ["resample", "mean", "mean_global"])
+@pytest.mark.parametrize("fate", ["gone", "changed"])
+def test_a_circuit_is_evaluated_on_the_prompts_it_was_found_on(ask, tmp_path, ablation, fate):
+    file = write_task(tmp_path / "gifts.jsonl", 0)
+    small = [*SMALL, "--edges", "20", "--ablation", ablation]
+    (found,) = document(ask, "discover", "--task", file, *small)["circuits"]
+    if fate == "gone":
+        file.unlink()
+    else:
+        write_task(file, 5)
+    again = document(ask, "evaluate", "gifts", "--band", "3")
+    assert {k: again["evaluation"][k] for k in FIGURES} == {k: found[k] for k in FIGURES}
+    assert again["evaluation"]["task"] is None
+    by_name = document(ask, "evaluate", "gifts", "--task", "gifts", "--split", "train", "--band", 0)
+    assert by_name["evaluation"]["n_prompts"] == 16
+
+
+def test_means_of_another_ablation_come_from_the_stored_train_prompts(ask, tmp_path):
+    file = write_task(tmp_path / "gifts.jsonl", 0)
+    document(ask, "discover", "--task", file, *SMALL, "--edges", "20")
+    file.unlink()
+    found = document(ask, "evaluate", "gifts", "--ablation", "mean_global", "--band", "0")
+    assert found["evaluation"]["ablation"] == "mean_global"
+    assert "means over the run's own 16 train prompts" in found["evaluation"]["note"]
+    own = document(ask, "evaluate", "gifts", "--metric", "prob_diff", "--band", "0")
+    assert "means over" not in (own["evaluation"]["note"] or "")
+
+
+def test_a_file_named_as_another_task_is_read_as_it_is_now(ask, tmp_path):
+    file = write_task(tmp_path / "gifts.jsonl", 0)
+    (found,) = document(ask, "discover", "--task", file, *SMALL, "--edges", "20")["circuits"]
+    write_task(file, 5)
+    anew = document(ask, "evaluate", "gifts", "--task", file, "--band", "0")["evaluation"]
+    assert anew["task"] == str(file)
+    assert anew["m_full"] != found["m_full"]
+    file.unlink()
+    code, _, err = ask("evaluate", "gifts", "--task", file, "--band", "0")
+    assert code == 2
+    assert "gifts.jsonl' cannot be read" in err
+
+
+def test_prompts_changed_in_the_store_are_refused(ask, tmp_path):
+    import duckdb
+
+    file = write_task(tmp_path / "gifts.jsonl", 0)
+    document(ask, "discover", "--task", file, *SMALL, "--edges", "20")
+    with duckdb.connect(str(tmp_path / "new.duckdb")) as con:
+        con.execute("UPDATE prompt SET clean_ids = list_reverse(clean_ids) WHERE ordinal = 3")
+    code, _, err = ask("evaluate", "gifts", "--band", "0")
+    assert code == 2
+    assert "were changed since they were stored; circuitdb verify" in err
+
+
+def test_new_controls_of_a_task_whose_file_is_gone_are_refused_in_one_line(ask, tmp_path):
+    files = [write_task(tmp_path / f"{name}.jsonl", i) for i, name in enumerate(("a", "b"))]
+    for file in files:
+        document(ask, "discover", "--task", file, *SMALL, "--edges", "20")
+    files[1].unlink()
+    code, _, err = ask("overlap", "a", "b", "--controls", "--replicates", "2", "--quiet")
+    assert code == 2
+    assert err == (
+        f"error: controls of 'b' need further prompts from {str(files[1])!r}, and there is no such "
+        "file; put it back, or compare without new controls\n"
+    )
+    assert document(ask, "overlap", "a", "b")["floor"] is None
+
+
 def test_a_circuit_by_hand_is_stored_and_measured(ask, tasks, tmp_path):
     small = ["--task", str(tasks[0]), "--band", "0", "--examples", "16", "--json"]
     code, out, err = ask("add", *small, "--nodes", "a0.h1,m0", "--nodes", "a1.h2")

@@ -329,6 +329,28 @@ def test_the_first_fitting_evaluation_of_an_unmeasured_circuit_is_shown(fresh_st
     assert fresh_store.get(circuit_id).figures == stored.figures(0.6)
 
 
+def test_the_prompts_means_were_taken_over_stay_as_long_as_a_run_names_them(
+    fresh_store: Store,
+) -> None:
+    means = replace(stored.prompts("ioi"), prompt_set="averaged")
+    first, second = (
+        replace(
+            stored.ioi(data_seed=seed, ablation="mean", ablation_source="averaged"),
+            means_over=means,
+        )
+        for seed in (0, 1)
+    )
+    (one,), (two,) = fresh_store.add(first), fresh_store.add(second)
+    assert rows(fresh_store, "SELECT count(*) FROM prompt_set") == [(2,)]
+    assert fresh_store.prompt_set("averaged") == means
+    assert fresh_store.verify().ok
+    fresh_store.remove([one])
+    assert fresh_store.prompt_set("averaged") == means
+    fresh_store.remove([two])
+    assert rows(fresh_store, "SELECT count(*) FROM prompt_set") == [(0,)]
+    assert rows(fresh_store, "SELECT count(*) FROM prompt") == [(0,)]
+
+
 def test_a_run_goes_with_its_last_circuit(fresh_store: Store) -> None:
     given = stored.ioi()
     given = replace(given, circuits=(*given.circuits, stored.edge_draft(stored.IOI[:2], TINY, 2)))

@@ -304,7 +304,9 @@ def evaluate(
 ) -> None:
     """Measure a stored circuit on another task, metric or split.
 
-    Another ablation or corruption too. The figures are stored with the circuit and shown beside its own.
+    Another ablation or corruption too. On its own task and corruption it is measured on the prompts
+    stored with it, whatever the task makes today. The figures are stored with the circuit and shown
+    beside its own.
 
     \b
     Examples:

@@ -76,11 +76,12 @@ class Known(NamedTuple):
     run_key: int | None
     circuits: frozenset[str]
     """Ids of the run's stored circuits."""
-    prompts: bool
+    prompts: frozenset[str]
+    """Hashes of its stored prompt sets."""
 
     def covers(self, discovery: Discovery) -> bool:
         """Whether there is nothing left to add."""
-        if self.run_key is None or not (self.prompts or discovery.prompts is None):
+        if self.run_key is None or not self.prompts.issuperset(discovery.prompt_sets):
             return False
         return self.circuits.issuperset(discovery.circuit_ids)
 
@@ -90,9 +91,12 @@ def look_up(con: Any, discovery: Discovery) -> Known:
     run_key = key_of(con, "run", "run_id", discovery.run.run_id)
     sql = "SELECT circuit_id FROM circuit WHERE run_key = ?"
     found = [] if run_key is None else con.execute(sql, [run_key]).fetchall()
-    rows = discovery.prompts
-    prompts = rows and key_of(con, "prompt_set", "prompt_set", rows.prompt_set) is not None
-    return Known(run_key, frozenset(row[0] for row in found), bool(prompts))
+    prompts = [
+        name
+        for name in discovery.prompt_sets
+        if key_of(con, "prompt_set", "prompt_set", name) is not None
+    ]
+    return Known(run_key, frozenset(row[0] for row in found), frozenset(prompts))
 
 
 def add(con: Any, keys: Keys, discovery: Discovery, known: Known) -> tuple[str, ...]:
@@ -104,8 +108,9 @@ def add(con: Any, keys: Keys, discovery: Discovery, known: Known) -> tuple[str, 
     """
     check(discovery)
     ids, seals = discovery.circuit_ids, list[Seal]()
-    if discovery.prompts is not None and not known.prompts:
-        _add_prompts(con, keys, discovery.prompts, seals)
+    for name, rows in discovery.prompt_sets.items():
+        if name not in known.prompts:
+            _add_prompts(con, keys, rows, seals)
     new = [(i, name) for i, name in enumerate(ids) if name not in known.circuits]
     if known.run_key is None or new:
         provenance_key = _add_provenance(con, keys, discovery.provenance, seals)
