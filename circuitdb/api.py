@@ -537,11 +537,11 @@ def _compared(store: Store, row: CircuitRow, level: Level | None) -> Compared:
     """A stored circuit as comparison needs it, with the scores that a level reads."""
     from circuitdb.compare.comparable import Compared
 
-    stored = store.record(row.circuit_id)
+    stored, space = store.record(row.circuit_id), store.space(row.run_id)
     return Compared(
         circuit_id=row.circuit_id,
         label=row.task,
-        space=store.space(row.run_id),
+        space=space,
         granularity=stored.granularity,
         edges=stored.edges,
         nodes=stored.nodes,
@@ -549,6 +549,7 @@ def _compared(store: Store, row: CircuitRow, level: Level | None) -> Compared:
         better=-1 if row.metric == "kl" else 1,
         scores=store.edge_scores(row.run_id) if level == "edges" else None,
         node_scores=store.node_scores(row.run_id) if level not in ("edges", None) else None,
+        inert=tuple(space.writer_ids(stored.inert or ()).tolist()),
     )
 
 

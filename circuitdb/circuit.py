@@ -202,6 +202,9 @@ class Circuit(_Frozen):
     run: Run
     selection: Selection
     figures: Figures | None = None
+    inert: tuple[str, ...] | None = None
+    """Components whose output is the same in the clean and the ablation run on every train prompt,
+    so that the run could find no edge from them; null where not known."""
     nodes: tuple[Node, ...] = ()
     edges: tuple[CircuitEdge, ...] = ()
     provenance: Provenance
@@ -281,6 +284,9 @@ class Discovery:
     decisions: tuple[Decision, ...] = ()
     effects: dict[str, Floats] = field(default_factory=dict)
     """Further per-edge quantities by name, float32 ``[edge]``, NaN where not measured."""
+    inert: tuple[str, ...] | None = None
+    """Components whose output the ablation leaves as it is on every train prompt; null where not
+    known."""
     prompts: PromptRows | None = None
     """The prompts used; null when they are stored already."""
     means_over: PromptRows | None = None

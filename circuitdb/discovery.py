@@ -272,11 +272,12 @@ def find(
     """
     started = time.perf_counter()
     benches = Benches(prepared, batch_size)
-    found = known
+    found, inert = known, None
     if found is None:
         problem = Problem(benches["train"], prepared.metric, report)
         metrics.require_answers(prepared.metric, problem.bench.batches[0].incorrect)
         found = prepared.engine.run(problem, prepared.settings)
+        inert = inert_components(problem.bench)
     drafts = [
         _draft(prepared, benches, found, granularity, selection, report)
         for granularity, selection in prepared.selections
@@ -289,9 +290,15 @@ def find(
         edge_scores=found.edge_scores,
         node_scores=found.node_scores,
         decisions=found.decisions,
+        inert=inert,
         prompts=prepared.prompts.rows,
         means_over=None if prepared.means_over is None else prepared.means_over.rows,
     )
+
+
+def inert_components(bench: Bench) -> tuple[str, ...]:
+    """Names of the components whose output the ablation leaves as it is on a bench."""
+    return tuple(str(bench.space.writers[i]) for i in np.flatnonzero(bench.inert()))
 
 
 class Benches:

@@ -23,7 +23,15 @@ from circuitdb.circuit import (
     Selection,
     digest,
 )
-from circuitdb.discovery import Benches, Material, measure, prepare, provenance, random_band
+from circuitdb.discovery import (
+    Benches,
+    Material,
+    inert_components,
+    measure,
+    prepare,
+    provenance,
+    random_band,
+)
 from circuitdb.engines.engine import Members, Report, silent
 from circuitdb.errors import ModelError, OptionError, PromptError, UnknownNameError
 from circuitdb.evaluate import figures
@@ -128,8 +136,9 @@ def by_hand(
     run = prepared.run.model_copy(update={"engine": "manual", "engine_version": 1, "settings": {}})
     listed = members.edges if members.granularity == "edge" else members.nodes
     selection = Selection(rule="given", ranking="none", members=digest(listed.tolist()))
+    benches = Benches(prepared)
     measured = measure(
-        Benches(prepared), members, prepared.metric, keep_input=plan.keep_input, band=plan.band,
+        benches, members, prepared.metric, keep_input=plan.keep_input, band=plan.band,
         report=report,
     )  # fmt: skip
     option, names = ("--nodes", nodes) if edges is None else ("--edges", edges)
@@ -142,6 +151,7 @@ def by_hand(
             update={"command": f"{command} {option} {shlex.quote(','.join(names or ()))}"}
         ),
         circuits=(Draft(members.granularity, selection, members.edges, members.nodes, measured),),
+        inert=inert_components(benches["train"]),
         prompts=prepared.prompts.rows,
         means_over=None if prepared.means_over is None else prepared.means_over.rows,
     )

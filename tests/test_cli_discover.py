@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from circuitdb import api
 from circuitdb.cli import run
 from circuitdb.plan import Plan
+from tests import tiny_models
 
 SMALL = ["--engine", "eap", "--force", "--band", "3", "--examples", "16"]
 
@@ -112,6 +114,41 @@ def test_discovered_circuits_are_compared_drawn_and_evaluated(ask, tasks, tmp_pa
     assert code == 0, err
     assert "its own" in out
     assert "validation split" in out
+
+
+def test_inert_components_are_kept_with_the_run_and_no_part_of_the_universe(
+    tmp_path: Path, tasks, capsys
+):
+    """The model's head a0.h1 writes nothing; 12 + 5 + 72 + 10 + 11 = 110 edges there are in all."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from circuitdb.models import hub
+
+    folder, db = tmp_path / "silent", tmp_path / "silent.duckdb"
+    folder.mkdir()
+    tiny_models.write("gpt2", folder)
+    with hub.quiet(), torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        model.transformer.h[0].attn.c_proj.weight[8:16] = 0.0  # [in, out]; a head is 8 wide
+        model.save_pretrained(folder)
+    both = ["--task", str(tasks[0]), "--task", str(tasks[1]), "--model", str(folder)]
+    given = ["--db", str(db), "--json"]
+    assert run(["discover", *both, *SMALL, "--edges", "20", *given]) == 0
+    assert run(["add", *both[:2], *both[4:], "--nodes", "m0", "--band", "0", *given]) == 0
+    capsys.readouterr()
+    assert run(["sql", "SELECT DISTINCT engine, inert FROM runs ORDER BY 1", *given]) == 0
+    assert [list(r.values()) for r in json.loads(capsys.readouterr().out)["rows"]] == [
+        ["eap", '["a0.h1"]'], ["manual", '["a0.h1"]'],
+    ]  # fmt: skip
+    assert run(["show", "gifts", *given]) == 0
+    assert json.loads(capsys.readouterr().out)["inert"] == ["a0.h1"]
+    assert run(["show", "gifts", "--db", str(db)]) == 0
+    assert re.search(r"^inert +a0\.h1$", capsys.readouterr().out, re.MULTILINE)
+    # It sends to m0, 12 ports of layer 1, m1 and logits, and reads input through 3 ports.
+    for level, universe in (("edges", 110 - 15 - 3), ("nodes", 10 - 1), ("heads", 8 - 1)):
+        assert run(["overlap", "gifts", "presents", "--level", level, *given]) == 0
+        assert json.loads(capsys.readouterr().out)["universe"] == universe
 
 
 FIGURES = (

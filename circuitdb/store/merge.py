@@ -39,7 +39,13 @@ from circuitdb.errors import (
 from circuitdb.space import Space, SpaceSpec
 from circuitdb.store.connection import explain
 from circuitdb.store.content import FIGURES, PROMPT, PROVENANCE, filled
-from circuitdb.store.read import CircuitRow, make_prompt, make_provenance, make_run
+from circuitdb.store.read import (
+    CircuitRow,
+    make_inert,
+    make_prompt,
+    make_provenance,
+    make_run,
+)
 
 _NAME: Final = "stranger"
 _RULE: Final = ("rule", "value", "unit", "ranking", "reached", "members")
@@ -203,6 +209,7 @@ def _discovery(con: Any, run_key: int, provenance_key: int, circuits: Sequence[i
         node_scores=_scores(con, "node_score", "component_id", run_key, len(space.components)),
         decisions=_decisions(con, run_key),
         effects=_effects(con, run_key, space.n_edges),
+        inert=make_inert(_rows(con, "run", ("inert",), ("run_key", run_key))[0][0]),
         prompts=_prompts(con, run.prompt_set),
         means_over=_prompts(con, run.ablation_source),
     )

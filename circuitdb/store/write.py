@@ -130,7 +130,7 @@ def check(discovery: Discovery) -> None:
     """Refuse a discovery whose arrays do not fit together.
 
     Raises:
-        OptionError: what does not fit.
+        OptionError, NameSyntaxError: what does not fit.
         NumericalError: an infinite score.
     """
     space = discovery.space
@@ -144,6 +144,7 @@ def check(discovery: Discovery) -> None:
                 _check_floats(name, values, size)
     for name, values in discovery.effects.items():
         _check_floats(f"effect {name!r}", values, space.n_edges)
+    space.writer_ids(discovery.inert or ())
     for draft in discovery.circuits:
         _check_ids("edges", draft.edges, space.n_edges)
         _check_ids("nodes", draft.nodes, len(space.components))
@@ -296,8 +297,9 @@ def utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
 
 
-def run_row(run: Run, space_key: int, provenance_key: int) -> tuple[Any, ...]:
+def _run_row(found: Discovery, space_key: int, provenance_key: int) -> tuple[Any, ...]:
     """The columns of a run's row."""
+    run = found.run
     values: dict[str, Any] = run.model_dump()
     values.update(
         run_id=run.run_id,
@@ -305,6 +307,7 @@ def run_row(run: Run, space_key: int, provenance_key: int) -> tuple[Any, ...]:
         provenance_key=provenance_key,
         task_params=canonical_json(run.task_params),
         settings=canonical_json(run.settings),
+        inert=None if found.inert is None else canonical_json(found.inert),
     )
     return tuple(values[name] for name in RUN)
 
@@ -323,7 +326,7 @@ def _add_run(con: Any, keys: Keys, found: Discovery, provenance_key: int, seals:
         con, "edge_effect", ("run_key", key), ("quantity", "edge_id", "value"), effects, seals
     )
     _add_decisions(con, key, found.decisions, seals)
-    row = run_row(found.run, space_key, provenance_key)
+    row = _run_row(found, space_key, provenance_key)
     insert(con, "run", ("run_key", *RUN), (key, *row))
     seals.append(seal_rows("run", key, [row]))
     return key
