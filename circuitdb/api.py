@@ -11,6 +11,7 @@ The database file is held open only while it is read or written, never during a 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from circuitdb.errors import CircuitReferenceError, OptionError
 if TYPE_CHECKING:
     import pandas
 
-    from circuitdb.circuit import Figures, Selection
+    from circuitdb.circuit import Figures, PromptRows, Selection
     from circuitdb.compare.comparable import Compared, Level
     from circuitdb.compare.overlap import Overlap
     from circuitdb.compare.scale import Controls
@@ -34,28 +35,37 @@ if TYPE_CHECKING:
     from circuitdb.tasks import PromptSet
 
 Report = Callable[[str, int, int], None]
+Notice = Callable[[str], None]
 
 
 def _silent(phase: str, done: int, total: int) -> None:
     """Progress nobody reads."""
 
 
-def open(path: str | Path | None = None) -> Database:
+def _warn(text: str) -> None:
+    # The line to blame is the one that called the database's method.
+    warnings.warn(text, stacklevel=4)
+
+
+def open(path: str | Path | None = None, *, notice: Notice = _warn) -> Database:
     """A database of circuits; the file is made by the first discovery.
 
     Args:
         path: the file; by default ``$CIRCUITDB``, else ``./circuits.duckdb``.
+        notice: told of every reference that other selections of the same run answer to as well;
+            by default a warning.
     """
-    return Database(path)
+    return Database(path, notice=notice)
 
 
 class Database:
     """One file of circuits and everything that can be asked of it."""
 
-    def __init__(self, path: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path | None = None, *, notice: Notice = _warn) -> None:
         from circuitdb.store import default_path
 
         self.path = Path(path) if path is not None else default_path()
+        self._notice = notice
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
@@ -72,6 +82,14 @@ class Database:
 
         with Store.open(self.path) as store:
             yield store
+
+    def _resolve(self, store: Store, *refs: str) -> list[CircuitRow]:
+        """The circuits that references stand for, with notice of other selections."""
+        told: list[str] = []
+        rows = store.resolve(refs, told.append)
+        for text in told:
+            self._notice(text)
+        return rows
 
     def discover(self, task: str, **options: Any) -> StoredCircuit:
         """Find, evaluate and store one circuit; stored work is recognised and not done twice.
@@ -152,7 +170,7 @@ class Database:
         like = settings.get("like")
         if like is not None:
             with self.reading() as store:
-                row = store.resolve([like])[0]
+                row = self._resolve(store, like)[0]
                 settings["like"] = row.circuit_id
                 settings["like_edges"] = tuple(store.member_ids(row.circuit_id).tolist())
                 if row.granularity == "node":
@@ -188,7 +206,7 @@ class Database:
 
         with self.reading() as store:
             return StoredCircuit.of(
-                store.get(store.resolve([ref])[0].circuit_id, measured=measured)
+                store.get(self._resolve(store, ref)[0].circuit_id, measured=measured)
             )
 
     def examine(self, ref: str) -> tuple[StoredCircuit, tuple[Figures, ...]]:
@@ -200,7 +218,7 @@ class Database:
         from circuitdb.results import StoredCircuit
 
         with self.reading() as store:
-            circuit_id = store.resolve([ref])[0].circuit_id
+            circuit_id = self._resolve(store, ref)[0].circuit_id
             return StoredCircuit.of(store.get(circuit_id)), store.evaluations(circuit_id)
 
     def sql(
@@ -234,7 +252,7 @@ class Database:
         """The same answer as plain values."""
         from circuitdb import queries
 
-        return queries.run(self.path, name, params)
+        return queries.run(self.path, name, params, notice=self._notice)
 
     def overlap(
         self,
@@ -269,7 +287,7 @@ class Database:
         if discover:
             self._discover_missing(refs, report)
         with self.reading() as store:
-            rows = store.resolve(list(refs))
+            rows = self._resolve(store, *refs)
             sides = [_compared(store, row, level) for row in rows]
             check(sides, level, force)
             scales = {} if with_controls else _scales(store, rows, sides, level)
@@ -308,7 +326,7 @@ class Database:
         from circuitdb import controls, render
 
         with self.reading() as store:
-            ids = [row.circuit_id for row in store.resolve(list(refs))]
+            ids = [row.circuit_id for row in self._resolve(store, *refs)]
             circuits = [store.get(i) for i in ids]
         if len(circuits) == 1:
             return render.save(render.to_dot(circuits[0]), path, table=render.edge_table(circuits))
@@ -318,6 +336,8 @@ class Database:
 
     def evaluate(self, ref: str, *, report: Report = _silent, **options: Any) -> Figures:
         """Measure a stored circuit anew: another split, task, metric or ablation; stored.
+
+        On its own task and corruption it is measured on the stored prompts.
 
         Args:
             ref: which circuit.
@@ -329,10 +349,14 @@ class Database:
         from circuitdb import revisit
 
         circuit = self.get(ref)
-        measured = revisit.evaluate_again(circuit, report=report, **options)
+        measured = revisit.evaluate_again(circuit, self._prompt_set, report=report, **options)
         with self.writing() as store:
             store.add_evaluation(circuit.circuit_id, measured)
         return measured
+
+    def _prompt_set(self, prompt_set: str) -> PromptRows:
+        with self.reading() as store:
+            return store.prompt_set(prompt_set)
 
     def add(
         self,
@@ -371,21 +395,21 @@ class Database:
     def alias(self, ref: str, name: str | None) -> str:
         """Give a circuit an alias (``@name``), or take its aliases away with None."""
         with self.writing() as store:
-            circuit_id = store.resolve([ref])[0].circuit_id
+            circuit_id = self._resolve(store, ref)[0].circuit_id
             store.set_alias(circuit_id, name) if name else store.remove_alias(circuit_id)
             return circuit_id
 
     def note(self, ref: str, text: str | None) -> str:
         """Write a note on a circuit, or take it away with None."""
         with self.writing() as store:
-            circuit_id = store.resolve([ref])[0].circuit_id
+            circuit_id = self._resolve(store, ref)[0].circuit_id
             store.set_note(circuit_id, text)
             return circuit_id
 
     def remove(self, *refs: str) -> list[str]:
         """Remove circuits; runs and prompts nobody needs any more go with them."""
         with self.writing() as store:
-            ids = [store.resolve([ref])[0].circuit_id for ref in refs]
+            ids = [self._resolve(store, ref)[0].circuit_id for ref in refs]
             store.remove(ids)
             return ids
 
@@ -460,13 +484,19 @@ def plan_of_reference(ref: str) -> Plan:
     """The plan that would make the circuit ``task[,key=value…]`` names.
 
     Raises:
-        CircuitReferenceError: an unknown key, or a value that is no number where one must be.
+        CircuitReferenceError: an unknown key, a value that is no number where one must be, or a
+            selection rule without its value.
     """
     from circuitdb.store.reference import parse
 
     wanted = parse(ref)
     fields = {"checkpoint" if k == "step" else k: v for k, v in wanted.stated.items()}
     fields.pop("granularity", None)
+    if fields.pop("rule", "engine") != "engine":
+        raise CircuitReferenceError(
+            f"{ref!r} does not say what to discover: state the rule with its value, as in "
+            f"{wanted.task},edges=60"
+        )
     return make_plan(task=wanted.task, **fields)
 
 
@@ -507,11 +537,11 @@ def _compared(store: Store, row: CircuitRow, level: Level | None) -> Compared:
     """A stored circuit as comparison needs it, with the scores that a level reads."""
     from circuitdb.compare.comparable import Compared
 
-    stored = store.record(row.circuit_id)
+    stored, space = store.record(row.circuit_id), store.space(row.run_id)
     return Compared(
         circuit_id=row.circuit_id,
         label=row.task,
-        space=store.space(row.run_id),
+        space=space,
         granularity=stored.granularity,
         edges=stored.edges,
         nodes=stored.nodes,
@@ -519,6 +549,7 @@ def _compared(store: Store, row: CircuitRow, level: Level | None) -> Compared:
         better=-1 if row.metric == "kl" else 1,
         scores=store.edge_scores(row.run_id) if level == "edges" else None,
         node_scores=store.node_scores(row.run_id) if level not in ("edges", None) else None,
+        inert=tuple(space.writer_ids(stored.inert or ()).tolist()),
     )
 
 

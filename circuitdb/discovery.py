@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch  # noqa: TID253
@@ -50,6 +51,14 @@ _FEWEST = 5
 """A template with fewer validation prompts cannot be judged and is kept."""
 
 
+class Material(NamedTuple):
+    """The prompts a run is done on."""
+
+    prompts: PromptSet
+    means_over: PromptSet | None
+    """Prompts whose corrupted ones mean ablations average; None under other ablations."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A plan with its model, prompts and identity; the search has not begun."""
@@ -60,7 +69,7 @@ class Prepared:
     settings: Settings
     metric: Metric
     prompts: PromptSet
-    means_over: Prompts | None
+    means_over: PromptSet | None
     run: Run
     selections: tuple[tuple[Granularity, Selection], ...]
     """What will be stored, as far as it is known before the search."""
@@ -73,41 +82,62 @@ class Prepared:
         return tuple(s.circuit_id(run_id, g) for g, s in self.selections)
 
 
-def prepare(plan: Plan, model: LoadedModel, *, report: Report = silent) -> Prepared:
+def prepare(
+    plan: Plan, model: LoadedModel, *, prompts: Material | None = None, report: Report = silent
+) -> Prepared:
     """Prompts, gate and identity of a plan on a loaded model.
+
+    Args:
+        plan: what is asked for.
+        model: the model it names.
+        prompts: stored prompts in place of those the task would make. They were judged when they
+            were stored, and the task's definition is not looked at.
+        report: progress.
 
     Raises:
         TaskNotDoneError: the model does not do the task and `plan.force` is not set.
         PromptError, OptionError, UnknownNameError: the plan cannot be carried out.
     """
-    check(plan)
-    task, engine, metric = tasks.get(plan.task), engines.get(plan.engine), metrics.get(plan.metric)
-    report("making prompts", 0, 0)
+    check(plan, task=prompts is None)
+    engine, metric = engines.get(plan.engine), metrics.get(plan.metric)
+    does: tuple[Does, ...] = ()
+    told: tuple[str, ...] = ()
+    if prompts is None:
+        report("making prompts", 0, 0)
+        plan, prompts, does, told = _made(plan, model, metric)
+    settings = engine_settings(plan, engine)
+    run = _run(plan, model, engine, settings, prompts)
+    selections = _selections(plan, engine, settings, metric)
+    return Prepared(
+        plan, model, engine, settings, metric, prompts.prompts, prompts.means_over, run, selections,
+        does, (*model.notes, *told),
+    )  # fmt: skip
+
+
+def _made(
+    plan: Plan, model: LoadedModel, metric: Metric
+) -> tuple[Plan, Material, tuple[Does, ...], tuple[str, ...]]:
+    """The prompts a task makes, judged: the plan without templates that fail, and what to say."""
+    task = tasks.get(plan.task)
     prompts = _prompts(plan, task, model)
     does: tuple[Does, ...] = ()
-    notices: list[str] = list(model.notes)
+    notices: tuple[str, ...] = ()
     if plan.answers == "task":
         does = does_task(model.forward, prompts.split("validation"), metric)
         failing = _failing(plan, task.name, model.name, does)
         if failing and not plan.force:
             plan = plan.model_copy(update={"drop_templates": (*plan.drop_templates, *failing)})
             prompts = _prompts(plan, task, model)
-            notices.append(f"left out, because {model.name} does not do them: {', '.join(failing)}")
+            notices = (f"left out, because {model.name} does not do them: {', '.join(failing)}",)
         elif failing:
-            notices.append(f"{model.name} does not do {', '.join(failing)}; going on all the same")
+            notices = (f"{model.name} does not do {', '.join(failing)}; going on all the same",)
     means_over = None
     if plan.ablation in MEANS:
         means_over = tasks.mean_prompts(
             task, model.tokenizer, data_seed=plan.data_seed, corruption=plan.corruption,
             bos=model.bos, drop_templates=plan.drop_templates,
         )  # fmt: skip
-    settings = engine_settings(plan, engine)
-    run = _run(plan, task, model, engine, settings, prompts, means_over)
-    selections = _selections(plan, engine, settings, metric)
-    return Prepared(
-        plan, model, engine, settings, metric, prompts, means_over, run, selections, does,
-        tuple(notices),
-    )  # fmt: skip
+    return plan, Material(prompts, means_over), does, notices
 
 
 def _prompts(plan: Plan, task: tasks.Task, model: LoadedModel) -> PromptSet:
@@ -158,19 +188,14 @@ def _failing(plan: Plan, task: str, model: str, does: Sequence[Does]) -> tuple[s
 
 
 def _run(
-    plan: Plan,
-    task: tasks.Task,
-    model: LoadedModel,
-    engine: Engine,
-    settings: Settings,
-    prompts: PromptSet,
-    means_over: Prompts | None,
+    plan: Plan, model: LoadedModel, engine: Engine, settings: Settings, material: Material
 ) -> Run:
+    prompts, means_over = material
     return Run(
-        task=task.name,
+        task=prompts.rows.task,
         task_params={
             **prompts.rows.params,
-            "file": plan.task if plan.task != task.name else None,
+            "file": plan.task if plan.task != prompts.rows.task else None,
             "keep_input": plan.keep_input,
             "filter": plan.filter,
         },
@@ -247,11 +272,12 @@ def find(
     """
     started = time.perf_counter()
     benches = Benches(prepared, batch_size)
-    found = known
+    found, inert = known, None
     if found is None:
         problem = Problem(benches["train"], prepared.metric, report)
         metrics.require_answers(prepared.metric, problem.bench.batches[0].incorrect)
         found = prepared.engine.run(problem, prepared.settings)
+        inert = inert_components(problem.bench)
     drafts = [
         _draft(prepared, benches, found, granularity, selection, report)
         for granularity, selection in prepared.selections
@@ -264,8 +290,15 @@ def find(
         edge_scores=found.edge_scores,
         node_scores=found.node_scores,
         decisions=found.decisions,
+        inert=inert,
         prompts=prepared.prompts.rows,
+        means_over=None if prepared.means_over is None else prepared.means_over.rows,
     )
+
+
+def inert_components(bench: Bench) -> tuple[str, ...]:
+    """Names of the components whose output the ablation leaves as it is on a bench."""
+    return tuple(str(bench.space.writers[i]) for i in np.flatnonzero(bench.inert()))
 
 
 class Benches:
@@ -274,30 +307,24 @@ class Benches:
     def __init__(self, prepared: Prepared, batch_size: int | None = None) -> None:
         self._prepared, self._batch_size = prepared, batch_size
         self._made: dict[str, Bench] = {}
-        self._ablation = Ablation(
-            prepared.plan.ablation, prepared.model.forward, prepared.means_over
-        )
+        means = prepared.means_over
+        averaged = None if means is None else means.split("train")
+        self._ablation = Ablation(prepared.plan.ablation, prepared.model.forward, averaged)
 
     def __getitem__(self, split: str) -> Bench:
         if split not in self._made:
             prompts = self._prepared.prompts.split(split)
-            ablation = self._ablation if split != "shift" else self._shift_ablation()
+            ablation = self._ablation if split != "shift" else self._shift_ablation(prompts)
             self._made[split] = Bench(
                 self._prepared.model.forward, prompts, ablation, self._batch_size
             )
         return self._made[split]
 
-    def _shift_ablation(self) -> Ablation:
+    def _shift_ablation(self, prompts: Prompts) -> Ablation:
         """Means for templates that no train prompt has, from the shift split's own prompts."""
-        p = self._prepared
-        if p.plan.ablation not in MEANS:
+        if self._ablation.kind not in MEANS or not prompts.n:
             return self._ablation
-        over = tasks.mean_prompts(
-            tasks.get(p.plan.task), p.model.tokenizer, split="shift", bos=p.model.bos,
-            data_seed=p.plan.data_seed, corruption=p.plan.corruption,
-            drop_templates=p.plan.drop_templates,
-        )  # fmt: skip
-        return Ablation(p.plan.ablation, p.model.forward, over)
+        return Ablation(self._ablation.kind, self._prepared.model.forward, prompts)
 
 
 def _draft(

@@ -171,6 +171,22 @@ class Bench:
             self._edgeless[key] = self.values(mask, metric)
         return self._edgeless[key]
 
+    def inert(self) -> NDArray[np.bool_]:
+        """Bool ``[writer]``, true where clean and ablation run have the same output, bit for bit.
+
+        At every position of every prompt. An edge such a writer sends has no effect that could
+        be measured.
+        """
+        same = np.ones(len(self.space.writers), dtype=np.bool_)
+        for batch in self.batches:
+            # As a rule the first batch settles it: every writer differs somewhere.
+            if not same.any():
+                break
+            clean, ablated = self.forward.writers(batch.clean), self.ablated(batch)
+            for writer in np.flatnonzero(same).tolist():
+                same[writer] = torch.equal(clean[writer], ablated[writer])
+        return same
+
     def faithfulness(self, keep: EdgeMask, metric: Metric, keep_input: bool = False) -> Ratio:
         """Faithfulness of an edge mask on these prompts."""
         full, empty = self.full(metric), self.empty(metric, keep_input)

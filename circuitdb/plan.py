@@ -89,14 +89,15 @@ def _setting(value: Any) -> str:
     return json.dumps(value)
 
 
-def check(plan: Plan) -> None:
-    """Everything of a plan that can be checked without a model.
+def check(plan: Plan, *, task: bool = True) -> None:
+    """Everything of a plan that can be checked without a model; its task only if that is needed.
 
     Raises:
         UnknownNameError: no such task, engine, metric, ablation or corruption.
         OptionError: a value out of range, or options that do not go together.
     """
-    tasks.get(plan.task)
+    if task:
+        tasks.get(plan.task)
     engine = engines.get(plan.engine)
     metrics.get(plan.metric)
     if plan.ablation not in ABLATIONS:

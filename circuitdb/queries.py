@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
@@ -123,10 +123,12 @@ def run(
     params: Mapping[str, Any] | None = None,
     *,
     timeout_s: float = TIMEOUT_SECONDS,
+    notice: Callable[[str], None] | None = None,
 ) -> SqlResult:
     """Ask a named query of a database.
 
-    Values may be text, as they come from a command line, or of the parameter's type.
+    Values may be text, as they come from a command line, or of the parameter's type. `notice` is
+    told of references that other selections of the same run answer to as well.
 
     Raises:
         UnknownNameError: there is no query of that name, or it has no such parameter.
@@ -138,7 +140,8 @@ def run(
     values = bind(query, params or {})
     circuits = [p.name for p in query.parameters if p.type == "circuit"]
     if circuits:
-        values.update(zip(circuits, _resolved(path, [values[c] for c in circuits]), strict=True))
+        found = _resolved(path, [values[c] for c in circuits], notice)
+        values.update(zip(circuits, found, strict=True))
     return run_sql(path, query.sql, values, timeout_s=timeout_s)
 
 
@@ -185,8 +188,10 @@ def _converted(query: Query, parameter: Parameter, value: Any) -> Any:
         ) from None
 
 
-def _resolved(path: str | Path, refs: Sequence[str]) -> list[str]:
+def _resolved(
+    path: str | Path, refs: Sequence[str], notice: Callable[[str], None] | None
+) -> list[str]:
     from circuitdb.store import Store
 
     with Store.open(path, read_only=True) as store:
-        return [row.circuit_id for row in store.resolve(refs)]
+        return [row.circuit_id for row in store.resolve(refs, notice)]

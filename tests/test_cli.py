@@ -256,3 +256,58 @@ def test_version(capsys):
 
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"circuitdb {__version__}\n"
+
+
+@pytest.fixture
+def two_sizes(own_copy: Path) -> Path:
+    """A database in which ``ioi,engine=eap`` is two circuits of one run: 5 edges, newer 2."""
+    from dataclasses import replace
+
+    from circuitdb.store import Store
+    from tests import stored
+
+    again = replace(stored.ioi(9), circuits=(stored.edge_draft(IOI[:2]),))
+    with Store.open(own_copy) as store:
+        store.add(again)
+    return own_copy
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", IOI_REF), ("show", IOI_REF, "--command"), ("overlap", IOI_REF, "months,edges=4"),
+        ("query", "top_edges", "-p", f"circuit={IOI_REF}"), ("note", IOI_REF, "seen"),
+        ("alias", IOI_REF, "mine"), ("rm", IOI_REF), ("render", IOI_REF, "-o", "{}/ioi.dot"),
+    ],
+)  # fmt: skip
+def test_a_reference_that_names_several_selections_is_told_of_beside_the_result(
+    two_sizes, tmp_path, capsys, command
+):
+    said = "note: ioi,engine=eap stands for the newest of 2: edges=2; also edges=5\n"
+    arguments = [part.format(tmp_path) for part in command]
+    assert run([*arguments, "--db", str(two_sizes), "--json"]) == 0
+    told = capsys.readouterr()
+    json.loads(told.out)
+    assert told.err == said
+    if command[0] != "rm":
+        assert run([*arguments, "--db", str(two_sizes), "--quiet"]) == 0
+        assert capsys.readouterr().err == ""
+
+
+def test_a_stated_selection_is_told_nothing_of(two_sizes, capsys):
+    for edges in (5, 2):
+        ref = f"{IOI_REF},edges={edges}"
+        assert run(["show", ref, "--db", str(two_sizes), "--json"]) == 0
+        told = capsys.readouterr()
+        assert (json.loads(told.out)["n_edges"], told.err) == (edges, "")
+
+
+def test_from_python_several_selections_are_a_warning(two_sizes):
+    from circuitdb import api
+
+    with pytest.warns(UserWarning, match="the newest of 2: edges=2; also edges=5") as caught:
+        api.open(two_sizes).get(IOI_REF)
+    assert caught[0].filename == __file__
+    told: list[str] = []
+    api.open(two_sizes, notice=told.append).get(IOI_REF)
+    assert len(told) == 1

@@ -282,13 +282,21 @@ def test_the_universe_is_what_both_measured_and_lies_on_a_path() -> None:
 
 
 def test_edges_whose_sender_never_differs_are_left_out() -> None:
-    inert = TINY.mask(TINY.edge_ids(["m0->logits"]))
-    a = replace(circuit(IOI), inert=inert)
-    left = edge_universe(a, circuit(MONTHS))
-    # Without it nothing that m0 reads leads anywhere either.
-    assert sorted(str(TINY.edge(i)) for i in np.flatnonzero(~left).tolist()) == [
-        "a0.h0->m0", "a0.h1->m0", "input->m0", "m0->logits"
-    ]  # fmt: skip
+    inert = tuple(TINY.writer_ids(["m0"]).tolist())
+    a, b = replace(circuit(IOI), inert=inert), circuit(MONTHS, "months")
+    for pair in ((a, b), (b, a)):
+        left = edge_universe(*pair)
+        # Without it nothing that m0 reads leads anywhere either.
+        assert sorted(str(TINY.edge(i)) for i in np.flatnonzero(~left).tolist()) == [
+            "a0.h0->m0", "a0.h1->m0", "input->m0", "m0->logits"
+        ]  # fmt: skip
+        nodes = node_universe(*pair, "nodes")
+        assert [str(c) for c, live in zip(TINY.components, nodes, strict=True) if live] == [
+            "a0.h0", "a0.h1"
+        ]  # fmt: skip
+    # 13 edges without those four; shared are two that are inert and one that is not.
+    found = overlap([a, b]).pairs[0]
+    assert (found.universe, found.outside_universe, found.shared) == (9, 2, 3)
 
 
 def test_a_run_that_measured_nothing_limits_nothing() -> None:

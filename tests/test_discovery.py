@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
-from circuitdb import discovery, revisit
+from circuitdb import api, discovery, revisit, tasks
 from circuitdb.circuit import Discovery
 from circuitdb.errors import OptionError, TaskNotDoneError, UnknownNameError
 from circuitdb.models import catalogue
@@ -165,3 +168,28 @@ def test_a_circuit_by_hand_is_evaluated_like_any_other(toy: LoadedModel) -> None
 def test_a_circuit_by_hand_with_a_component_the_model_lacks_is_refused(toy: LoadedModel) -> None:
     with pytest.raises(OptionError, match=r"'a9\.h9' does not exist"):
         revisit.by_hand(Plan(task="months", **QUICK), toy, nodes=["a9.h9"], edges=None)
+
+
+def test_only_another_task_or_corruption_has_prompts_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = api.open(tmp_path / "circuits.duckdb")
+    found = db.discover("months", engine="eap", edges=20, **QUICK)
+    made, build = [], tasks.build
+
+    def noticed(task: tasks.Task, *arguments: Any, **options: Any) -> tasks.PromptSet:
+        made.append((task.name, options["corruption"]))
+        return build(task, *arguments, **options)
+
+    monkeypatch.setattr(tasks, "build", noticed)
+    for own in ({}, {"corruption": "random_members", "split": "shift"}, {"metric": "prob_diff"}):
+        db.evaluate("months", band=3, **own)
+    assert made == []
+    assert found.figures is not None
+    assert db.evaluate("months", band=3) == found.figures.model_copy(update={"note": None})
+    other = db.evaluate("months", corruption="repeat", band=0)
+    assert made == [("months", "repeat")]
+    assert other.m_empty != found.figures.m_empty
+    assert other.m_full == found.figures.m_full, "the clean prompts are the same"
+    assert db.evaluate("months", task="numerals", band=0).task == "numerals"
+    assert made[1:] == [("numerals", None)]

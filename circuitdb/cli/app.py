@@ -62,11 +62,17 @@ def circuitdb(
 
     --db, --json and --quiet work with every command, before or after its name.
 
+    REF names a circuit: its id or the beginning of it, @alias, or task[,key=value…] with the keys
+    model, step, seed, engine, granularity, metric, ablation, answers and replicate; edges, nodes,
+    threshold or faithfulness for the selection of that value; rule and ranking. The newest is
+    meant; several REFs agree in what they leave open of the first seven.
+
     \b
     Examples:
       circuitdb discover --task ioi --task greater_than
       circuitdb overlap ioi greater_than --controls --render overlap.svg
       circuitdb ls
+      circuitdb show ioi,engine=eap,edges=60
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

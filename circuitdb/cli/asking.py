@@ -67,7 +67,7 @@ def query(
       circuitdb query unique_edges -p a=ioi -p b=greater_than
     """
     out = Output(as_json, quiet)
-    _answer(out, api.open(db).ask(name, params_of(param)))
+    _answer(out, api.open(db, notice=out.remark).ask(name, params_of(param)))
 
 
 def params_of(pairs: Sequence[str]) -> dict[str, str]:

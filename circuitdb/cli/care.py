@@ -30,7 +30,7 @@ def rm(
       circuitdb rm 3f9a1c @old
     """
     out = Output(as_json, quiet)
-    removed = api.open(db).remove(*ref)
+    removed = api.open(db, notice=out.remark).remove(*ref)
     out.result({"removed": removed}, lambda: raw("\n".join(f"removed {i[:12]}" for i in removed)))
 
 
@@ -55,7 +55,7 @@ def alias(
         raise OptionError("give either a NAME or --remove")
     out = Output(as_json, quiet)
     name = None if name is None else name.removeprefix("@")
-    circuit_id = api.open(db).alias(ref, name)
+    circuit_id = api.open(db, notice=out.remark).alias(ref, name)
     said = f"{circuit_id[:12]} is @{name}" if name else f"{circuit_id[:12]} has no alias"
     out.result({"circuit_id": circuit_id, "alias": name}, lambda: raw(said))
 
@@ -77,7 +77,7 @@ def note(
     if (text is None) != remove:
         raise OptionError("give either a TEXT or --remove")
     out = Output(as_json, quiet)
-    circuit_id = api.open(db).note(ref, text)
+    circuit_id = api.open(db, notice=out.remark).note(ref, text)
     said = f"{circuit_id[:12]}: {text}" if text else f"{circuit_id[:12]} has no note"
     out.result({"circuit_id": circuit_id, "note": text}, lambda: raw(said))
 

@@ -59,7 +59,7 @@ def overlap(
       circuitdb overlap ioi,seed=0 ioi,seed=1 --level heads
     """
     out = Output(as_json, quiet)
-    database = api.open(db)
+    database = api.open(db, notice=out.remark)
     with reporting(out) as report:
         found = database.overlap(
             *ref, level=level, with_controls=controls, replicates=replicates, discover=discover,

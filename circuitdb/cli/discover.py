@@ -144,7 +144,7 @@ def discover(
         for k in samples(replicates, replicate)
     ]  # fmt: skip
     with reporting(out) as report:
-        found = api.open(db).discover_plans(
+        found = api.open(db, notice=out.remark).discover_plans(
             plans,
             model_options=options.model_options(device, dtype, threads, forward),
             batch_size=batch_size,
@@ -304,7 +304,9 @@ def evaluate(
 ) -> None:
     """Measure a stored circuit on another task, metric or split.
 
-    Another ablation or corruption too. The figures are stored with the circuit and shown beside its own.
+    Another ablation or corruption too. On its own task and corruption it is measured on the prompts
+    stored with it, whatever the task makes today. The figures are stored with the circuit and shown
+    beside its own.
 
     \b
     Examples:
@@ -312,7 +314,7 @@ def evaluate(
       circuitdb evaluate numerals --task months
     """
     out = Output(as_json, quiet)
-    database = api.open(db)
+    database = api.open(db, notice=out.remark)
     with reporting(out) as report:
         measured = database.evaluate(
             ref, report=report, task=task, metric=metric, ablation=ablation,

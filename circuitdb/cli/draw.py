@@ -38,5 +38,5 @@ def render(
       circuitdb render ioi greater_than -o both.html
     """
     out = Output(as_json, quiet)
-    path = api.open(db).render(*ref, path=output)
+    path = api.open(db, notice=out.remark).render(*ref, path=output)
     out.result({"path": str(path)}, lambda: raw(str(path)))

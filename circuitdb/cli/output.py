@@ -33,6 +33,7 @@ class Output:
 
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
+        self._remarks: list[str] = []
 
     def result(self, document: Mapping[str, Any], text: Callable[[], None]) -> None:
         """The result: a document, or what `text` prints."""
@@ -41,6 +42,12 @@ class Output:
             sys.stdout.write(json.dumps(plain(whole), indent=2, ensure_ascii=False) + "\n")
         else:
             text()
+        for remark in dict.fromkeys(self._remarks):
+            self.note(f"note: {remark}")
+
+    def remark(self, text: str) -> None:
+        """Something worth knowing of the result, told once and after it."""
+        self._remarks.append(text)
 
     def note(self, line: str) -> None:
         """Something worth knowing that is no result."""

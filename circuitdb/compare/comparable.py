@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from circuitdb.circuit import Granularity, Run, Scores
 from circuitdb.errors import ComparisonError, UnknownNameError
-from circuitdb.space import EdgeIds, EdgeMask, Space
+from circuitdb.space import EdgeIds, Space
 
 Level = Literal["edges", "nodes", "heads", "mlps"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
@@ -42,9 +42,9 @@ class Compared:
     """Over edge ids, NaN where not measured; None when the run measured no edge."""
     node_scores: Scores | None = None
     """Over component ids, likewise."""
-    inert: EdgeMask | None = None
-    """Bool ``[edge]``, true where the sender is the same in the clean and the ablation run, so
-    that the edge could not have been found; None when not known."""
+    inert: tuple[int, ...] = ()
+    """Ids of components whose output is the same in the clean and the ablation run, so that no
+    edge from them could have been found; none where that is not known."""
 
     def members(self, level: Level) -> NDArray[np.int32]:
         """Ids of its members at a level, ascending, once each: edges, or heads and MLPs.

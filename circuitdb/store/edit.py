@@ -71,7 +71,8 @@ def remove(con: Any, circuit_keys: Sequence[int]) -> None:
     kept = {row[0] for row in still.fetchall()}
     _remove_owned(con, "run_key", [k for k in run_keys if k not in kept])
     unused = con.execute(
-        "SELECT prompt_set_key FROM prompt_set WHERE prompt_set NOT IN (SELECT prompt_set FROM run)"
+        "SELECT prompt_set_key FROM prompt_set WHERE prompt_set NOT IN (SELECT prompt_set FROM run "
+        "UNION ALL SELECT ablation_source FROM run WHERE ablation_source IS NOT NULL)"
     ).fetchall()
     _remove_owned(con, "prompt_set_key", [row[0] for row in unused])
     unused = con.execute(

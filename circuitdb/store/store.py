@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -251,14 +251,18 @@ class Store:
         with self._reading() as con:
             return read.find(con, filters, limit)
 
-    def resolve(self, refs: Sequence[str]) -> list[CircuitRow]:
+    def resolve(
+        self, refs: Sequence[str], notice: Callable[[str], None] | None = None
+    ) -> list[CircuitRow]:
         """The circuits that references stand for, resolved together.
+
+        `notice` is told of references that other selections of the same run answer to as well.
 
         Raises:
             CircuitReferenceError: one names none or several, or none agree; choices are listed.
         """
         with self._reading() as con:
-            return reference.resolve(con, refs)
+            return reference.resolve(con, refs, notice)
 
     def get(self, circuit_id: str, measured: bool = False) -> Circuit:
         """One circuit by name; with `measured` also what its run measured beside it."""

@@ -7,7 +7,6 @@ are never padded: a batch holds prompts of one length, and the answer follows th
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,11 +85,6 @@ class Prompts:
     def n(self) -> int:
         return len(self.rows)
 
-    @functools.cached_property
-    def hash(self) -> str:
-        """SHA-256 of token ids, answers, roles and templates."""
-        return digest([_hashed(row) for row in self.rows])
-
     @property
     def templates(self) -> tuple[str, ...]:
         """The templates that occur, in order of their first prompt."""
@@ -160,6 +154,20 @@ class PromptSet:
             raise UnknownNameError("split", name, SPLITS)
         return Prompts(name, tuple(r for r in self.rows.rows if r.split == name))
 
+    @classmethod
+    def restored(cls, rows: PromptRows, tokenizer: Tokenizer) -> PromptSet:
+        """A stored set, its content compared with its hash.
+
+        Raises:
+            PromptError: its prompts are not those the hash was taken of.
+        """
+        if _set_hash(rows.rows, rows.bos) != rows.prompt_set:
+            raise PromptError(
+                f"the stored prompts {rows.prompt_set[:12]!r} of task {rows.task!r} were changed "
+                "since they were stored; circuitdb verify says more"
+            )
+        return cls(rows, tokenizer)
+
     def keep(self, rows: Iterable[PromptRow], **params: object) -> PromptSet:
         """The same set with these rows only, its hash made anew and `params` recorded."""
         chosen = tuple(rows)
@@ -227,25 +235,21 @@ def build(
 def mean_prompts(
     task: Task,
     tokenizer: Tokenizer,
-    n: int = MEAN_PROMPTS,
     *,
-    split: str = "train",
     data_seed: int = 0,
     corruption: str | None = None,
     bos: bool = False,
     drop_templates: Collection[str] = (),
-) -> Prompts:
-    """The pairs whose corrupted prompts mean ablation averages: `n` of the train split.
+) -> PromptSet:
+    """The pairs whose corrupted prompts mean ablation averages: 256 of the train split.
 
-    They depend on neither the number of prompts discovered on nor the replicate. Templates of
-    the split ``shift`` do not occur in train: to evaluate on them, ask for their own means.
+    They depend on neither the number of prompts discovered on nor the replicate.
     """
-    sizes = dict.fromkeys(SPLITS, 0) | {split: n}
-    made = build(
+    sizes = dict.fromkeys(SPLITS, 0) | {"train": MEAN_PROMPTS}
+    return build(
         task, tokenizer, sizes=sizes, data_seed=data_seed, corruption=corruption, bos=bos,
         drop_templates=drop_templates,
     )  # fmt: skip
-    return made.split(split)
 
 
 class _Stream:
