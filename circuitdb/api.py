@@ -125,6 +125,8 @@ class Database:
 
         for plan in plans:
             check(plan)
+        if batch_size is not None and batch_size < 1:
+            raise OptionError(f"--batch-size is {batch_size}; give 1 or more")
         with self.writing():
             pass  # A database that cannot be written is better known now than after the search.
         models: dict[tuple[str, int | None, int | None], LoadedModel] = {}

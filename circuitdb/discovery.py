@@ -43,7 +43,7 @@ from circuitdb.metrics import Metric
 from circuitdb.models.model import LoadedModel
 from circuitdb.plan import BAND, Plan, check, engine_settings
 from circuitdb.space import EdgeMask, Space
-from circuitdb.tasks.prompts import Prompts, PromptSet
+from circuitdb.tasks.prompts import Prompts, PromptSet, left_out
 
 DEFAULT_FAITHFULNESS = 0.85
 """Target of engines that select by faithfulness when no other rule is asked for."""
@@ -108,6 +108,9 @@ def prepare(
     settings = engine_settings(plan, engine)
     run = _run(plan, model, engine, settings, prompts)
     selections = _selections(plan, engine, settings, metric)
+    for granularity, selection in selections:
+        if selection.rule in ("edges", "nodes"):
+            select.check_number(model.space, granularity, int(selection.value or 0))
     return Prepared(
         plan, model, engine, settings, metric, prompts.prompts, prompts.means_over, run, selections,
         does, (*model.notes, *told),
@@ -131,6 +134,9 @@ def _made(
             notices = (f"left out, because {model.name} does not do them: {', '.join(failing)}",)
         elif failing:
             notices = (f"{model.name} does not do {', '.join(failing)}; going on all the same",)
+    if plan.task != task.name:
+        told = left_out(prompts.rows.dropped)
+        notices = (*notices, *(f"left out of {plan.task}, {what}" for what in told))
     means_over = None
     if plan.ablation in MEANS:
         means_over = tasks.mean_prompts(
@@ -222,20 +228,34 @@ def _selections(
     """The circuits a plan will store. An engine that decides keeps its own beside a rule's."""
     own: list[tuple[Granularity, Selection]] = []
     rule = _rule(plan, metric)
+    granularity: Granularity = "node" if getattr(settings, "level", "edges") == "nodes" else "edge"
+    if rule is not None:
+        _check_rule(rule.rule, granularity, engine)
     if engine.decides:
         engine_rule = Selection(rule="engine", ranking="none")
         kinds: tuple[Granularity, ...] = ("node", "edge")
         if engine.name == "random":
             kinds = ("node",) if getattr(settings, "like_nodes", None) is not None else ("edge",)
-            rule = None
         own = [(g, engine_rule) for g in kinds if g == "node" or rule is None]
     elif rule is None:
         target = DEFAULT_FAITHFULNESS
         rule = Selection(
             rule="faithfulness", value=target, unit="faithfulness", ranking=plan.ranking
         )
-    granularity: Granularity = "node" if getattr(settings, "level", "edges") == "nodes" else "edge"
     return (*own, *([(granularity, rule)] if rule else []))
+
+
+def _check_rule(rule: str, granularity: Granularity, engine: Engine) -> None:
+    """Refuse before the search a rule that could not select after it."""
+    if engine.name == "random":
+        raise OptionError(
+            f"engine 'random' scores nothing: give --edges N or --like REF, not --{rule}"
+        )
+    if rule in ("edges", "nodes") and rule != f"{granularity}s":
+        raise OptionError(
+            f"--{rule} selects among {rule}, and engine {engine.name!r} scores {granularity}s "
+            f"here: use --{granularity}s"
+        )
 
 
 def _rule(plan: Plan, metric: Metric) -> Selection | None:
@@ -381,8 +401,6 @@ def _select(
         raise OptionError(
             f"engine {prepared.engine.name!r} has no {granularity} scores to select by"
         )
-    if selection.rule == "nodes" and granularity == "edge":
-        raise OptionError("--nodes selects node circuits; this engine scored edges: use --edges")
     ranks = select.importance(scores, selection.ranking, prepared.metric.better)
     ladder = select.Ladder(prepared.model.space, ranks, granularity)
     assert selection.value is not None

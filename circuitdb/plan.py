@@ -126,7 +126,10 @@ def _check_selection(plan: Plan) -> None:
     if len(given) > 1:
         raise OptionError(f"give one of --{', --'.join(given)}, not several")
     for name, value in given.items():
-        if not math.isfinite(value) or value < 0 or (value == 0 and name != "edges"):
+        # The circuit of no edges, or of no nodes but input and logits, is legal.
+        if name in ("edges", "nodes") and value < 0:
+            raise OptionError(f"--{name} is {value}; give a number from 0 up")
+        if name in ("threshold", "faithfulness") and not (math.isfinite(value) and value > 0):
             raise OptionError(f"--{name} is {value!r}; give a finite number above 0")
 
 

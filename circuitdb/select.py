@@ -117,17 +117,25 @@ def by_number(ladder: Ladder, n: int) -> Chosen:
     Raises:
         OptionError: the number is below 0, or above what the model has.
     """
-    option = "--edges" if ladder.granularity == "edge" else "--nodes"
-    if not 0 <= n <= len(ladder.ranks):
-        raise OptionError(
-            f"{option} is {n}; give a number from 0 to {len(ladder.ranks)}, what the model has"
-        )
+    check_number(ladder.space, ladder.granularity, n)
     # More items in never means fewer left, so the largest fitting count can be bisected.
     low, high = 0, len(ladder)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if ladder.size(middle) <= n else (low, middle - 1)
     return ladder.chosen(low)
+
+
+def check_number(space: Space, granularity: Granularity, n: int) -> None:
+    """Refuse a number of edges or nodes that a model does not have; known before any search.
+
+    Raises:
+        OptionError: the number is below 0, or above what the model has.
+    """
+    edges = granularity == "edge"
+    option, most = ("--edges", space.n_edges) if edges else ("--nodes", len(space.components))
+    if not 0 <= n <= most:
+        raise OptionError(f"{option} is {n}; give a number from 0 to {most}, what the model has")
 
 
 def by_faithfulness(

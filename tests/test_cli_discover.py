@@ -81,6 +81,17 @@ def test_discover_stores_and_recognises_what_is_stored(ask, tasks):
     assert f"next: circuitdb show {found['circuit_id'][:12]}" in err
 
 
+def test_lines_of_a_task_file_that_are_left_out_are_told(ask, tasks, tmp_path):
+    lines = tasks[0].read_text().split("\n")
+    strange = lines[0].replace("Then", "Zyzzyva")
+    path = tmp_path / "strange.jsonl"
+    path.write_text("\n".join([strange, *lines[1:]]))
+    code, _, err = ask("discover", "--task", path, *SMALL, "--edges", "20")
+    assert code == 0, err
+    assert f"note: left out of {path}, a word this tokenizer does not know: {path}:1" in err
+    assert "left out of" not in ask("discover", "--task", tasks[0], *SMALL, "--edges", "20")[2]
+
+
 def test_the_stored_command_repeats_the_circuit(ask, tasks):
     _, out, _ = ask("discover", "--task", tasks[0], *SMALL, "--threshold", "0.001", "--json")
     (found,) = json.loads(out)["circuits"]

@@ -44,6 +44,30 @@ def test_prune_leaves_a_node_and_an_edge_circuit_with_figures(months: Discovery)
     assert test.faithfulness > max(0.7, test.random_high)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine": "eap", "nodes": 3}, "scores edges here: use --edges"),
+        ({"engine": "prune", "nodes": 3}, "scores edges here: use --edges"),
+        ({"engine": "exact", "settings": {"level": "nodes"}, "edges": 3}, "nodes here: use --nodes"),
+        ({"engine": "eap", "edges": 480}, "--edges is 480; give a number from 0 to 479"),
+        ({"engine": "random", "threshold": 0.5}, "engine 'random' scores nothing"),
+    ],
+)  # fmt: skip
+def test_a_selection_that_cannot_be_is_refused_before_the_search(
+    toy: LoadedModel, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        discovery.prepare(Plan(task="months", **{**QUICK, **changes}), toy)
+
+
+def test_the_node_circuit_of_no_nodes_keeps_input_and_logits(toy: LoadedModel) -> None:
+    plan = Plan(task="months", engine="exact", settings={"level": "nodes"}, nodes=0, **QUICK)
+    (draft,) = discovery.find(discovery.prepare(plan, toy)).circuits
+    names = [str(toy.space.components[i]) for i in draft.nodes]
+    assert names == ["input", "logits"]
+
+
 def test_every_decision_of_prune_is_kept_and_replays_to_the_same_nodes(months: Discovery) -> None:
     kept = {str(c) for c in months.space.writers}
     for d in months.decisions:

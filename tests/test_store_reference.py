@@ -47,8 +47,10 @@ def test_an_id_or_a_prefix_of_six_digits_names_a_circuit(fresh_store: Store) -> 
     one = add(fresh_store, "ioi", 0)
     for text in (one, one[:12], one[:6], one[:8].upper(), f" {one[:6]} "):
         assert of(fresh_store, text) == [one]
-    with pytest.raises(CircuitReferenceError, match="no circuit of task"):
+    with pytest.raises(CircuitReferenceError, match="beginning has 6 to 64 hex digits, not 5"):
         of(fresh_store, one[:5])
+    with pytest.raises(CircuitReferenceError, match="6 to 64 hex digits, not 65"):
+        of(fresh_store, f"{one}0")
     with pytest.raises(CircuitReferenceError, match="no circuit id begins with '000000'"):
         of(fresh_store, "000000")
 
@@ -222,7 +224,7 @@ def test_an_unknown_task_lists_near_names(fresh_store: Store) -> None:
         of(fresh_store, "month")
     assert "Stored tasks: ioi, months" in str(caught.value)
     with pytest.raises(
-        CircuitReferenceError, match="task 'xyz' is stored; stored tasks: ioi, months"
+        CircuitReferenceError, match=r"task 'xyz' is stored; stored tasks: ioi, months$"
     ):
         of(fresh_store, "xyz")
 
@@ -231,6 +233,11 @@ def test_an_unknown_task_lists_near_names(fresh_store: Store) -> None:
     ("text", "message"),
     [
         ("ioi,modle=x", "'modle=x' in .* did you mean 'model'"),
+        ("ioi,checkpoint=5", "'checkpoint=5' in .* did you mean 'step'"),
+        ("ioi,seed=0,seed=1", "gives the key 'seed' twice"),
+        ("ioi,seed=0,engine=eap, seed = 0", "gives the key 'seed' twice"),
+        (",seed=0", "',seed=0' names no task"),
+        ("abcdef,seed=0", "an id takes no keys: 'abcdef,seed=0'"),
         ("ioi,step", "'step' in 'ioi,step' is no key=value"),
         ("ioi,step=last", "step='last' in .* is no whole number"),
         (

@@ -247,6 +247,9 @@ def test_a_stream_that_ends_gives_what_it_has(toy):
 
 CLEAN = ("Then letter was",)
 UNSOUND = {
+    "a word this tokenizer does not know": {
+        "clean": ("Then the zyzzyva was",), "corrupted": ("Then the store was",)
+    },
     "clean and corrupted differ in length": {"corrupted": ("Then the ", ("store", "SUBJ"), " was")},
     "clean and corrupted are equal": {"clean": CLEAN, "corrupted": CLEAN},
     "roles lie at different positions in clean and corrupted": {

@@ -251,13 +251,13 @@ def edge_names(path: Path) -> list[str]:
         OptionError: the file cannot be read, or holds a line that is no edge; file and line are
             named.
     """
-    from circuitdb.errors import NameSyntaxError
+    from circuitdb.errors import NameSyntaxError, unreadable
     from circuitdb.names import parse_edge
 
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: cannot be read: {error}") from error
+        raise OptionError(f"{path}: cannot be read: {unreadable(error)}") from error
     if text.lstrip().startswith("{"):
         return _edges_of_json(path, text)
     names = []

@@ -53,6 +53,9 @@ KEYS: Final = (*COLUMNS, *_CONTROLS, *_RULES, "rule", "ranking")
 _SHOWN: Final = 8
 _NUMBERS: Final = ("step", "seed", "replicate")
 _PREFIX: Final = re.compile(r"[0-9a-f]{6,64}")
+_HEX: Final = re.compile(r"[0-9a-f]+")
+_ALSO_CALLED: Final = {"checkpoint": "step"}
+"""What people write for a key, because other places call it so."""
 _Age = tuple[datetime, datetime, bool, datetime, datetime]
 _Agreed = frozenset[tuple[str, Any]]
 _Rows = list[CircuitRow]
@@ -82,7 +85,8 @@ def parse(text: str) -> Reference:
     """A ``task[,key=value…]`` reference, taken apart.
 
     Raises:
-        CircuitReferenceError: an unknown key, or a value that is no number where one must be.
+        CircuitReferenceError: an unknown key, one given twice, or a value that is no number where
+            one must be.
     """
     task, *parts = (part.strip() for part in text.split(","))
     stated: dict[str, Any] = {}
@@ -90,8 +94,10 @@ def parse(text: str) -> Reference:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or key not in KEYS:
             raise CircuitReferenceError(
-                f"{part!r} in {text!r} is no key=value with a known key{near(key, KEYS)}"
+                f"{part!r} in {text!r} is no key=value with a known key{_near_key(key)}"
             )
+        if key in stated:
+            raise CircuitReferenceError(f"{text!r} gives the key {key!r} twice; give it once")
         stated[key] = _value(key, value, text)
     return Reference(text, task, stated)
 
@@ -110,6 +116,12 @@ def _amount(key: str, value: str, text: str) -> float:
     if not math.isfinite(number):
         raise CircuitReferenceError(f"{key}={value!r} in {text!r} is no number")
     return number
+
+
+def _near_key(key: str) -> str:
+    if key in _ALSO_CALLED:
+        return f"; did you mean {_ALSO_CALLED[key]!r}?"
+    return near(key, KEYS)
 
 
 def _number(key: str, value: str, text: str) -> int | None:
@@ -236,11 +248,18 @@ def _no_such_task(con: Any, reference: Reference) -> str:
     tasks = [r[0] for r in con.execute("SELECT DISTINCT task FROM run ORDER BY 1").fetchall()]
     if not tasks:
         return f"no circuit is {reference.text!r}: the database is empty; run circuitdb discover"
-    if _PREFIX.fullmatch(reference.text.lower()):
+    if not reference.task:
+        return f"{reference.text!r} names no task; give an id, @alias or task[,key=value…]"
+    if _PREFIX.fullmatch(reference.task.lower()):
+        if reference.stated:
+            return f"no task {reference.task!r} is stored; an id takes no keys: {reference.text!r}"
         return f"no circuit id begins with {reference.text!r}; see circuitdb ls"
     hint = near(reference.task, tasks)
     stored = "" if "known:" in hint else f" Stored tasks: {', '.join(tasks)}"
-    return f"no circuit of task {reference.task!r} is stored{hint.replace('known', 'stored tasks')}{stored}"
+    said = f"no circuit of task {reference.task!r} is stored{hint.replace('known', 'stored tasks')}{stored}"
+    if not _HEX.fullmatch(reference.task.lower()):
+        return said
+    return f"{said}. An id's beginning has 6 to 64 hex digits, not {len(reference.task)}"
 
 
 def _fixed(wanted: Sequence[_Wanted]) -> dict[str, Any]:
