@@ -5,28 +5,31 @@
 >>> db.discover("months")                                        # doctest: +SKIP
 >>> db.overlap("ioi", "greater_than").pairs[0].jaccard           # doctest: +SKIP
 
-The database file is held open only while it is read or written, never during a search.
+The database file is held open only while it is read or written, never between calls and never
+during a search.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from circuitdb.errors import CircuitReferenceError, OptionError
+from circuitdb.errors import CircuitReferenceError, OptionError, StoreError, UnknownNameError
 
 # Everything else is imported where it is used: asking a database in SQL needs nothing but DuckDB.
 if TYPE_CHECKING:
     import pandas
 
-    from circuitdb.circuit import Figures, Selection
+    from circuitdb.circuit import Circuit, Figures, Selection
     from circuitdb.compare.comparable import Compared, Level
-    from circuitdb.compare.overlap import Overlap
     from circuitdb.compare.scale import Controls
     from circuitdb.models.model import LoadedModel
+    from circuitdb.overlaps import StoredOverlap
     from circuitdb.plan import Plan
     from circuitdb.results import StoredCircuit
     from circuitdb.store import CircuitRow, Merged, SqlResult, Store
@@ -45,24 +48,60 @@ def open(path: str | Path | None = None) -> Database:
 
     Args:
         path: the file; by default ``$CIRCUITDB``, else ``./circuits.duckdb``.
+
+    Raises:
+        StoreError: there is a file, and it is no database of circuitdb's, damaged, or of a newer one.
     """
-    return Database(path)
+    from circuitdb.store import examine
+
+    database = Database(path)
+    examine(database.path)
+    return database
 
 
 class Database:
-    """One file of circuits and everything that can be asked of it."""
+    """One file of circuits and everything that can be asked of it.
+
+    Making one looks at nothing; :func:`open` looks whether the file is a database. A context
+    manager: it is closed at the end of the block.
+    """
 
     def __init__(self, path: str | Path | None = None) -> None:
         from circuitdb.store import default_path
 
         self.path = Path(path) if path is not None else default_path()
+        self._closed = False
+
+    def close(self) -> None:
+        """End the use of this object: whatever is asked of it afterwards is refused.
+
+        There is nothing to let go of, as no call leaves the file open, and what was handed out
+        before stays of use. Closing twice does nothing.
+        """
+        self._closed = True
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _in_use(self) -> Path:
+        if self._closed:
+            raise StoreError(f"{str(self.path)!r} was closed; open it again (circuitdb.open)")
+        return self.path
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
         """The store, open for reading."""
         from circuitdb.store import Store
 
-        with Store.open(self.path, read_only=True) as store:
+        with Store.open(self._in_use(), read_only=True) as store:
             yield store
 
     @contextmanager
@@ -70,7 +109,7 @@ class Database:
         """The store, open for writing, migrated where that is due."""
         from circuitdb.store import Store
 
-        with Store.open(self.path) as store:
+        with Store.open(self._in_use()) as store:
             yield store
 
     def discover(self, task: str, **options: Any) -> StoredCircuit:
@@ -221,7 +260,7 @@ class Database:
         """The same answer as plain values: columns, rows, and whether there were more."""
         from circuitdb import queries
 
-        return queries.run_sql(self.path, statement, dict(params or {}), timeout_s=timeout)
+        return queries.run_sql(self._in_use(), statement, dict(params or {}), timeout_s=timeout)
 
     def query(self, name: str, **params: Any) -> pandas.DataFrame:
         """The rows of a named query.
@@ -236,18 +275,18 @@ class Database:
         """The same answer as plain values."""
         from circuitdb import queries
 
-        return queries.run(self.path, name, params)
+        return queries.run(self._in_use(), name, params)
 
     def overlap(
         self,
         *refs: str,
-        level: Level = "edges",
+        level: str = "edges",
         with_controls: bool = False,
         replicates: int = 3,
         discover: bool = False,
         force: bool = False,
         report: Report = _silent,
-    ) -> Overlap:
+    ) -> StoredOverlap:
         """How circuits overlap, and whether by more than chance.
 
         Args:
@@ -257,39 +296,48 @@ class Database:
                 ceiling and corrected overlap. Stored ones are used in any case.
             replicates: prompt samples of each task behind the ceiling, the circuit's own included.
             discover: discover circuits that are not stored yet.
-            force: compare although the circuits are not like for like.
+            force: compare although the circuits are not like for like, and discover although a
+                model does not do the task.
 
         Raises:
             CircuitReferenceError: a reference names no circuit, or several.
             ComparisonError: the circuits cannot be compared.
+            UnknownNameError: no such level.
         """
-        from circuitdb.compare.comparable import check
+        from circuitdb.compare.comparable import check, known_level
         from circuitdb.compare.overlap import overlap
+        from circuitdb.overlaps import StoredOverlap
 
+        counted = known_level(level)
         if with_controls and replicates < 2:
             raise OptionError(f"replicates is {replicates}; a ceiling needs at least 2")
         if discover:
-            self._discover_missing(refs, report)
+            self._discover_missing(refs, force, report)
         with self.reading() as store:
             rows = store.resolve(list(refs))
-            sides = [_compared(store, row, level) for row in rows]
-            check(sides, level, force)
-            scales = {} if with_controls else _scales(store, rows, sides, level)
+            sides = [_compared(store, row, counted) for row in rows]
+            check(sides, counted, force)
+            scales = {} if with_controls else _scales(store, rows, sides, counted)
         if with_controls:
             self._make_controls([row.circuit_id for row in rows], replicates, report)
             with self.reading() as store:
-                scales = _scales(store, rows, sides, level)
-        return overlap(_labelled(sides), level=level, force=force, controls=scales)
+                scales = _scales(store, rows, sides, counted)
+        found = overlap(_labelled(sides), level=counted, force=force, controls=scales)
+        ids = tuple(row.circuit_id for row in rows)
+        return StoredOverlap.of(found, functools.partial(_circuits, self.path, ids))
 
-    def _discover_missing(self, refs: Iterable[str], report: Report) -> None:
+    def _discover_missing(self, refs: Iterable[str], force: bool, report: Report) -> None:
+        from circuitdb.store.reference import names_stored
+
         for ref in refs:
             try:
                 with self.reading() as store:
                     store.resolve([ref])
             except (CircuitReferenceError, FileNotFoundError):
-                if ref.startswith("@"):
+                if names_stored(ref):
                     raise
-                self.discover_plans([plan_of_reference(ref)], report=report)
+                plan = plan_of_reference(ref).model_copy(update={"force": force})
+                self.discover_plans([plan], report=report)
 
     def _make_controls(self, ids: Iterable[str], replicates: int, report: Report) -> None:
         from circuitdb import revisit
@@ -298,9 +346,7 @@ class Database:
             plans = revisit.control_plans(self.get(circuit_id), replicates)
             self.discover_plans(plans, report=report)
 
-    def render(
-        self, *refs: str, path: str | Path, figures: Mapping[str, Any] | None = None
-    ) -> Path:
+    def render(self, *refs: str, path: str | Path) -> Path:
         """Draw one circuit, or two or three in one diagram coloured by who has what.
 
         Raises:
@@ -309,13 +355,14 @@ class Database:
         """
         from circuitdb import controls, render
 
+        render.check_path(path)
         with self.reading() as store:
             ids = [row.circuit_id for row in store.resolve(list(refs))]
             circuits = [store.get(i) for i in ids]
         if len(circuits) == 1:
             return render.save(render.to_dot(circuits[0]), path, table=render.edge_table(circuits))
         labels = controls.labels([c.run for c in circuits], [c.circuit_id for c in circuits])
-        dot = render.overlap_dot(circuits, labels, figures or {})
+        dot = render.overlap_dot(circuits, labels)
         return render.save(dot, path, table=render.edge_table(circuits, labels))
 
     def evaluate(self, ref: str, *, report: Report = _silent, **options: Any) -> Figures:
@@ -323,13 +370,16 @@ class Database:
 
         Args:
             ref: which circuit.
-            options: ``split``, ``task``, ``metric``, ``ablation``, ``corruption``, ``band``.
+            options: ``split``, ``task``, ``metric``, ``ablation``, ``corruption``, ``band``, and
+                ``model_options`` as for :meth:`discover`.
 
         Raises:
             InputError: one of its kinds says what cannot be done as asked.
         """
         from circuitdb import revisit
 
+        _check_names("option of an evaluation", options, _EVALUATE_OPTIONS)
+        _check_names("model option", options.get("model_options") or (), _MODEL_OPTIONS)
         circuit = self.get(ref)
         measured = revisit.evaluate_again(circuit, report=report, **options)
         with self.writing() as store:
@@ -419,7 +469,8 @@ def make_plan(**fields: Any) -> Plan:
     """A plan from keyword arguments.
 
     Raises:
-        OptionError: an unknown field, or a value of the wrong kind.
+        UnknownNameError: there is no such field.
+        OptionError: a value of the wrong kind.
     """
     from pydantic import ValidationError
 
@@ -430,6 +481,9 @@ def make_plan(**fields: Any) -> Plan:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = (*Plan.model_fields, *_RUN_OPTIONS)
+            raise UnknownNameError("option of a discovery", name, known) from error
         raise OptionError(f"option {name!r}: {first['msg']} (got {first['input']!r})") from error
 
 
@@ -448,11 +502,13 @@ def prompts(
         options: those of :func:`circuitdb.tasks.build` (sizes, corruption, answers …).
 
     Raises:
+        UnknownNameError: there is no such option.
         PromptError: the task cannot make so many prompts for this tokenizer.
     """
     from circuitdb import tasks
     from circuitdb.models import catalogue
 
+    _check_names("option of prompts", options, _PROMPT_OPTIONS)
     wanted = tasks.get(task)
     loaded = catalogue.load(model, checkpoint=checkpoint, seed=seed)
     return tasks.build(wanted, loaded.tokenizer, bos=loaded.bos, **options)
@@ -473,11 +529,25 @@ def plan_of_reference(ref: str) -> Plan:
 
 
 _RUN_OPTIONS = ("model_options", "batch_size", "report")
+_MODEL_OPTIONS = ("device", "dtype", "forward", "threads")
+_EVALUATE_OPTIONS = (
+    "split", "task", "metric", "ablation", "corruption", "band", "model_options",
+)  # fmt: skip
+_PROMPT_OPTIONS = (
+    "sizes", "data_seed", "corruption", "answers", "replicate", "drop_templates",
+)  # fmt: skip
+
+
+def _check_names(kind: str, given: Iterable[str], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
 
 
 def _load(plan: Plan, options: Mapping[str, Any]) -> LoadedModel:
     from circuitdb.models import catalogue
 
+    _check_names("model option", options, _MODEL_OPTIONS)
     return catalogue.load(plan.model, checkpoint=plan.checkpoint, seed=plan.seed, **options)
 
 
@@ -522,6 +592,14 @@ def _compared(store: Store, row: CircuitRow, level: Level | None) -> Compared:
         scores=store.edge_scores(row.run_id) if level == "edges" else None,
         node_scores=store.node_scores(row.run_id) if level not in ("edges", None) else None,
     )
+
+
+def _circuits(path: Path, ids: Sequence[str]) -> list[Circuit]:
+    """Stored circuits by name."""
+    from circuitdb.store import Store
+
+    with Store.open(path, read_only=True) as store:
+        return [store.get(circuit_id) for circuit_id in ids]
 
 
 def _selection(row: CircuitRow) -> Selection:

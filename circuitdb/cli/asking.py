@@ -48,7 +48,7 @@ def sql(
         raise OptionError(f"--timeout is {timeout!r}; give seconds above 0")
     out = Output(as_json, quiet)
     params = {key: value_of(text) for key, text in params_of(param).items()}
-    _answer(out, api.open(db).select(statement, params, timeout=timeout))
+    _answer(out, api.Database(db).select(statement, params, timeout=timeout))
 
 
 def query(
@@ -67,7 +67,7 @@ def query(
       circuitdb query unique_edges -p a=ioi -p b=greater_than
     """
     out = Output(as_json, quiet)
-    _answer(out, api.open(db).ask(name, params_of(param)))
+    _answer(out, api.Database(db).ask(name, params_of(param)))
 
 
 def params_of(pairs: Sequence[str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ _RANKED: Final = {
 }
 
 FOUND_COLUMNS: Final = (
-    Column("circuit", keep=True), "task", Column("kind", keep=True), Column("nodes", right=True),
+    Column("circuit", keep=True), Column("task", leads=True), Column("kind", keep=True), Column("nodes", right=True),
     Column("edges", right=True), Column("faith", right=True), Column("random", right=True, keep=True),
     Column("ratio", right=True), Column("m_full", right=True), Column("", keep=True),
 )  # fmt: skip

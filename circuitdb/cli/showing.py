@@ -43,7 +43,7 @@ def show(
       circuitdb show ioi,engine=eap --command
     """
     out = Output(as_json, quiet)
-    database = api.open(db)
+    database = api.Database(db)
     circuit, measured = database.examine(ref)
     if command:
         again = circuit.provenance.command

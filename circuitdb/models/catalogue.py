@@ -126,6 +126,8 @@ def _checked(device: str, dtype: str, forward: str, threads: int | None) -> str:
 
 
 def _read(name: str, checkpoint: int | None, seed: int | None) -> Stored:
+    if not name.strip():
+        raise ModelError("the model's name is empty; 'circuitdb models' lists names")
     known = {alias: e for e in entries() for alias in (e.name, *e.aliases)}
     entry = known.get(name)
     if entry is None:

@@ -65,6 +65,11 @@ class _Wanted(NamedTuple):
     candidates: list[CircuitRow]
 
 
+def names_stored(text: str) -> bool:
+    """Whether a reference can only mean what is stored: an alias, or the digits of an id."""
+    return text.startswith("@") or bool(_HEX.fullmatch(text.strip().lower()))
+
+
 def parse(text: str) -> Reference:
     """A ``task[,key=value…]`` reference, taken apart.
 

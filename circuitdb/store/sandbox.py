@@ -121,6 +121,8 @@ def _parse(answer: str, path: Path, sql: str, max_rows: int) -> SqlResult:
     said = json.loads(head)
     if "refused" in said:
         raise QueryError(_refusal(said["refused"]))
+    if "has_parameters" in said:
+        raise QueryError(_mismatch(said["has_parameters"], said["given"]))
     for line in (head, lines[-2] if len(lines) > 1 else head):
         failure = json.loads(line)
         if isinstance(failure, dict) and "error" in failure:
@@ -129,10 +131,22 @@ def _parse(answer: str, path: Path, sql: str, max_rows: int) -> SqlResult:
     return SqlResult(said["columns"], rows[:max_rows], len(rows) > max_rows)
 
 
-def _refusal(kinds: list[str]) -> str:
-    if len(kinds) == 1:
-        return f"{kinds[0]} is refused: only SELECT, DESCRIBE, SHOW and EXPLAIN are allowed here"
-    return f"expected one statement, got {len(kinds)}; write one SELECT"
+def _refusal(words: list[str]) -> str:
+    if len(words) == 1:
+        return f"{words[0]} is refused: only SELECT, DESCRIBE, SHOW and EXPLAIN are allowed here"
+    return f"expected one statement, got {len(words)}; write one SELECT"
+
+
+def _mismatch(wanted: list[str], given: list[str]) -> str:
+    """What to say where a statement's parameters are not those that have values."""
+    if any(name.isdigit() for name in wanted):
+        return "parameters go by name: write $name in the statement, not ? or $1"
+    extra = [name for name in given if name not in wanted]
+    if extra:
+        has = ", ".join(f"${name}" for name in wanted)
+        return f"the statement has no parameter ${extra[0]}; it has {has or 'none'}"
+    missing = [name for name in wanted if name not in given]
+    return f"the statement needs a value for ${missing[0]}; write -p {missing[0]}=…"
 
 
 def _failure(failure: dict[str, str], path: Path, sql: str) -> QueryError | StoreError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -205,6 +206,8 @@ class Store:
 
     def backup(self, target: str | Path) -> Path:
         """Copy the database to a new file, compacted; an existing file is never overwritten."""
+        if str(target).endswith(os.sep):
+            raise StoreError(f"{str(target)!r} names a directory; name a file")
         with self._reading() as con:
             copy_database(con, Path(target))
         return Path(target)
