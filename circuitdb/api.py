@@ -191,6 +191,8 @@ class Database:
         if plan.edges is not None:
             settings.setdefault("n_edges", plan.edges)
         like = settings.get("like")
+        if like is not None and settings.get("n_edges") is not None:
+            raise OptionError("a random circuit has --edges N or those of --like REF, not both")
         if like is not None:
             with self.reading() as store:
                 row = store.resolve([like])[0]
@@ -424,7 +426,10 @@ class Database:
         """Give a circuit an alias (``@name``), or take its aliases away with None."""
         with self.writing() as store:
             circuit_id = store.resolve([ref])[0].circuit_id
-            store.set_alias(circuit_id, name) if name else store.remove_alias(circuit_id)
+            if name is None:
+                store.remove_alias(circuit_id)
+            else:
+                store.set_alias(circuit_id, name)
             return circuit_id
 
     def note(self, ref: str, text: str | None) -> str:
@@ -437,7 +442,7 @@ class Database:
     def remove(self, *refs: str) -> list[str]:
         """Remove circuits; runs and prompts nobody needs any more go with them."""
         with self.writing() as store:
-            ids = [store.resolve([ref])[0].circuit_id for ref in refs]
+            ids = list(dict.fromkeys(store.resolve([ref])[0].circuit_id for ref in refs))
             store.remove(ids)
             return ids
 

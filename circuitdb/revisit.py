@@ -89,7 +89,9 @@ def by_hand(
         OptionError: not exactly one of `nodes` and `edges`, or a name the model lacks.
     """
     if (nodes is None) == (edges is None):
-        raise OptionError("give either nodes or edges of the circuit, not both and not neither")
+        raise OptionError(
+            "give the circuit's nodes (--nodes) or its edges (--edges, --edges-from), one of the two"
+        )
     space, started = model.space, time.perf_counter()
     if edges is not None:
         ids = np.unique(space.edge_ids(edges)).astype(np.int32)

@@ -121,6 +121,15 @@ def test_ls_has_columns_for_step_and_seed_only_where_there_are_any(own_copy, cap
     assert "step" in capsys.readouterr().out.splitlines()[0].split()
 
 
+def test_ls_says_what_is_stored_where_nothing_has_a_value(ask):
+    code, out, err = ask("ls", "--granularity", "edges", "--task", "ioi")
+    assert (code, out) == (0, "no circuits\n")
+    assert "no stored circuit has granularity 'edges'; stored: edge, node" in err
+    assert "task" not in err
+    assert document(ask, "ls", "--task", "nothing")["circuits"] == []
+    assert "no stored circuit" not in ask("ls", "--task", "ioi")[2]
+
+
 def test_ls_shortens_the_path_of_a_local_model(tmp_path, capsys):
     path = tmp_path / "local.duckdb"
     with Store.open(path) as store:
@@ -250,6 +259,13 @@ def test_tasks_models_and_engines_list_what_there_is(ask):
     assert "like_edges" not in {s["name"] for s in engines["random"]["settings"]}
 
 
+def test_tasks_show_says_when_there_are_fewer_prompts_than_asked_for(ask):
+    _, out, err = ask("tasks", "show", "months", "--model", "toy-2l", "--n", "100000")
+    shown = out.count("clean  ")
+    assert f"split train has only {shown} prompts" in err
+    assert "has only" not in ask("tasks", "show", "months", "--model", "toy-2l")[2]
+
+
 def test_doctor_reports_the_database(ask, stored_path):
     found = document(ask, "doctor")
     assert found["database"]["path"] == str(stored_path)
@@ -303,8 +319,9 @@ def test_alias_note_and_rm_change_the_database(own_copy, capsys):
     assert (shown["alias"], shown["note"]) == ("paper", "figure 2")
     assert run(["alias", "@paper", "--remove", *db]) == 0
     assert run(["note", circuit_id, "--remove", *db]) == 0
-    assert run(["rm", circuit_id[:12], *db]) == 0
     capsys.readouterr()
+    assert run(["rm", circuit_id[:12], circuit_id, *db]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == [circuit_id]
     assert run(["show", circuit_id, *db]) == 2
     assert "no circuit id begins with" in capsys.readouterr().err
 

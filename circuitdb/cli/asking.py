@@ -44,8 +44,6 @@ def sql(
       circuitdb sql "SELECT task, engine, n_edges FROM circuits"
       circuitdb sql "FROM nodes WHERE circuit_id LIKE $id" -p id=3f9a%
     """
-    if not timeout > 0:
-        raise OptionError(f"--timeout is {timeout!r}; give seconds above 0")
     out = Output(as_json, quiet)
     params = {key: value_of(text) for key, text in params_of(param).items()}
     _answer(out, api.Database(db).select(statement, params, timeout=timeout))

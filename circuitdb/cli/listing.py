@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -55,17 +55,28 @@ def ls(
         "task": task, "model": model, "checkpoint": checkpoint, "seed": seed, "engine": engine,
         "granularity": granularity, "metric": metric, "ablation": ablation,
     }  # fmt: skip
-    rows = api.Database(db).rows(
-        **{key: value for key, value in wanted.items() if value is not None}
-    )
+    given = {key: value for key, value in wanted.items() if value is not None}
+    database = api.Database(db)
+    rows = database.rows(**given)
     shown = [row for row in rows if everything or (row.answers == "task" and row.replicate == 0)]
     hidden = len(rows) - len(shown)
     shown = shown[:limit]
     out.result(
         {"circuits": [row._asdict() for row in shown], "hidden": hidden}, lambda: _list(shown)
     )
+    if not rows:
+        _tell_absent(out, database.rows(), given)
     if hidden:
         out.note(f"{plural(hidden, 'control circuit')} not shown (--all shows them)")
+
+
+def _tell_absent(out: Output, rows: Sequence[CircuitRow], given: Mapping[str, Any]) -> None:
+    """Say what is stored instead of a value that no circuit has."""
+    for key, value in given.items():
+        stored = {getattr(row, key) for row in rows} - {None}
+        if stored and value not in stored:
+            there = ", ".join(str(v) for v in sorted(stored))
+            out.note(f"note: no stored circuit has {key} {value!r}; stored: {there}")
 
 
 def _list(rows: Sequence[CircuitRow]) -> None:

@@ -159,6 +159,8 @@ def tasks_show(
             out.note(f"note: {error}")
     document = _prompts_document(made, split, n)
     out.result(document, lambda: _show_prompts(made, document, split, n))
+    if 0 < made.split(split).n < n:
+        out.note(f"note: split {split} has only {plural(made.split(split).n, 'prompt')}")
 
 
 def _prompts_document(made: PromptSet, split: str, n: int) -> Json:

@@ -153,7 +153,7 @@ def explain(error: duckdb.Error, path: Path) -> StoreError:
     if "different configuration" in text or "Conflict" in text:
         return LockedError(f"{str(path)!r} is in use elsewhere in this process; close it there")
     if "not a valid DuckDB database" in text:
-        return CorruptError(f"{str(path)!r} is no DuckDB database; name another with --db")
+        return CorruptError(f"{str(path)!r} is no DuckDB database; name another")
     if "No space left" in text or "disk full" in text.lower():
         return StoreError(f"the disk is full; nothing was added to {str(path)!r}")
     if "Read-only file system" in text or "Permission denied" in text:

@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from circuitdb.errors import LockedError, MissingStoreError, QueryError, StoreError
+from circuitdb.errors import LockedError, MissingStoreError, OptionError, QueryError, StoreError
 
 TIMEOUT_SECONDS: Final = 30.0
+_LONGEST_SECONDS: Final = 7 * 86400
 MEMORY_LIMIT: Final = "1GB"
 MAX_ROWS: Final = 100_000
 # Address space beside the memory limit: code, thread stacks, allocator slack.
@@ -51,9 +52,12 @@ def run_sql(
     """Run one reading statement on a database, named parameters written ``$name``.
 
     Raises:
+        OptionError: `timeout_s` is no time, or longer than any.
         QueryError: the statement fails, is not a reading one, or runs too long.
         StoreError: the database is missing, damaged, or held by a writer (LockedError).
     """
+    if not 0 < timeout_s <= _LONGEST_SECONDS:
+        raise OptionError(f"--timeout is {timeout_s!r}; give seconds above 0, a week at most")
     path = Path(path)
     if not path.is_file():
         raise MissingStoreError(
