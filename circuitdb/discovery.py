@@ -95,8 +95,7 @@ def prepare(plan: Plan, model: LoadedModel, *, report: Report = silent) -> Prepa
             notices.append(f"left out, because {model.name} does not do them: {', '.join(failing)}")
         elif failing:
             notices.append(f"{model.name} does not do {', '.join(failing)}; going on all the same")
-    if plan.task != task.name:
-        notices += [f"left out of {plan.task}, {told}" for told in left_out(prompts.rows.dropped)]
+    notices += left_out_lines(plan, prompts)
     means_over = None
     if plan.ablation in MEANS:
         means_over = tasks.mean_prompts(
@@ -122,6 +121,13 @@ def _prompts(plan: Plan, task: tasks.Task, model: LoadedModel) -> PromptSet:
         bos=model.bos, drop_templates=plan.drop_templates,
     )  # fmt: skip
     return _solved(made, model) if plan.filter else made
+
+
+def left_out_lines(plan: Plan, prompts: PromptSet) -> list[str]:
+    """What of a task file is not in its prompt set; built-in tasks show theirs on request."""
+    if plan.task == prompts.rows.task:
+        return []
+    return [f"left out of {plan.task}, {told}" for told in left_out(prompts.rows.dropped)]
 
 
 def _solved(prompts: PromptSet, model: LoadedModel) -> PromptSet:

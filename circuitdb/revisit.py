@@ -11,7 +11,14 @@ import numpy as np
 
 from circuitdb import controls
 from circuitdb.circuit import Circuit, Discovery, Draft, Figures, Json, Selection, digest
-from circuitdb.discovery import Benches, measure, prepare, provenance, random_band
+from circuitdb.discovery import (
+    Benches,
+    left_out_lines,
+    measure,
+    prepare,
+    provenance,
+    random_band,
+)
 from circuitdb.engines.engine import Members, Report, silent
 from circuitdb.errors import ModelError, OptionError, PromptError, UnknownNameError
 from circuitdb.evaluate import figures
@@ -173,8 +180,10 @@ def evaluate_again(
         inner = [n.name for n in circuit.components if n.kind not in ("input", "logits")]
         members = Members("node", np.empty(0, np.int32), space.writer_ids(inner))
     values = random_band(bench, members, prepared.metric, plan.keep_input, band, report)
-    return figures(
+    measured = figures(
         bench, members.mask(space), prepared.metric, split=split,
         task=plan.task if plan.task != run.task else None,
         keep_input=plan.keep_input, band=values,
     )  # fmt: skip
+    notes = (measured.note, *left_out_lines(plan, prepared.prompts))
+    return measured.model_copy(update={"note": "; ".join(filter(None, notes)) or None})
