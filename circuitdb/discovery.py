@@ -134,9 +134,7 @@ def _made(
             notices = (f"left out, because {model.name} does not do them: {', '.join(failing)}",)
         elif failing:
             notices = (f"{model.name} does not do {', '.join(failing)}; going on all the same",)
-    if plan.task != task.name:
-        told = left_out(prompts.rows.dropped)
-        notices = (*notices, *(f"left out of {plan.task}, {what}" for what in told))
+    notices = (*notices, *left_out_lines(plan, prompts))
     means_over = None
     if plan.ablation in MEANS:
         means_over = tasks.mean_prompts(
@@ -153,6 +151,13 @@ def _prompts(plan: Plan, task: tasks.Task, model: LoadedModel) -> PromptSet:
         bos=model.bos, drop_templates=plan.drop_templates,
     )  # fmt: skip
     return _solved(made, model) if plan.filter else made
+
+
+def left_out_lines(plan: Plan, prompts: PromptSet) -> list[str]:
+    """What of a task file is not in its prompt set; built-in tasks show theirs on request."""
+    if plan.task == prompts.rows.task:
+        return []
+    return [f"left out of {plan.task}, {told}" for told in left_out(prompts.rows.dropped)]
 
 
 def _solved(prompts: PromptSet, model: LoadedModel) -> PromptSet:
@@ -225,37 +230,36 @@ def _run(
 def _selections(
     plan: Plan, engine: Engine, settings: Settings, metric: Metric
 ) -> tuple[tuple[Granularity, Selection], ...]:
-    """The circuits a plan will store. An engine that decides keeps its own beside a rule's."""
-    own: list[tuple[Granularity, Selection]] = []
+    """The circuits a plan will store: by its rule, and those of other kinds the engine decides.
+
+    Raises:
+        OptionError: the rule could not select among what the engine scores.
+    """
     rule = _rule(plan, metric)
-    granularity: Granularity = "node" if getattr(settings, "level", "edges") == "nodes" else "edge"
-    if rule is not None:
-        _check_rule(rule.rule, granularity, engine)
-    if engine.decides:
-        engine_rule = Selection(rule="engine", ranking="none")
-        kinds: tuple[Granularity, ...] = ("node", "edge")
-        if engine.name == "random":
-            kinds = ("node",) if getattr(settings, "like_nodes", None) is not None else ("edge",)
-        own = [(g, engine_rule) for g in kinds if g == "node" or rule is None]
-    elif rule is None:
-        target = DEFAULT_FAITHFULNESS
+    decided, scored = engine.granularities(settings)
+    if rule is None and not decided:
         rule = Selection(
-            rule="faithfulness", value=target, unit="faithfulness", ranking=plan.ranking
-        )
-    return (*own, *([(granularity, rule)] if rule else []))
+            rule="faithfulness", value=DEFAULT_FAITHFULNESS, unit="faithfulness",
+            ranking=plan.ranking,
+        )  # fmt: skip
+    by_rule = () if rule is None else ((_ruled(rule.rule, scored, engine), rule),)
+    taken = [granularity for granularity, _ in by_rule]
+    engine_rule = Selection(rule="engine", ranking="none")
+    return (*((g, engine_rule) for g in decided if g not in taken), *by_rule)
 
 
-def _check_rule(rule: str, granularity: Granularity, engine: Engine) -> None:
-    """Refuse before the search a rule that could not select after it."""
-    if engine.name == "random":
+def _ruled(rule: str, scored: Granularity | None, engine: Engine) -> Granularity:
+    """What a rule selects among; refused before the search where it could not after it."""
+    if scored is None:
         raise OptionError(
-            f"engine 'random' scores nothing: give --edges N or --like REF, not --{rule}"
+            f"engine {engine.name!r} scores nothing: give --edges N or --like REF, not --{rule}"
         )
-    if rule in ("edges", "nodes") and rule != f"{granularity}s":
+    if rule in ("edges", "nodes") and rule != f"{scored}s":
         raise OptionError(
-            f"--{rule} selects among {rule}, and engine {engine.name!r} scores {granularity}s "
-            f"here: use --{granularity}s"
+            f"--{rule} selects among {rule}, and engine {engine.name!r} scores {scored}s "
+            f"here: use --{scored}s"
         )
+    return scored
 
 
 def _rule(plan: Plan, metric: Metric) -> Selection | None:

@@ -70,7 +70,7 @@ class Bench:
         self.prompts = prompts
         self.ablation = ablation
         self.space = forward.space
-        size = batch_size or _fitting_batch(forward, prompts)
+        size = _fitting_batch(forward, prompts) if batch_size is None else batch_size
         self.batches = [self._prepare(batch) for batch in prompts.batches(size)]
         self._kept_bytes = 0
         self._edgeless: dict[str, Values] = {}

@@ -13,13 +13,14 @@ the parameters and the result columns::
 
 A parameter without ``= default`` must be given; defaults are JSON. A parameter of type *circuit*
 takes a reference as everywhere else; several are resolved together. The statement writes
-parameters ``$name``.
+parameters ``$name``. An *integer* is a number of things, 0 or more.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ _PARAMETER: Final = re.compile(
     r"(?P<name>\w+)  (?P<type>\w+)(?: = (?P<default>.+?))?  (?P<meaning>.+)"
 )
 _COLUMN: Final = re.compile(r"(?P<name>\w+)  (?P<meaning>.+)")
+_LARGEST: Final = 2**63 - 1
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -174,17 +176,23 @@ def _converted(query: Query, parameter: Parameter, value: Any) -> Any:
     try:
         match parameter.type:
             case "integer":
+                if not 0 <= int(text) <= _LARGEST:
+                    raise ValueError
                 return int(text)
             case "number":
+                if not math.isfinite(float(text)):
+                    raise ValueError
                 return float(text)
             case "boolean":
                 return _WORDS[text.lower()]
             case _:
                 return text
     except (ValueError, KeyError):
+        expected = {
+            "integer": "a whole number, 0 or more", "number": "a number", "boolean": "true or false"
+        }[parameter.type]  # fmt: skip
         raise QueryError(
-            f"parameter {parameter.name!r} of query {query.name!r} must be of type "
-            f"{parameter.type}, not {value!r}"
+            f"parameter {parameter.name!r} of query {query.name!r} is {value!r}; give {expected}"
         ) from None
 
 

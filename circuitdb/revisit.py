@@ -27,6 +27,7 @@ from circuitdb.discovery import (
     Benches,
     Material,
     inert_components,
+    left_out_lines,
     measure,
     prepare,
     provenance,
@@ -120,7 +121,9 @@ def by_hand(
         OptionError: not exactly one of `nodes` and `edges`, or a name the model lacks.
     """
     if (nodes is None) == (edges is None):
-        raise OptionError("give either nodes or edges of the circuit, not both and not neither")
+        raise OptionError(
+            "give the circuit's nodes (--nodes) or its edges (--edges, --edges-from), one of the two"
+        )
     space, started = model.space, time.perf_counter()
     if edges is not None:
         ids = np.unique(space.edge_ids(edges)).astype(np.int32)
@@ -206,11 +209,13 @@ def evaluate_again(
         bench, members.mask(model.space), prepared.metric, split=split, task=other_task,
         keep_input=plan.keep_input, band=values,
     )  # fmt: skip
-    if prompts is None or prompts.means_over is not prompts.prompts:
-        return measured
-    n = prompts.prompts.split("train").n
-    notes = filter(None, (measured.note, f"means over the run's own {n} train prompts"))
-    return measured.model_copy(update={"note": "; ".join(notes)})
+    notes = [measured.note]
+    if prompts is None:
+        notes += left_out_lines(plan, prepared.prompts)
+    elif prompts.means_over is prompts.prompts:
+        n = prompts.prompts.split("train").n
+        notes.append(f"means over the run's own {n} train prompts")
+    return measured.model_copy(update={"note": "; ".join(filter(None, notes)) or None})
 
 
 def _model_of(circuit: Circuit, options: Mapping[str, Any]) -> LoadedModel:

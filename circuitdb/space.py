@@ -253,3 +253,9 @@ def _readers(spec: SpaceSpec) -> tuple[list[Reader], list[int]]:
     readers.append(Reader(Component("logits"), None))
     visible.append(1 + spec.n_layers * per_layer)
     return readers, visible
+
+
+@functools.lru_cache(maxsize=32)
+def shared(spec: SpaceSpec) -> Space:
+    """The space of a spec, built once: callers must not change its arrays."""
+    return Space(spec)

@@ -90,6 +90,10 @@ def test_lines_of_a_task_file_that_are_left_out_are_told(ask, tasks, tmp_path):
     assert code == 0, err
     assert f"note: left out of {path}, a word this tokenizer does not know: {path}:1" in err
     assert "left out of" not in ask("discover", "--task", tasks[0], *SMALL, "--edges", "20")[2]
+    code, out, err = ask("evaluate", "gifts", "--task", path, "--band", "0", "--json")
+    assert code == 0, err
+    said = f"left out of {path}, a word this tokenizer does not know: {path}:1 'Zyzzyva'"
+    assert json.loads(out)["evaluation"]["note"].endswith(said)
 
 
 def test_the_stored_command_repeats_the_circuit(ask, tasks):

@@ -13,6 +13,7 @@ import typer
 
 from circuitdb import __version__
 from circuitdb.cli import options
+from circuitdb.cli.output import Output, line
 
 COMMANDS: Final[dict[str, str]] = {
     "discover": "discover", "ls": "listing", "show": "showing", "overlap": "compare",
@@ -43,20 +44,12 @@ def application(arguments: Sequence[str] = ()) -> typer.Typer:
     return made
 
 
-def _tell_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"circuitdb {__version__}")
-        raise typer.Exit
-
-
 def circuitdb(
     context: typer.Context,
     db: options.Db = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Say which.")] = False,
 ) -> None:
     """The database of neural-network circuits: discover, store, compare and draw them.
 
@@ -74,6 +67,10 @@ def circuitdb(
       circuitdb ls
       circuitdb show ioi,engine=eap,edges=60
     """
+    if version:
+        said = f"circuitdb {__version__}"
+        Output(as_json, quiet).result({"version": __version__}, lambda: line(said))
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
     given: dict[str, Any] = {"db": db, "as_json": as_json, "quiet": quiet}

@@ -144,7 +144,7 @@ def discover(
         for k in samples(replicates, replicate)
     ]  # fmt: skip
     with reporting(out) as report:
-        found = api.open(db, notice=out.remark).discover_plans(
+        found = api.Database(db, notice=out.remark).discover_plans(
             plans,
             model_options=options.model_options(device, dtype, threads, forward),
             batch_size=batch_size,
@@ -228,7 +228,7 @@ def add(
         raise OptionError("give --edges or --edges-from, not both")
     out = Output(as_json, quiet)
     with reporting(out) as report:
-        stored = api.open(db).add(
+        stored = api.Database(db).add(
             task, nodes=_names(nodes), edges=_names(edges) if edges_from is None else edge_names(edges_from),
             report=report, model=model, checkpoint=checkpoint, seed=seed, metric=metric,
             ablation=ablation, corruption=corruption, examples=examples, data_seed=data_seed,
@@ -314,7 +314,7 @@ def evaluate(
       circuitdb evaluate numerals --task months
     """
     out = Output(as_json, quiet)
-    database = api.open(db, notice=out.remark)
+    database = api.Database(db, notice=out.remark)
     with reporting(out) as report:
         measured = database.evaluate(
             ref, report=report, task=task, metric=metric, ablation=ablation,

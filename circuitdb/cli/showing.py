@@ -9,9 +9,10 @@ import typer
 
 from circuitdb import api
 from circuitdb.cli import describe, options
-from circuitdb.cli.output import Output, line, number, plural, raw
+from circuitdb.cli.output import Output, line, plural, raw
 from circuitdb.cli.tables import Cell, Column, table
 from circuitdb.errors import OptionError
+from circuitdb.text import number
 
 if TYPE_CHECKING:
     from circuitdb.circuit import Figures, Json, Provenance
@@ -43,7 +44,7 @@ def show(
       circuitdb show ioi,engine=eap --command
     """
     out = Output(as_json, quiet)
-    database = api.open(db, notice=out.remark)
+    database = api.Database(db, notice=out.remark)
     circuit, measured = database.examine(ref)
     if command:
         again = circuit.provenance.command

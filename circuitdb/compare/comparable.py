@@ -65,6 +65,17 @@ class Compared:
         return self.scores if self.granularity == "edge" else None
 
 
+def known_level(level: str) -> Level:
+    """The level of a name.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if level not in LEVELS:
+        raise UnknownNameError("level", level, LEVELS)
+    return level
+
+
 def component_mask(space: Space, level: Level) -> NDArray[np.bool_]:
     """Bool ``[component]``, true at the components a level counts."""
     return np.asarray([c.kind in _KINDS[level] for c in space.components], dtype=np.bool_)
@@ -119,8 +130,7 @@ def check(circuits: Sequence[Compared], level: str, force: bool = False) -> tupl
             in what must be equal, unless `force`.
         UnknownNameError: no such level.
     """
-    if level not in LEVELS:
-        raise UnknownNameError("level", level, LEVELS)
+    known_level(level)
     if len(circuits) < 2:
         raise ComparisonError(f"an overlap needs two circuits or more, got {len(circuits)}")
     _same_space(circuits)
@@ -177,6 +187,12 @@ def caveats(circuits: Sequence[Compared], level: Level) -> list[str]:
         notes.append(
             f"sizes differ ({', '.join(map(str, sizes))} {level}): Jaccard cannot exceed "
             "the smaller over the larger; equal sizes compare better (discover --edges N)"
+        )
+    ids = [c.circuit_id for c in circuits]
+    for twice in dict.fromkeys(i for i in ids if ids.count(i) > 1):
+        notes.append(
+            f"circuit {twice[:12]} stands here more than once: it shares everything with itself, "
+            "and the p-value of that says nothing"
         )
     if len({(c.run.model, c.run.seed) for c in circuits}) > 1:
         notes.append(

@@ -14,6 +14,7 @@ from circuitdb.errors import CircuitReferenceError, OptionError
 from circuitdb.store import read, write
 from circuitdb.store.connection import one, utc_now
 from circuitdb.store.content import FIGURES, KEPT, seal_rows
+from circuitdb.text import printable
 
 ALIAS_RULE: Final = "letters, digits, '_', '.' and '-', beginning with a letter"
 
@@ -128,7 +129,7 @@ def set_note(con: Any, circuit_key: int, note: str | None) -> None:
     Raises:
         OptionError: it holds control characters, which a terminal would obey.
     """
-    if note and any(not c.isprintable() and c not in "\n\t" for c in note):
+    if note and printable(note, keep="\n\t") != note:
         raise OptionError(f"a note holds text only, no control characters: {note!r}")
     con.execute("DELETE FROM note WHERE circuit_key = ?", [circuit_key])
     if note and note.strip():

@@ -17,10 +17,10 @@ and ``ranking=`` by what members were ranked by. Several references are resolved
    goes before newer ones, then one of an equal rule; among equals the newest wins. Two references
    that differ must not end at one circuit.
 
-A reference that could have stood for other selections of the run it ends at is told of. Circuits of random runs, those written by hand and imports take part only where ``engine=`` names
-them, circuits of control runs only where ``answers=random`` or ``replicate=N`` does. A run is as
-new as its newest circuit, and of the circuits of one run the edge circuits come before the node
-circuits.
+A reference that could have stood for other selections of the run it ends at is told of. Circuits of
+random runs, those written by hand and imports take part only where ``engine=`` names them,
+circuits of control runs only where ``answers=random`` or ``replicate=N`` does. A run is as new as
+its newest circuit, and of the circuits of one run the edge circuits come before the node circuits.
 """
 
 from __future__ import annotations
@@ -79,6 +79,11 @@ class _Wanted(NamedTuple):
     candidates: list[CircuitRow]
     by_id: bool = False
     """Whether it names one circuit by id or alias."""
+
+
+def names_stored(text: str) -> bool:
+    """Whether a reference can only mean what is stored: an alias, or the digits of an id."""
+    return text.startswith("@") or bool(_HEX.fullmatch(text.strip().lower()))
 
 
 def parse(text: str) -> Reference:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from circuitdb.store.read import NodeIds
 
 
-@functools.lru_cache(maxsize=32)
 def _space(spec: SpaceSpec) -> Space:
-    from circuitdb.space import Space
+    # Numpy is loaded where it is used: listing needs none.
+    from circuitdb.space import shared
 
-    return Space(spec)
+    return shared(spec)
 
 
 class Store:
@@ -205,6 +205,8 @@ class Store:
 
     def backup(self, target: str | Path) -> Path:
         """Copy the database to a new file, compacted; an existing file is never overwritten."""
+        if str(target).endswith(os.sep):
+            raise StoreError(f"{str(target)!r} names a directory; name a file")
         with self._reading() as con:
             copy_database(con, Path(target))
         return Path(target)
