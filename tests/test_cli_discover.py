@@ -45,9 +45,13 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def ask(
-    tmp_path: Path, tiny_directory: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    tiny_directory: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., tuple[int, str, str]]:
-    model = tiny_directory("gpt2")
+    """Run a command on a tiny model; which, a test may say."""
+    model = tiny_directory(getattr(request, "param", "gpt2"))
 
     def asked(command: str, *arguments: str) -> tuple[int, str, str]:
         given = ["--model", str(model)] if command in ("discover", "add") else []
@@ -245,6 +249,19 @@ def test_new_controls_of_a_task_whose_file_is_gone_are_refused_in_one_line(ask, 
         "file; put it back, or compare without new controls\n"
     )
     assert document(ask, "overlap", "a", "b")["floor"] is None
+
+
+@pytest.mark.parametrize("ask", ["gpt_neox", "gemma2", "olmo2"], indirect=True)
+def test_other_architectures_are_discovered_compared_and_drawn_alike(ask, tasks, tmp_path):
+    both = ["--task", tasks[0], "--task", tasks[1]]
+    code, _, err = ask("discover", *both, *SMALL, "--edges", "20", "--band", "1")
+    assert code == 0, err
+    code, out, err = ask("overlap", "gifts", "presents", "--json")
+    assert code == 0, err
+    assert json.loads(out)["union"] > 0
+    code, _, err = ask("render", "gifts", "-o", tmp_path / "gifts.dot")
+    assert code == 0, err
+    assert '"input"' in (tmp_path / "gifts.dot").read_text()
 
 
 def test_a_circuit_by_hand_is_stored_and_measured(ask, tasks, tmp_path):

@@ -242,6 +242,16 @@ def test_another_graph_space_is_refused_even_by_force() -> None:
         assert "3 layers × 4 heads, 2 key/value heads" in str(refused.value)
 
 
+def test_circuits_with_parallel_mlps_are_compared_in_their_own_universe() -> None:
+    parallel = Space(SpaceSpec(n_layers=1, n_heads=2, n_kv_heads=2, parallel=True))
+    ioi = {"input->a0.h0<v>": -2.0, "input->m0": -1.0, "m0->logits": -4.0, "a0.h0->logits": -1.0}
+    months = {"input->m0": -1.0, "m0->logits": -1.0}
+    pair = overlap([circuit(ioi, space=parallel), circuit(months, "months", parallel)]).pairs[0]
+    assert (pair.shared, pair.union, pair.universe) == (2, 4, TINY.n_edges - 2)
+    with pytest.raises(ComparisonError, match="2 heads, parallel MLPs"):
+        overlap([circuit(IOI), circuit(months, "months", parallel)], force=True)
+
+
 def test_one_circuit_or_an_unknown_level_is_refused() -> None:
     with pytest.raises(ComparisonError, match="two circuits or more, got 1"):
         overlap([circuit(IOI)])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from circuitdb.models.families import from_hf
 from circuitdb.models.residual import ResidualForward
 from circuitdb.models.stream import plain_rows, reader_blocks
-from circuitdb.models.weights import from_hf
 from circuitdb.space import Space, SpaceSpec
 from tests.tiny_models import random_model, random_tokens
 
@@ -20,7 +20,7 @@ def forward_of(family: str) -> ResidualForward:
     return ResidualForward(from_hf(model.state_dict(), model.config.to_dict()))
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "gemma2"])
 def test_a_search_gets_the_logits_of_whole_forwards(family: str) -> None:
     forward, rng = forward_of(family), np.random.default_rng(0)
     clean, corrupted = random_tokens(3, 7), random_tokens(3, 7, seed=1)
@@ -35,8 +35,9 @@ def test_a_search_gets_the_logits_of_whole_forwards(family: str) -> None:
         keep[edge] = rng.random() < 0.4  # rejected removals come back
 
 
-def test_jumps_between_unrelated_masks_are_right_too() -> None:
-    forward, rng = forward_of("gpt2"), np.random.default_rng(1)
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2"])
+def test_jumps_between_unrelated_masks_are_right_too(family: str) -> None:
+    forward, rng = forward_of(family), np.random.default_rng(1)
     clean, corrupted = random_tokens(2, 5), random_tokens(2, 5, seed=1)
     ablated = forward.writers(corrupted)
     run = forward.masked_run(clean, ablated)
@@ -51,10 +52,35 @@ def test_a_silenced_component_costs_nothing_below_it() -> None:
     space = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=2))
     keep = np.ones(space.n_edges, dtype=np.bool_)
     keep[space.edge_ids(["m1->logits", "input->m1"])] = False
-    rows, heard = plain_rows(space, keep)
+    rows, heard = plain_rows(space, keep, space.reader_components)
     m1 = [i for i, r in enumerate(space.readers) if str(r.component) == "m1"]
     assert not heard[m1].any()
     assert rows[m1].sum() == (space.edge_id[m1] >= 0).sum()
+
+
+def test_a_silenced_head_is_still_heard_where_its_layer_shares_a_norm() -> None:
+    forward = forward_of("gemma2")
+    space, clean, corrupted = forward.space, random_tokens(2, 5), random_tokens(2, 5, seed=1)
+    ablated = forward.writers(corrupted)
+    keep = np.ones(space.n_edges, dtype=np.bool_)
+    names = [str(space.edge(e)) for e in range(space.n_edges)]
+    keep[[name.startswith("a1.h2->") for name in names]] = False
+    run = forward.masked_run(clean, ablated)
+    before = run(torch.from_numpy(keep))
+    keep[space.edge_ids(["a0.h1->a1.h2<q>"])] = False
+    after = run(torch.from_numpy(keep))
+    assert torch.allclose(after, forward.masked(clean, ablated, torch.from_numpy(keep)), atol=1e-6)
+    assert not torch.allclose(after, before, atol=1e-4)
+
+
+def test_neighbouring_blocks_of_readers_become_one() -> None:
+    space = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=2, parallel=True))
+    attention, mlp = reader_blocks(space)[2:4]
+    both = attention.and_next(mlp)
+    assert [str(space.readers[i].component) for i in range(both.rows.start, both.rows.stop)] == [
+        *["a1.h0", "a1.h1"] * 3, "m1",
+    ]  # fmt: skip
+    assert (both.edges.stop - both.edges.start) == 7 * both.n_visible
 
 
 def test_blocks_of_readers_cover_all_edges_once_in_order() -> None:

@@ -150,18 +150,10 @@ def _same_space(circuits: Sequence[Compared]) -> None:
     for other in circuits[1:]:
         if other.space.spec != first.space.spec:
             raise ComparisonError(
-                f"{_named(first)} lives in {_space(first)}, {_named(other)} in {_space(other)}: "
+                f"{_named(first)} lives in {first.space}, {_named(other)} in {other.space}: "
                 "their components have no common names, and alignment is not available for "
                 "these; compare circuits of one architecture"
             )
-
-
-def _space(circuit: Compared) -> str:
-    spec = circuit.space.spec
-    extras = [f"positions {', '.join(spec.positions)}"] if spec.positions else []
-    extras += ["parallel MLPs"] if spec.parallel else []
-    extras += [] if spec.mlps else ["no MLPs"]
-    return ", ".join([str(circuit.space), *extras])
 
 
 def _named(circuit: Compared) -> str:

@@ -37,6 +37,11 @@ AGREES = 1e-3
 """Largest deviation of logits, relative to the largest, at which the residual forward is used."""
 MOST_THREADS = 1024
 """More threads than any machine has cores for; torch crashes where it cannot start as many."""
+COUPLED_NOTE = (
+    "a norm stands between the heads of a layer and the residual stream: what a head writes is its "
+    "share of their normed sum and depends on the other heads too, so cutting a head's outgoing "
+    "edges alone does not silence it"
+)
 SMALL = 5_000_000
 """Models of fewer parameters run on one thread: two get in each other's way."""
 
@@ -185,6 +190,8 @@ def _build(stored: Stored, device: str, dtype: str, way: str, threads: int | Non
         torch.set_num_threads(chosen)
     weights_hash = stored.weights_hash or hash_state(stored.state)
     forward, notes = _forward(stored, weights_hash, device, dtype, way)
+    if forward.heads_coupled:
+        notes = (*notes, COUPLED_NOTE)
     if threads is None and chosen is not None:
         notes = (*notes, f"runs on one thread: it has only {size:,} parameters")
     return LoadedModel(
@@ -247,8 +254,8 @@ def _forward(
 def _residual(stored: Stored, device: str, dtype: str) -> MaskedForward:
     import torch
 
+    from circuitdb.models.families import from_hf
     from circuitdb.models.residual import ResidualForward
-    from circuitdb.models.weights import from_hf
 
     state: dict[str, Tensor] = {name: t.to(device) for name, t in stored.state.items()}
     return ResidualForward(from_hf(state, stored.config, getattr(torch, dtype)))
@@ -308,6 +315,7 @@ def compare(fast: MaskedForward, slow: MaskedForward, vocab_size: int) -> float:
 def _code_hash() -> str:
     """Changes with what the comparison depends on beside the weights."""
     here = Path(__file__).parent
-    parts = [(here / f"{module}.py").read_bytes() for module in ("residual", "weights", "hooked")]
+    modules = ("residual", "stream", "rotary", "weights", "families", "hooked")
+    parts = [(here / f"{module}.py").read_bytes() for module in modules]
     parts += [importlib.metadata.version(p).encode() for p in ("transformer_lens", "transformers")]
     return hashlib.sha256(b"\n".join(parts)).hexdigest()[:12]

@@ -41,6 +41,16 @@ class Readers(NamedTuple):
     edges: slice
     """Their edge ids: reader by reader, writer by writer."""
 
+    def and_next(self, after: Readers) -> Readers:
+        """One block with the readers that follow this one's and see the same writers."""
+        assert after.rows.start == self.rows.stop
+        assert after.n_visible == self.n_visible
+        rows, edges = (
+            slice(self.rows.start, after.rows.stop),
+            slice(self.edges.start, after.edges.stop),
+        )
+        return Readers(rows, self.n_visible, edges)
+
 
 class Mixed(NamedTuple):
     """The distinct inputs of a block of readers, and which of them each reader has."""
@@ -125,10 +135,12 @@ class Boundaries:
     """A model cut into steps, each behind the block of readers whose inputs it takes."""
 
     readers: tuple[Readers, ...]
-    """Attention and MLP readers by turns, layer by layer; last ``logits``."""
+    """Attention and MLP readers by turns, or together where they are parallel; last ``logits``."""
     steps: tuple[Callable[[Stream], None], ...]
     """One for each block but the last: runs the layer and appends what it wrote."""
     finish: Callable[[Stream], Logits]
+    behind: tuple[tuple[int, ...], ...]
+    """Ids of the components that each reader can change by what it reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +188,7 @@ class IncrementalRun:
     @torch.no_grad()
     def __call__(self, keep: EdgeMask) -> Logits:
         """Logits with the kept edges live and every other edge carrying its ablated sender."""
-        rows, heard = plain_rows(self._space, keep.cpu().numpy())
+        rows, heard = plain_rows(self._space, keep.cpu().numpy(), self._model.behind)
         blocks = self._model.readers
         starts = [trace.first_change(rows, heard, blocks) for trace in self._traces]
         start = max(starts, default=0)
@@ -202,17 +214,20 @@ class IncrementalRun:
         return made.logits
 
 
-def plain_rows(space: Space, keep: NDArray[np.bool_]) -> tuple[Rows, NDArray[np.bool_]]:
+def plain_rows(
+    space: Space, keep: NDArray[np.bool_], behind: tuple[tuple[int, ...], ...]
+) -> tuple[Rows, NDArray[np.bool_]]:
     """Kept edges, bool ``[reader, writer]``, and which readers anybody listens to.
 
-    Readers nobody listens to keep every edge.
+    Readers nobody listens to keep every edge. `behind` has for each reader the components it
+    can change: those it is an input of, and where heads share a norm, all of its layer.
 
     What a component reads does not matter once all its own edges are cut. Reading the plain
     stream there lets more readers share one input.
     """
     matrix = space.matrix(keep)
     read = np.append(matrix.any(0), True)
-    heard = np.asarray([read[list(behind)].any() for behind in space.reader_components])
+    heard = np.asarray([read[list(components)].any() for components in behind])
     matrix[~heard] = space.edge_id[~heard] >= 0
     return matrix, heard
 
