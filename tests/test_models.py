@@ -97,6 +97,22 @@ def test_both_forwards_give_the_same_space_and_logits(family, tiny_directory, fr
     torch.testing.assert_close(auto.forward.logits(tokens), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "gemma2", "gemma3", "qwen3"])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.95])
+def test_both_forwards_give_the_same_circuit(family, share, tiny_directory):
+    """The fast one leaves out what no kept edge carries to the logits; the hooked one does not."""
+    name = str(tiny_directory(family))
+    fast, hooked = (catalogue.load(name, forward=way).forward for way in ("residual", "hooked"))
+    tokens, others, rng = random_tokens(2, 9), random_tokens(2, 9, seed=1), np.random.default_rng(0)
+    ablated = fast.writers(others)
+    run = fast.masked_run(tokens, ablated)
+    for dead_ends in (True, False) * 2:
+        mask = rng.random(fast.space.n_edges) < share
+        keep = torch.from_numpy(mask if dead_ends else fast.space.prune_dead_ends(mask))
+        expected = hooked.masked(tokens, ablated, keep)
+        torch.testing.assert_close(run(keep), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "gemma3"])
 def test_parameters_are_counted_as_transformers_counts_them(family, tiny_directory, fresh_cache):
     from transformers import AutoModelForCausalLM

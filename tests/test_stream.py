@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from circuitdb.models import residual
 from circuitdb.models.families import from_hf
 from circuitdb.models.residual import ResidualForward
-from circuitdb.models.stream import plain_rows, reader_blocks
+from circuitdb.models.stream import heard_readers, reader_blocks
+from circuitdb.models.weights import Block
 from circuitdb.space import Space, SpaceSpec
 from tests.tiny_models import random_model, random_tokens
 
@@ -47,15 +49,40 @@ def test_jumps_between_unrelated_masks_are_right_too(family: str) -> None:
         assert torch.allclose(run(keep), forward.masked(clean, ablated, keep), atol=1e-5)
 
 
-def test_a_silenced_component_costs_nothing_below_it() -> None:
-    # Cutting all that m1 writes makes what it reads irrelevant: only logits are computed anew.
-    space = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=2))
-    keep = np.ones(space.n_edges, dtype=np.bool_)
-    keep[space.edge_ids(["m1->logits", "input->m1"])] = False
-    rows, heard = plain_rows(space, keep, space.reader_components)
-    m1 = [i for i, r in enumerate(space.readers) if str(r.component) == "m1"]
-    assert not heard[m1].any()
-    assert rows[m1].sum() == (space.edge_id[m1] >= 0).sum()
+def test_readers_are_heard_where_kept_edges_lead_on_to_the_logits() -> None:
+    space = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=1))
+    kept = ["input->a0.h0<q>", "a0.h0->a1.kv0<v>", "a1.h1->logits", "m0->m1", "a0.h1->a1.h0<q>"]
+    behind = np.zeros((len(space.readers), len(space.components)), dtype=np.bool_)
+    for reader, components in enumerate(space.reader_components):
+        behind[reader, list(components)] = True
+    rows = space.matrix(space.mask(space.edge_ids(kept)))
+    heard = heard_readers(rows, reader_blocks(space), behind)
+    named = {
+        f"{r.component}{r.port or ''}"
+        for r, is_heard in zip(space.readers, heard, strict=True)
+        if is_heard
+    }
+    # m1 and a1.h0 are read by nobody, so neither are m0 and a0.h1; a0.h0 is, through the values.
+    assert named == {"a0.h0q", "a0.kv0k", "a0.kv0v", "a1.h1q", "a1.kv0k", "a1.kv0v", "logits"}
+
+
+def test_what_is_not_heard_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = forward_of("llama")
+    space, clean = forward.space, random_tokens(2, 5)
+    ablated = forward.writers(random_tokens(2, 5, seed=1))
+    layers: list[int] = []
+    run_mlp = residual._run_mlp
+
+    def recorded(block: Block, x: torch.Tensor) -> torch.Tensor:
+        layers.append(next(i for i, b in enumerate(forward.weights.blocks) if b is block))
+        return run_mlp(block, x)
+
+    monkeypatch.setattr(residual, "_run_mlp", recorded)
+    run = forward.masked_run(clean, ablated)
+    run(torch.from_numpy(space.mask(space.edge_ids(["input->m1", "m1->logits", "m0->a1.h0<q>"]))))
+    assert layers == [1]
+    run(torch.from_numpy(np.ones(space.n_edges, dtype=np.bool_)))
+    assert layers == [1, *range(space.spec.n_layers)]
 
 
 def test_a_silenced_head_is_still_heard_where_its_layer_shares_a_norm() -> None:

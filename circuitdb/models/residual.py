@@ -21,14 +21,17 @@ every reader, so that what a reader reads is no sum of writers; here an edge car
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch  # noqa: TID253
 import torch.nn.functional as F  # noqa: TID253
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor  # noqa: TID253
 
 from circuitdb.errors import ModelError, OptionError
@@ -45,6 +48,7 @@ from circuitdb.models.forward import (
 from circuitdb.models.rotary import rotate
 from circuitdb.models.stream import (
     Boundaries,
+    Heard,
     IncrementalRun,
     Mixed,
     Readers,
@@ -120,16 +124,17 @@ class ResidualForward:
         readers.append(self._logits_readers)
         return Boundaries(tuple(readers), tuple(steps), self._logits_layer, self._behind())
 
-    def _behind(self) -> tuple[tuple[int, ...], ...]:
-        """For each reader the components that it can change by what it reads."""
-        coupled = [block.attention_post_norm is not None for block in self.weights.blocks]
-        n_heads, parts = self.space.spec.n_heads, list(self.space.reader_components)
-        for readers, shares_scale in zip(self._attention_readers, coupled, strict=True):
-            first = readers.n_visible
-            if shares_scale:
-                for row in range(readers.rows.start, readers.rows.stop):
-                    parts[row] = tuple(range(first, first + n_heads))
-        return tuple(parts)
+    def _behind(self) -> NDArray[np.bool_]:
+        """Which components each reader can change by what it reads, ``[reader, component]``."""
+        space = self.space
+        found = np.zeros((len(space.readers), len(space.components)), dtype=np.bool_)
+        for reader, components in enumerate(space.reader_components):
+            found[reader, list(components)] = True
+        for readers, block in zip(self._attention_readers, self.weights.blocks, strict=True):
+            if block.attention_post_norm is not None:
+                first = readers.n_visible
+                found[readers.rows, first : first + space.spec.n_heads] = True
+        return found
 
     @torch.no_grad()
     def logits(self, tokens: Tokens) -> Logits:
@@ -167,26 +172,45 @@ class ResidualForward:
 
     def _attention_layer(self, layer: int, stream: Stream) -> None:
         """Run one attention layer of a masked forward."""
-        stream.append(self._heads(layer, stream), self.weights.blocks[layer].attention.b_o)
+        self._append_heads(layer, stream, self._heads(layer, stream))
 
     def _mlp_layer(self, layer: int, stream: Stream) -> None:
         """Run one MLP of a masked forward."""
-        stream.append(self._mlp(layer, stream), None)
+        self._append_mlp(layer, stream, self._mlp(layer, stream))
 
     def _parallel_layer(self, layer: int, stream: Stream) -> None:
         """Run attention and MLP of one layer of a masked forward on the same stream."""
         heads, out = self._heads(layer, stream), self._mlp(layer, stream)
-        stream.append(heads, self.weights.blocks[layer].attention.b_o)
-        stream.append(out, None)
+        self._append_heads(layer, stream, heads)
+        self._append_mlp(layer, stream, out)
 
     def _heads(self, layer: int, stream: Stream) -> PerReader:
+        """What the heads write that are heard."""
+        heard = stream.heard(self._attention_readers[layer])
+        if not heard.any():
+            return _nothing(stream)
         block = self.weights.blocks[layer]
         x = _per_reader(block.attention_norm, stream.inputs(self._attention_readers[layer]))
-        return _write(block, self._attend(block.attention, *_qkv(block.attention, x)))
+        if heard.all():
+            return _write(block, self._attend(block.attention, *_qkv(block.attention, x)))
+        a, group = _some_heads(block.attention, heard)
+        q, k, v = _qkv(a, x)
+        z = self._attend(a, q, k[:, group], v[:, group])
+        return _write(dataclasses.replace(block, attention=a), z)
+
+    def _append_heads(self, layer: int, stream: Stream, written: PerReader) -> None:
+        heard = stream.heard(self._attention_readers[layer])[: self.space.spec.n_heads]
+        stream.append(written, self.weights.blocks[layer].attention.b_o, heard)
 
     def _mlp(self, layer: int, stream: Stream) -> PerReader:
+        """What the MLP writes, if it is heard."""
+        if not stream.heard(self._mlp_readers[layer]).any():
+            return _nothing(stream)
         mixed = stream.inputs(self._mlp_readers[layer])
         return _run_mlp(self.weights.blocks[layer], mixed.inputs)
+
+    def _append_mlp(self, layer: int, stream: Stream, written: PerReader) -> None:
+        stream.append(written, None, stream.heard(self._mlp_readers[layer]))
 
     def _logits_layer(self, stream: Stream) -> Logits:
         """The end of a masked forward."""
@@ -260,7 +284,7 @@ class ResidualForward:
             attn_mask=self._visible(a, q) if narrow else None,
             is_causal=self.weights.causal and not narrow,
             scale=a.scale,
-            enable_gqa=len(a.w_k) != len(a.w_q),
+            enable_gqa=k.shape[1] != q.shape[1],
         )  # fmt: skip
 
     def _visible(self, a: Attention, q: Tensor) -> Bool[Tensor, "query key"]:
@@ -287,6 +311,32 @@ def _check(block: Block) -> None:
         )
 
 
+def _nothing(stream: Stream) -> PerReader:
+    """What a layer writes of which no part is heard."""
+    total = stream.state.live_sum
+    return total.new_empty((0, *total.shape))
+
+
+def _some_heads(a: Attention, heard: Heard) -> tuple[Attention, NDArray[np.intp]]:
+    """The heads that are heard alone, and for each its key/value head among those kept.
+
+    Args:
+        a: the whole layer.
+        heard: which query, key and value inputs are, ``[reader]``.
+    """
+    n, kv = len(a.w_q), len(a.w_k)
+    heads, groups = np.flatnonzero(heard[:n]), np.flatnonzero(heard[n : n + kv])
+
+    def of(tensor: Tensor | None, ids: NDArray[np.intp]) -> Any:
+        return None if tensor is None else tensor[ids]
+
+    kept = dataclasses.replace(
+        a, w_q=of(a.w_q, heads), b_q=of(a.b_q, heads), w_k=of(a.w_k, groups), b_k=of(a.b_k, groups),
+        w_v=of(a.w_v, groups), b_v=of(a.b_v, groups), w_o=of(a.w_o, heads),
+    )  # fmt: skip
+    return kept, np.searchsorted(groups, heads // (n // kv))
+
+
 def _qkv(a: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys, values ``[batch, head, pos, d_head]``, before norm and rotation.
 
@@ -307,7 +357,7 @@ def _capped_attention(
     a: Attention, q: Tensor, k: Tensor, v: Tensor, visible: Bool[Tensor, "query key"]
 ) -> Tensor:
     """Attention with a soft cap on its scores, which torch's fused kernels do not know."""
-    group = len(a.w_q) // len(a.w_k)
+    group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     scale = q.shape[-1] ** -0.5 if a.scale is None else a.scale
     scores = _capped(q @ k.transpose(2, 3) * scale, a.softcap)

@@ -2,20 +2,21 @@
 
 Before each layer every reader's own input is mixed: live outputs over kept edges, ablated ones
 over the rest. Summed are the few kept or the few removed, whichever are fewer, and readers with the
-same kept edges share one input. :class:`IncrementalRun` repeats the forward for many edge masks and
-starts each at the first layer that a change of mask can reach.
+same kept edges share one input. Heads and MLPs from which no kept edges lead to ``logits`` are not
+computed. :class:`IncrementalRun` repeats the forward for many edge masks and starts each at the first
+layer that a change of mask can reach.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch  # noqa: TID253
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor  # noqa: TID253
 
@@ -29,6 +30,8 @@ _ONE_BY_ONE, _CALL = 2.5, 15_000
 be added in the time a call takes; measured on one CPU core."""
 Rows = NDArray[np.bool_]
 """Kept edges, ``[reader, writer]``."""
+Heard = NDArray[np.bool_]
+"""Whether anything a reader (or a writer) does changes the logits."""
 
 
 class Readers(NamedTuple):
@@ -69,50 +72,90 @@ class State(NamedTuple):
     ablated_sum: Float[Tensor, "batch pos d_model"]
 
 
-class Stream:
-    """Live and ablated writer outputs of a forward under way, and the inputs mixed from them."""
+Sums = dict[int, Float[Tensor, "batch pos d_model"]]
+"""The ablated stream by the number of its writers: the same for every mask."""
 
-    def __init__(self, rows: Rows, ablated: Writers, difference: Writers | None = None) -> None:
-        self._keep = torch.from_numpy(rows)
-        self._ablated = ablated
-        self._difference = torch.empty_like(ablated) if difference is None else difference
+
+class Stream:
+    """Live and ablated writer outputs of a forward under way, and the inputs mixed from them.
+
+    Args:
+        rows: kept edges.
+        heard: which readers change the logits, bool ``[reader]``; the others get no input.
+        ablated: what ablated senders carry.
+        sums: the ablated stream as far as it is known from other masks; added to.
+    """
+
+    def __init__(self, rows: Rows, heard: Heard, ablated: Writers, sums: Sums) -> None:
+        self._rows, self._heard = rows, heard
+        self._ablated, self._sums = ablated, sums
+        self._difference = torch.empty_like(ablated)
+        self._made = np.zeros(len(ablated), dtype=np.bool_)
         nothing = ablated.new_zeros(ablated.shape[1:])
         self.state = State(0, nothing, nothing)
 
-    def resumed(self, rows: Rows, state: State) -> Stream:
+    def resumed(self, rows: Rows, heard: Heard, state: State) -> Stream:
         """A stream of another mask that goes on from one of this one's states."""
-        made = Stream(rows, self._ablated)
-        made._difference[: state.written] = self._difference[: state.written]
+        made = Stream(rows, heard, self._ablated, self._sums)
+        ids = np.flatnonzero(self._made[: state.written])
+        made._difference[ids] = self._difference[ids]
+        made._made[ids] = True
         made.state = state
         return made
 
-    def append(self, live: Writers, constant: Tensor | None) -> None:
-        """Add the next writers' live outputs, and a bias that belongs to none of them."""
+    def heard(self, readers: Readers) -> Heard:
+        """Which of a block of readers change the logits."""
+        return self._heard[readers.rows]
+
+    def append(self, live: Writers, constant: Tensor | None, made: Heard | None = None) -> None:
+        """Add the next writers, and a bias that belongs to none of them.
+
+        Args:
+            live: outputs of those whose edges are kept anywhere.
+            constant: the bias.
+            made: which of the next writers those are; all by default. Of the others every edge
+                is cut, so that only their ablated outputs count.
+        """
         written, live_sum, ablated_sum = self.state
-        new = slice(written, written + len(live))
-        torch.sub(live, self._ablated[new], out=self._difference[new])
-        self.state = State(
-            new.stop,
-            live_sum + live.sum(0) + or_zero(constant),
-            ablated_sum + self._ablated[new].sum(0) + or_zero(constant),
-        )
+        made = np.ones(len(live), dtype=np.bool_) if made is None else made
+        end = written + len(made)
+        if end not in self._sums:
+            added = self._ablated[written:end].sum(0) + or_zero(constant)
+            self._sums[end] = ablated_sum + added
+        self._made[written:end] = made
+        if made.all():
+            new = slice(written, end)
+            torch.sub(live, self._ablated[new], out=self._difference[new])
+            live_sum = live_sum + live.sum(0) + or_zero(constant)
+        else:
+            ids = written + np.flatnonzero(made)
+            difference = live - self._ablated[ids]
+            self._difference[ids] = difference
+            live_sum = live_sum + (self._sums[end] - ablated_sum) + difference.sum(0)
+        self.state = State(end, live_sum, self._sums[end])
 
     def inputs(self, readers: Readers) -> Mixed:
-        """The inputs of a block of readers; those with the same kept edges share one."""
-        rows = self._keep[readers.rows, : readers.n_visible]
-        kept, of_reader = torch.unique(rows, dim=0, return_inverse=True)
+        """The inputs of those of a block of readers that are heard.
+
+        Readers with the same kept edges share one.
+        """
+        # Writers nobody hears are ablated for every reader: there is nothing to move.
+        seen = np.flatnonzero(self._made[: readers.n_visible])
+        rows = self._rows[readers.rows][self.heard(readers)][:, seen]
+        kept, of_reader = torch.unique(torch.from_numpy(rows), dim=0, return_inverse=True)
         # Each input is the live sum less what is cut, or the ablated sum plus what is kept.
         by_cuts = (~kept).sum(1) <= kept.sum(1)
         moved = torch.where(by_cuts[:, None], ~kept, kept)
         sums = (self.state.ablated_sum, self.state.live_sum)
         mixed = torch.stack([sums[by_cut] for by_cut in by_cuts.tolist()])
-        self._move(mixed, moved, by_cuts)
+        self._move(mixed, torch.from_numpy(seen), moved, by_cuts)
         return Mixed(mixed, of_reader.to(mixed.device))
 
     def _move(
         self,
         mixed: PerReader,
-        moved: Bool[Tensor, "distinct writer"],
+        writers: Int[Tensor, " seen"],
+        moved: Bool[Tensor, "distinct seen"],
         by_cuts: Bool[Tensor, " distinct"],
     ) -> None:
         """Take the moved writers' differences out of (by cuts) or into the inputs, in place."""
@@ -120,13 +163,13 @@ class Stream:
         n_moved, size = int(moved.sum()), mixed[0].numel()
         if _ONE_BY_ONE * n_moved * (size + _CALL) > len(moved) * len(columns) * size:
             weights = torch.where(by_cuts[:, None], -1.0, 1.0) * moved[:, columns]
-            difference = self._difference[columns.to(self._difference.device)]
+            difference = self._difference[writers[columns].to(self._difference.device)]
             change = weights.to(difference) @ difference.flatten(1)
             mixed += change.reshape(mixed.shape)
             return
         for i, row in enumerate(moved):
             add = mixed[i].sub_ if by_cuts[i] else mixed[i].add_
-            for writer in row.nonzero()[:, 0].tolist():
+            for writer in writers[row].tolist():
                 add(self._difference[writer])
 
 
@@ -139,8 +182,8 @@ class Boundaries:
     steps: tuple[Callable[[Stream], None], ...]
     """One for each block but the last: runs the layer and appends what it wrote."""
     finish: Callable[[Stream], Logits]
-    behind: tuple[tuple[int, ...], ...]
-    """Ids of the components that each reader can change by what it reads."""
+    behind: NDArray[np.bool_]
+    """Which components each reader can change by what it reads, ``[reader, component]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +191,17 @@ class _Trace:
     """A finished forward: its mask, and the stream before each block of readers."""
 
     rows: Rows
-    heard: NDArray[np.bool_]
+    heard: Heard
     stream: Stream
     states: tuple[State, ...]
     logits: Logits
 
-    def first_change(
-        self, rows: Rows, heard: NDArray[np.bool_], blocks: tuple[Readers, ...]
-    ) -> int:
+    def first_change(self, rows: Rows, heard: Heard, blocks: tuple[Readers, ...]) -> int:
         """The first block with another input under another mask; their number if there is none.
 
-        Readers nobody listens to under the new mask do not count.
+        Readers that are not heard under the new mask do not count.
         """
-        changed = heard & (self.rows != rows).any(1)
+        changed = heard & ((self.rows != rows).any(1) | ~self.heard)
         if not changed.any():
             return len(blocks)
         first = int(changed.argmax())
@@ -183,26 +224,27 @@ class IncrementalRun:
         embed: Callable[[], Embedding],
     ) -> None:
         self._space, self._model, self._ablated, self._embed = space, model, ablated, embed
+        self._sums: Sums = {}
         self._traces: list[_Trace] = []
 
     @torch.no_grad()
     def __call__(self, keep: EdgeMask) -> Logits:
         """Logits with the kept edges live and every other edge carrying its ablated sender."""
-        rows, heard = plain_rows(self._space, keep.cpu().numpy(), self._model.behind)
-        blocks = self._model.readers
+        rows, blocks = self._space.matrix(keep.cpu().numpy()), self._model.readers
+        heard = heard_readers(rows, blocks, self._model.behind)
         starts = [trace.first_change(rows, heard, blocks) for trace in self._traces]
         start = max(starts, default=0)
         if start == len(blocks):
             return self._traces[starts.index(start)].logits
         if start == 0:
-            stream, states = Stream(rows, self._ablated), []
+            stream, states = Stream(rows, heard, self._ablated, self._sums), []
             stream.append(self._embed()[None], None)
         else:
             parent = self._traces[starts.index(start)]
-            # What was computed, not what nobody listens to now, decides what can be reused.
+            # What was computed, not what is heard now, decides what can be reused.
             below = blocks[start].rows.start
-            rows[:below] = parent.rows[:below]
-            stream = parent.stream.resumed(rows, parent.states[start])
+            rows[:below], heard[:below] = parent.rows[:below], parent.heard[:below]
+            stream = parent.stream.resumed(rows, heard, parent.states[start])
             states = list(parent.states[:start])
         for step in self._model.steps[start:]:
             states.append(stream.state)
@@ -214,22 +256,27 @@ class IncrementalRun:
         return made.logits
 
 
-def plain_rows(
-    space: Space, keep: NDArray[np.bool_], behind: tuple[tuple[int, ...], ...]
-) -> tuple[Rows, NDArray[np.bool_]]:
-    """Kept edges, bool ``[reader, writer]``, and which readers anybody listens to.
+def heard_readers(
+    rows: Rows, blocks: Sequence[Readers], behind: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Readers from which kept edges lead on to ``logits``, bool ``[reader]``.
 
-    Readers nobody listens to keep every edge. `behind` has for each reader the components it
-    can change: those it is an input of, and where heads share a norm, all of its layer.
+    What the others read does not matter, and what they compute need not be.
 
-    What a component reads does not matter once all its own edges are cut. Reading the plain
-    stream there lets more readers share one input.
+    Args:
+        rows: kept edges.
+        blocks: all readers, ``logits`` last.
+        behind: which components each reader can change, ``[reader, component]``: those it is an
+            input of, and where heads share a norm, all of its layer.
     """
-    matrix = space.matrix(keep)
-    read = np.append(matrix.any(0), True)
-    heard = np.asarray([read[list(components)].any() for components in behind])
-    matrix[~heard] = space.edge_id[~heard] >= 0
-    return matrix, heard
+    heard = np.zeros(len(rows), dtype=np.bool_)
+    reaches = np.zeros(behind.shape[1], dtype=np.bool_)
+    reaches[-1] = True
+    for block in reversed(blocks):
+        heard[block.rows] = (behind[block.rows] & reaches).any(1)
+        listening = rows[block.rows, : block.n_visible][heard[block.rows]]
+        reaches[: block.n_visible] |= listening.any(0)
+    return heard
 
 
 def reader_blocks(space: Space) -> list[Readers]:
