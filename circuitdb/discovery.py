@@ -167,7 +167,8 @@ def _solved(prompts: PromptSet, model: LoadedModel) -> PromptSet:
         split = prompts.split(name)
         right = np.zeros(split.n, dtype=np.bool_)
         for batch in split.batches(64):
-            x = model.forward.logits(torch.from_numpy(batch.clean)).cpu()
+            tokens = torch.from_numpy(batch.clean).to(model.forward.device)
+            x = model.forward.logits(tokens).cpu()
             answers = torch.from_numpy(batch.correct), torch.from_numpy(batch.incorrect)
             right[batch.index] = rank0.per_prompt(x, *answers).numpy() > 0
         kept += [row for row, ok in zip(split.rows, right, strict=True) if ok]
@@ -413,12 +414,12 @@ def _select(
     elif selection.rule in ("edges", "nodes"):
         chosen = select.by_number(ladder, int(selection.value))
     else:
-        bench, tried = benches["validation"], 0
+        bench, tried, most = benches["validation"], 0, select.most_scanned(len(ladder))
 
         def faithful(mask: EdgeMask) -> float | None:
             nonlocal tried
             tried += 1
-            report("selecting by faithfulness", tried, 0)
+            report("measuring sizes up to the target", tried, most)
             return bench.faithfulness(mask, prepared.metric, prepared.plan.keep_input).value
 
         chosen = select.by_faithfulness(ladder, selection.value, faithful)

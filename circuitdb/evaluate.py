@@ -81,7 +81,7 @@ class Bench:
     def _prepare(self, batch: Batch) -> BenchBatch:
         arrays = (batch.clean, batch.corrupted, batch.correct, batch.incorrect)
         clean, corrupted, correct, incorrect = (torch.from_numpy(a) for a in arrays)
-        device = getattr(self.forward, "device", torch.device("cpu"))
+        device = self.forward.device
         clean, corrupted = clean.to(device), corrupted.to(device)
         reference = self.forward.logits(clean)
         if not bool(torch.isfinite(reference).all()):
@@ -195,7 +195,7 @@ class Bench:
 
 def _fitting_batch(forward: MaskedForward, prompts: Prompts) -> int:
     longest = max((len(row.clean_ids) for row in prompts.rows), default=1)
-    probe = forward.writers(torch.zeros((1, 1), dtype=torch.int64))
+    probe = forward.writers(torch.zeros((1, 1), dtype=torch.int64, device=forward.device))
     per_prompt = probe.element_size() * probe.nelement() * longest
     return max(1, min(256, _BATCH_BYTES // per_prompt))
 
@@ -322,8 +322,10 @@ def does_task(forward: MaskedForward, prompts: Prompts, metric: Metric) -> tuple
     )
     for batch in prompts.batches(64):
         correct, incorrect = torch.from_numpy(batch.correct), torch.from_numpy(batch.incorrect)
-        clean = forward.logits(torch.from_numpy(batch.clean)).cpu()
-        corrupted = forward.logits(torch.from_numpy(batch.corrupted)).cpu()
+        clean, corrupted = (
+            forward.logits(torch.from_numpy(tokens).to(forward.device)).cpu()
+            for tokens in (batch.clean, batch.corrupted)
+        )
         won = metrics.prob_diff(clean, correct, incorrect) > 0
         change = oriented.per_prompt(clean, correct, incorrect) - oriented.per_prompt(
             corrupted, correct, incorrect

@@ -18,6 +18,8 @@ from circuitdb.circuit import Granularity, Scores
 from circuitdb.errors import OptionError
 from circuitdb.space import EdgeIds, EdgeMask, Space
 
+_FINER = 12
+"""Sizes tried between two of the coarse scan, where there are as many; never twice as many."""
 RANKINGS = ("abs_mean", "mean_abs", "contribution")
 
 
@@ -178,6 +180,11 @@ def by_faithfulness(
     return ladder.chosen(len(ladder), False)
 
 
+def most_scanned(n: int) -> int:
+    """The most sizes that :func:`by_faithfulness` measures on a ladder of `n` items."""
+    return len(_grid(n)) + 2 * _FINER
+
+
 def _grid(n: int) -> list[int]:
     """1 … n, each about an eighth more than the one before."""
     counts, count = [], 1
@@ -188,5 +195,5 @@ def _grid(n: int) -> list[int]:
 
 
 def _between(below: int, count: int) -> range:
-    """Counts after one grid point up to the next and including it, about twelve at most."""
-    return range(count, below, -max(1, (count - below) // 12))[::-1]
+    """Counts after one grid point up to the next and including it."""
+    return range(count, below, -max(1, (count - below) // _FINER))[::-1]

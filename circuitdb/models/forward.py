@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import torch  # noqa: TID253
 from jaxtyping import Bool, Float, Int
 from torch import Tensor  # noqa: TID253
 
@@ -40,6 +41,11 @@ class MaskedForward(Protocol):
 
     @property
     def space(self) -> Space: ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and tokens and ablated activations must be."""
+        ...
 
     @property
     def heads_coupled(self) -> bool:

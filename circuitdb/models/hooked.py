@@ -86,6 +86,12 @@ class HookedForward:
         return self._bridge
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self._bridge.original_model.parameters()).device
+        return device
+
+    @property
     def heads_coupled(self) -> bool:
         """Whether a norm stands between the heads of a layer and the residual stream."""
         return bool(self._post_norms)
@@ -216,8 +222,7 @@ class HookedForward:
     @torch.no_grad()
     def _require_adding_up(self) -> float:
         n = min(6, int(getattr(self._bridge.cfg, "n_ctx", 0) or 6))
-        device = next(self._bridge.original_model.parameters()).device
-        writers, seen = self._observe(torch.arange(n, device=device)[None] + 1)
+        writers, seen = self._observe(torch.arange(n, device=self.device)[None] + 1)
         name = type(self._bridge.original_model).__name__
         if [site for site, _ in seen] != self._readers:
             missing = {s.hook for s in self._readers} - {s.hook for s, _ in seen}

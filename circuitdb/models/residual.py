@@ -104,6 +104,11 @@ class ResidualForward:
         self._boundaries = self._cut()
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights.embed.device
+
+    @property
     def heads_coupled(self) -> bool:
         """Whether a norm stands between the heads of a layer and the residual stream."""
         return any(block.attention_post_norm is not None for block in self.weights.blocks)
@@ -407,7 +412,9 @@ def _mlp(m: Mlp, x: Tensor) -> Tensor:
 def _per_reader(norm: Norm | None, mixed: Mixed) -> Tensor:
     """Normed inputs: one shared ``[batch, pos, d_model]`` where all are equal, else one a reader."""
     normed = _normalized(norm, mixed.inputs)
-    return normed[0] if len(normed) == 1 else normed[mixed.of_reader]
+    if len(normed) == 1:
+        return normed[0]
+    return normed if mixed.of_reader is None else normed[mixed.of_reader]
 
 
 def _normalized(norm: Norm | None, x: Tensor) -> Tensor:

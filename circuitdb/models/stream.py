@@ -25,9 +25,11 @@ from circuitdb.space import Space
 
 PerReader = Float[Tensor, "reader batch pos d_model"]
 
-_ONE_BY_ONE, _CALL = 2.5, 15_000
+_ONE_BY_ONE, _CALL = 6.0, 15_000
 """What adding one output costs against its share of a matrix product, and the elements that could
 be added in the time a call takes; measured on one CPU core."""
+_TOGETHER = 64
+"""Readers whose inputs from earlier layers are summed in one matrix product, at least."""
 Rows = NDArray[np.bool_]
 """Kept edges, ``[reader, writer]``."""
 Heard = NDArray[np.bool_]
@@ -60,8 +62,8 @@ class Mixed(NamedTuple):
 
     inputs: PerReader
     """``[distinct, batch, pos, d_model]``"""
-    of_reader: Tensor
-    """Index into `inputs`, ``[reader]``."""
+    of_reader: Tensor | None
+    """Index into `inputs`, ``[reader]``; None where each reader has its own, in their order."""
 
 
 class State(NamedTuple):
@@ -74,6 +76,19 @@ class State(NamedTuple):
 
 Sums = dict[int, Float[Tensor, "batch pos d_model"]]
 """The ablated stream by the number of its writers: the same for every mask."""
+
+
+class _Ahead(NamedTuple):
+    """What readers of this and the next layers hear of the writers so far."""
+
+    rows: slice
+    """Reader indices."""
+    n_made: int
+    """Of the first so many writers that were computed."""
+    sums: PerReader
+    """Kept differences, summed, ``[distinct, batch, pos, d_model]``."""
+    of_reader: Tensor
+    """Index into `sums` of each reader in `rows` that is heard."""
 
 
 class Stream:
@@ -89,19 +104,22 @@ class Stream:
     def __init__(self, rows: Rows, heard: Heard, ablated: Writers, sums: Sums) -> None:
         self._rows, self._heard = rows, heard
         self._ablated, self._sums = ablated, sums
+        self._made = np.empty(0, dtype=np.intp)
+        """Writers that were computed, ascending; the others are ablated for every reader."""
         self._difference = torch.empty_like(ablated)
-        self._made = np.zeros(len(ablated), dtype=np.bool_)
+        """Live less ablated output, of those writers in their order."""
+        self._ahead: _Ahead | None = None
         nothing = ablated.new_zeros(ablated.shape[1:])
         self.state = State(0, nothing, nothing)
 
     def resumed(self, rows: Rows, heard: Heard, state: State) -> Stream:
         """A stream of another mask that goes on from one of this one's states."""
-        made = Stream(rows, heard, self._ablated, self._sums)
-        ids = np.flatnonzero(self._made[: state.written])
-        made._difference[ids] = self._difference[ids]
-        made._made[ids] = True
-        made.state = state
-        return made
+        stream = Stream(rows, heard, self._ablated, self._sums)
+        stream._made = self._made[: np.searchsorted(self._made, state.written)]
+        n = len(stream._made)
+        stream._difference[:n] = self._difference[:n]
+        stream.state = state
+        return stream
 
     def heard(self, readers: Readers) -> Heard:
         """Which of a block of readers change the logits."""
@@ -118,19 +136,18 @@ class Stream:
         """
         written, live_sum, ablated_sum = self.state
         made = np.ones(len(live), dtype=np.bool_) if made is None else made
-        end = written + len(made)
+        end, n = written + len(made), len(self._made)
         if end not in self._sums:
             added = self._ablated[written:end].sum(0) + or_zero(constant)
             self._sums[end] = ablated_sum + added
-        self._made[written:end] = made
-        if made.all():
-            new = slice(written, end)
-            torch.sub(live, self._ablated[new], out=self._difference[new])
+        ids = written + np.flatnonzero(made)
+        whole = len(ids) == len(made)
+        difference = self._difference[n : n + len(ids)]
+        torch.sub(live, self._ablated[written:end] if whole else self._ablated[ids], out=difference)
+        self._made = np.append(self._made, ids)
+        if whole:
             live_sum = live_sum + live.sum(0) + or_zero(constant)
         else:
-            ids = written + np.flatnonzero(made)
-            difference = live - self._ablated[ids]
-            self._difference[ids] = difference
             live_sum = live_sum + (self._sums[end] - ablated_sum) + difference.sum(0)
         self.state = State(end, live_sum, self._sums[end])
 
@@ -139,38 +156,66 @@ class Stream:
 
         Readers with the same kept edges share one.
         """
-        # Writers nobody hears are ablated for every reader: there is nothing to move.
-        seen = np.flatnonzero(self._made[: readers.n_visible])
-        rows = self._rows[readers.rows][self.heard(readers)][:, seen]
-        kept, of_reader = torch.unique(torch.from_numpy(rows), dim=0, return_inverse=True)
+        kept, of_reader = _distinct(self._rows_of(readers.rows))
         # Each input is the live sum less what is cut, or the ablated sum plus what is kept.
         by_cuts = (~kept).sum(1) <= kept.sum(1)
         moved = torch.where(by_cuts[:, None], ~kept, kept)
+        size = self.state.live_sum.numel()
+        if _ONE_BY_ONE * int(moved.sum()) * (size + _CALL) > len(moved) * len(self._made) * size:
+            return self._by_products(readers, kept, of_reader)
         sums = (self.state.ablated_sum, self.state.live_sum)
         mixed = torch.stack([sums[by_cut] for by_cut in by_cuts.tolist()])
-        self._move(mixed, torch.from_numpy(seen), moved, by_cuts)
-        return Mixed(mixed, of_reader.to(mixed.device))
-
-    def _move(
-        self,
-        mixed: PerReader,
-        writers: Int[Tensor, " seen"],
-        moved: Bool[Tensor, "distinct seen"],
-        by_cuts: Bool[Tensor, " distinct"],
-    ) -> None:
-        """Take the moved writers' differences out of (by cuts) or into the inputs, in place."""
-        columns = moved.any(0).nonzero()[:, 0]
-        n_moved, size = int(moved.sum()), mixed[0].numel()
-        if _ONE_BY_ONE * n_moved * (size + _CALL) > len(moved) * len(columns) * size:
-            weights = torch.where(by_cuts[:, None], -1.0, 1.0) * moved[:, columns]
-            difference = self._difference[writers[columns].to(self._difference.device)]
-            change = weights.to(difference) @ difference.flatten(1)
-            mixed += change.reshape(mixed.shape)
-            return
         for i, row in enumerate(moved):
             add = mixed[i].sub_ if by_cuts[i] else mixed[i].add_
-            for writer in writers[row].tolist():
+            for writer in row.nonzero()[:, 0].tolist():
                 add(self._difference[writer])
+        return _mixed(mixed, of_reader)
+
+    def _rows_of(self, readers: slice) -> Rows:
+        """Kept edges from writers computed so far to those of some readers that are heard."""
+        return self._rows[readers][self._heard[readers]][:, self._made]
+
+    def _by_products(
+        self, readers: Readers, kept: Bool[Tensor, "distinct made"], of_reader: Tensor
+    ) -> Mixed:
+        """Inputs by matrix products over all writers computed so far.
+
+        What lies before a few layers is read from memory once for all their readers: that, not
+        the arithmetic, is what takes the time.
+        """
+        ahead = self._ahead
+        if ahead is None or readers.rows.stop > ahead.rows.stop:
+            ahead = self._ahead = self._look_ahead(readers.rows)
+        first = int(self._heard[ahead.rows.start : readers.rows.start].sum())
+        old = ahead.of_reader[first : first + len(of_reader)]
+        # Readers with the same kept edges agree on those from old writers too.
+        distinct = torch.empty(len(kept), dtype=old.dtype).scatter_(0, of_reader, old)
+        mixed = ahead.sums[distinct.to(ahead.sums.device)] + self.state.ablated_sum
+        if ahead.n_made < len(self._made):
+            mixed += self._product(kept[:, ahead.n_made :], ahead.n_made)
+        return _mixed(mixed, of_reader)
+
+    def _look_ahead(self, readers: slice) -> _Ahead:
+        rows = slice(readers.start, max(readers.stop, readers.start + _TOGETHER))
+        kept, of_reader = _distinct(self._rows_of(rows))
+        return _Ahead(rows, len(self._made), self._product(kept, 0), of_reader)
+
+    def _product(self, kept: Bool[Tensor, "distinct made"], first: int) -> PerReader:
+        """Kept differences, summed: those of the writers computed from the `first` on."""
+        difference = self._difference[first : first + kept.shape[1]]
+        return (kept.to(difference) @ difference.flatten(1)).reshape(-1, *difference.shape[1:])
+
+
+def _distinct(rows: Rows) -> tuple[Bool[Tensor, "distinct made"], Int[Tensor, " reader"]]:
+    """The distinct rows, and which of them each is; rows that are all distinct keep their order."""
+    given = torch.from_numpy(rows)
+    kept, of_row = torch.unique(given, dim=0, return_inverse=True)
+    return (given, torch.arange(len(given))) if len(kept) == len(given) else (kept, of_row)
+
+
+def _mixed(inputs: PerReader, of_reader: Int[Tensor, " reader"]) -> Mixed:
+    in_order = len(inputs) == len(of_reader)
+    return Mixed(inputs, None if in_order else of_reader.to(inputs.device))
 
 
 @dataclass(frozen=True, slots=True)
