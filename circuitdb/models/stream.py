@@ -23,7 +23,7 @@ from torch import Tensor  # noqa: TID253
 from circuitdb.models.forward import EdgeMask, Embedding, Logits, Writers
 from circuitdb.space import Space
 
-PerReader = Float[Tensor, "reader batch pos d_model"]
+Distinct = Float[Tensor, "distinct batch pos d_model"]
 
 _ONE_BY_ONE, _CALL = 6.0, 15_000
 """What adding one output costs against its share of a matrix product, and the elements that could
@@ -60,7 +60,7 @@ class Readers(NamedTuple):
 class Mixed(NamedTuple):
     """The distinct inputs of a block of readers, and which of them each reader has."""
 
-    inputs: PerReader
+    inputs: Distinct
     """``[distinct, batch, pos, d_model]``"""
     of_reader: Tensor | None
     """Index into `inputs`, ``[reader]``; None where each reader has its own, in their order."""
@@ -85,7 +85,7 @@ class _Ahead(NamedTuple):
     """Reader indices."""
     n_made: int
     """Of the first so many writers that were computed."""
-    sums: PerReader
+    sums: Distinct
     """Kept differences, summed, ``[distinct, batch, pos, d_model]``."""
     of_reader: Tensor
     """Index into `sums` of each reader in `rows` that is heard."""
@@ -200,7 +200,7 @@ class Stream:
         kept, of_reader = _distinct(self._rows_of(rows))
         return _Ahead(rows, len(self._made), self._product(kept, 0), of_reader)
 
-    def _product(self, kept: Bool[Tensor, "distinct made"], first: int) -> PerReader:
+    def _product(self, kept: Bool[Tensor, "distinct made"], first: int) -> Distinct:
         """Kept differences, summed: those of the writers computed from the `first` on."""
         difference = self._difference[first : first + kept.shape[1]]
         return (kept.to(difference) @ difference.flatten(1)).reshape(-1, *difference.shape[1:])
@@ -213,7 +213,7 @@ def _distinct(rows: Rows) -> tuple[Bool[Tensor, "distinct made"], Int[Tensor, " 
     return (given, torch.arange(len(given))) if len(kept) == len(given) else (kept, of_row)
 
 
-def _mixed(inputs: PerReader, of_reader: Int[Tensor, " reader"]) -> Mixed:
+def _mixed(inputs: Distinct, of_reader: Int[Tensor, " reader"]) -> Mixed:
     in_order = len(inputs) == len(of_reader)
     return Mixed(inputs, None if in_order else of_reader.to(inputs.device))
 
