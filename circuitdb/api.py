@@ -346,7 +346,7 @@ class Database:
             self._make_controls([row.circuit_id for row in rows], replicates, report)
             with self.reading() as store:
                 scales = _scales(store, rows, sides, counted)
-        found = overlap(_labelled(sides), level=counted, force=force, controls=scales)
+        found = overlap(_labelled(sides, rows), level=counted, force=force, controls=scales)
         ids = tuple(row.circuit_id for row in rows)
         return StoredOverlap.of(found, functools.partial(_circuits, self.path, ids))
 
@@ -367,7 +367,10 @@ class Database:
         from circuitdb import revisit
 
         for circuit_id in dict.fromkeys(ids):
-            plans = revisit.control_plans(self.get(circuit_id), replicates)
+            circuit = self.get(circuit_id)
+            plans = revisit.control_plans(circuit, replicates)
+            report(f"loading {circuit.run.model}", 0, 0)
+            revisit.check_unchanged(circuit, _load(plans[0], {}))
             self.discover_plans(plans, report=report)
 
     def render(self, *refs: str, path: str | Path) -> Path:
@@ -385,7 +388,10 @@ class Database:
             circuits = [store.get(i) for i in ids]
         if len(circuits) == 1:
             return render.save(render.to_dot(circuits[0]), path, table=render.edge_table(circuits))
-        labels = controls.labels([c.run for c in circuits], [c.circuit_id for c in circuits])
+        labels = controls.labels(
+            [c.run for c in circuits], [c.selection for c in circuits],
+            [c.circuit_id for c in circuits],
+        )  # fmt: skip
         dot = render.overlap_dot(circuits, labels)
         return render.save(dot, path, table=render.edge_table(circuits, labels))
 
@@ -702,8 +708,11 @@ def _alike(a: Selection, b: Selection) -> bool:
     return a.model_copy(update={"reached": None}) == b.model_copy(update={"reached": None})
 
 
-def _labelled(sides: Sequence[Compared]) -> list[Compared]:
+def _labelled(sides: Sequence[Compared], rows: Sequence[CircuitRow]) -> list[Compared]:
     from circuitdb import controls
 
-    named = controls.labels([side.run for side in sides], [side.circuit_id for side in sides])
+    named = controls.labels(
+        [side.run for side in sides], [_selection(row) for row in rows],
+        [side.circuit_id for side in sides],
+    )  # fmt: skip
     return [dataclasses.replace(s, label=label) for s, label in zip(sides, named, strict=True)]

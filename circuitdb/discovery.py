@@ -122,7 +122,7 @@ def _made(
 ) -> tuple[Plan, Material, tuple[Does, ...], tuple[str, ...]]:
     """The prompts a task makes, judged: the plan without templates that fail, and what to say."""
     task = tasks.get(plan.task)
-    prompts = _prompts(plan, task, model)
+    prompts = make_prompts(plan, task, model)
     does: tuple[Does, ...] = ()
     notices: tuple[str, ...] = ()
     if plan.answers == "task":
@@ -130,7 +130,7 @@ def _made(
         failing = _failing(plan, task.name, model.name, does)
         if failing and not plan.force:
             plan = plan.model_copy(update={"drop_templates": (*plan.drop_templates, *failing)})
-            prompts = _prompts(plan, task, model)
+            prompts = make_prompts(plan, task, model)
             notices = (f"left out, because {model.name} does not do them: {', '.join(failing)}",)
         elif failing:
             notices = (f"{model.name} does not do {', '.join(failing)}; going on all the same",)
@@ -144,7 +144,8 @@ def _made(
     return plan, Material(prompts, means_over), does, notices
 
 
-def _prompts(plan: Plan, task: tasks.Task, model: LoadedModel) -> PromptSet:
+def make_prompts(plan: Plan, task: tasks.Task, model: LoadedModel) -> PromptSet:
+    """The prompts that a task makes for a plan today; no judgement whether the model does them."""
     made = tasks.build(
         task, model.tokenizer, sizes={"train": plan.examples}, data_seed=plan.data_seed,
         corruption=plan.corruption, answers=plan.answers, replicate=plan.replicate,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from circuitdb import controls
+from circuitdb import controls, tasks
 from circuitdb.ablation import MEANS
 from circuitdb.circuit import (
     Circuit,
@@ -28,6 +28,7 @@ from circuitdb.discovery import (
     Material,
     inert_components,
     left_out_lines,
+    make_prompts,
     measure,
     prepare,
     provenance,
@@ -97,6 +98,23 @@ def control_plans(circuit: Circuit, replicates: int) -> list[Plan]:
             plan_of(circuit, replicate=k, answers="random", **common, **_rule_fields(as_random))
         )
     return plans
+
+
+def check_unchanged(circuit: Circuit, model: LoadedModel) -> None:
+    """Refuse new controls of a circuit whose prompts its task would not make any more.
+
+    Raises:
+        PromptError: the task was changed since.
+        ModelError: the weights were.
+    """
+    _check_weights(circuit, model)
+    plan, name = plan_of(circuit), circuit.run.task
+    if make_prompts(plan, tasks.get(plan.task), model).hash != circuit.run.prompt_set:
+        raise PromptError(
+            f"task {name!r} makes other prompts today than those circuit "
+            f"{circuit.circuit_id[:12]} was found on, so that new controls would not be like it; "
+            "discover the circuit anew, or compare without new controls"
+        )
 
 
 def _rule_fields(selection: Selection) -> dict[str, Any]:
@@ -221,12 +239,17 @@ def evaluate_again(
 def _model_of(circuit: Circuit, options: Mapping[str, Any]) -> LoadedModel:
     run = circuit.run
     model = catalogue.load(run.model, run.checkpoint, run.seed, **options)
+    _check_weights(circuit, model)
+    return model
+
+
+def _check_weights(circuit: Circuit, model: LoadedModel) -> None:
+    run = circuit.run
     if model.weights_hash != run.weights:
         raise ModelError(
             f"the weights of {run.model} are not those circuit {circuit.circuit_id[:12]} was found "
             f"in ({model.weights_hash[:12]}, not {run.weights[:12]})"
         )
-    return model
 
 
 def _own_prompts(run: Run, ablation: str, stored: Stored, tokenizer: Tokenizer) -> Material:

@@ -413,3 +413,11 @@ def test_from_python_several_selections_are_a_warning(two_sizes):
     told: list[str] = []
     api.open(two_sizes, notice=told.append).get(IOI_REF)
     assert len(told) == 1
+
+
+def test_circuits_of_one_run_are_called_by_their_selection(two_sizes, capsys):
+    """A number of edges is what tells them apart, not an id nobody has seen."""
+    both = [f"{IOI_REF},edges=5", f"{IOI_REF},edges=2"]
+    assert run(["overlap", *both, "--db", str(two_sizes), "--json"]) == 0
+    said = capsys.readouterr().out
+    assert [c["label"] for c in json.loads(said)["circuits"]] == ["ioi edges=5", "ioi edges=2"]

@@ -251,6 +251,17 @@ def test_new_controls_of_a_task_whose_file_is_gone_are_refused_in_one_line(ask, 
     assert document(ask, "overlap", "a", "b")["floor"] is None
 
 
+def test_new_controls_of_a_task_that_was_changed_are_refused(ask, tmp_path):
+    files = [write_task(tmp_path / f"{name}.jsonl", i) for i, name in enumerate(("a", "b"))]
+    for file in files:
+        document(ask, "discover", "--task", file, *SMALL, "--edges", "20")
+    write_task(files[0], 7)
+    code, _, err = ask("overlap", "a", "b", "--controls", "--replicates", "2", "--quiet")
+    assert code == 2
+    assert "task 'a' makes other prompts today than those circuit" in err
+    assert len(document(ask, "ls", "--all")["circuits"]) == 2, "and nothing was stored"
+
+
 @pytest.mark.parametrize("ask", ["gpt_neox", "gemma2", "olmo2"], indirect=True)
 def test_other_architectures_are_discovered_compared_and_drawn_alike(ask, tasks, tmp_path):
     both = ["--task", tasks[0], "--task", tasks[1]]
