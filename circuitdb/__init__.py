@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from circuitdb.compare.overlap import Overlap as Overlap
     from circuitdb.errors import CircuitdbError as CircuitdbError
     from circuitdb.errors import InputError as InputError
+    from circuitdb.overlaps import StoredOverlap as StoredOverlap
     from circuitdb.plan import Plan as Plan
     from circuitdb.results import StoredCircuit as StoredCircuit
     from circuitdb.space import Space as Space
@@ -37,6 +38,7 @@ _HOMES = {
     "circuit": ("Circuit", "CircuitEdge", "Figures", "Node", "Provenance", "Run", "Selection"),
     "compare.overlap": ("Overlap",),
     "errors": ("CircuitdbError", "InputError"),
+    "overlaps": ("StoredOverlap",),
     "plan": ("Plan",),
     "results": ("StoredCircuit",),
     "space": ("Space", "SpaceSpec"),
@@ -46,7 +48,7 @@ _HOME = {name: f"circuitdb.{home}" for home, names in _HOMES.items() for name in
 __all__ = [
     "Circuit", "CircuitEdge", "CircuitdbError", "Database", "Figures", "InputError", "Node",
     "Overlap", "Plan", "Provenance", "Run", "Selection", "Space", "SpaceSpec", "StoredCircuit",
-    "__version__", "open",
+    "StoredOverlap", "__version__", "open",
 ]  # fmt: skip
 
 

@@ -89,7 +89,7 @@ class Ablation:
         sums: dict[tuple[str, int], Tensor] = {}
         counts: dict[tuple[str, int], int] = defaultdict(int)
         for batch in prompts.batches(batch_size):
-            tokens = torch.from_numpy(batch.corrupted)
+            tokens = torch.from_numpy(batch.corrupted).to(self._forward.device)
             written = self._forward.writers(tokens)
             for i, template in enumerate(batch.template):
                 key = (template, tokens.shape[1])

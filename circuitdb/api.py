@@ -5,28 +5,33 @@
 >>> db.discover("months")                                        # doctest: +SKIP
 >>> db.overlap("ioi", "greater_than").pairs[0].jaccard           # doctest: +SKIP
 
-The database file is held open only while it is read or written, never during a search.
+The database file is held open only while it is read or written, never between calls and never
+during a search.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from circuitdb.errors import CircuitReferenceError, OptionError
+from circuitdb.errors import CircuitReferenceError, OptionError, StoreError, UnknownNameError
 
 # Everything else is imported where it is used: asking a database in SQL needs nothing but DuckDB.
 if TYPE_CHECKING:
     import pandas
 
-    from circuitdb.circuit import Figures, Selection
+    from circuitdb.circuit import Circuit, Figures, PromptRows, Selection
     from circuitdb.compare.comparable import Compared, Level
-    from circuitdb.compare.overlap import Overlap
     from circuitdb.compare.scale import Controls
     from circuitdb.models.model import LoadedModel
+    from circuitdb.overlaps import StoredOverlap
     from circuitdb.plan import Plan
     from circuitdb.results import StoredCircuit
     from circuitdb.store import CircuitRow, Merged, SqlResult, Store
@@ -34,35 +39,83 @@ if TYPE_CHECKING:
     from circuitdb.tasks import PromptSet
 
 Report = Callable[[str, int, int], None]
+Notice = Callable[[str], None]
 
 
 def _silent(phase: str, done: int, total: int) -> None:
     """Progress nobody reads."""
 
 
-def open(path: str | Path | None = None) -> Database:
+def _warn(text: str) -> None:
+    # The line to blame is the one that called the database's method, however that came here.
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("circuitdb."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
+
+
+def open(path: str | Path | None = None, *, notice: Notice = _warn) -> Database:
     """A database of circuits; the file is made by the first discovery.
 
     Args:
         path: the file; by default ``$CIRCUITDB``, else ``./circuits.duckdb``.
+        notice: told of every reference that other selections of the same run answer to as well;
+            by default a warning.
+
+    Raises:
+        StoreError: there is a file, and it is no database of circuitdb's, damaged, or of a newer one.
     """
-    return Database(path)
+    from circuitdb.store import examine
+
+    database = Database(path, notice=notice)
+    examine(database.path)
+    return database
 
 
 class Database:
-    """One file of circuits and everything that can be asked of it."""
+    """One file of circuits and everything that can be asked of it.
 
-    def __init__(self, path: str | Path | None = None) -> None:
+    Making one looks at nothing; :func:`open` looks whether the file is a database. A context
+    manager: it is closed at the end of the block.
+    """
+
+    def __init__(self, path: str | Path | None = None, *, notice: Notice = _warn) -> None:
         from circuitdb.store import default_path
 
         self.path = Path(path) if path is not None else default_path()
+        self._notice = notice
+        self._closed = False
+
+    def close(self) -> None:
+        """End the use of this object: whatever is asked of it afterwards is refused.
+
+        There is nothing to let go of, as no call leaves the file open, and what was handed out
+        before stays of use. Closing twice does nothing.
+        """
+        self._closed = True
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _in_use(self) -> Path:
+        if self._closed:
+            raise StoreError(f"{str(self.path)!r} was closed; open it again (circuitdb.open)")
+        return self.path
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
         """The store, open for reading."""
         from circuitdb.store import Store
 
-        with Store.open(self.path, read_only=True) as store:
+        with Store.open(self._in_use(), read_only=True) as store:
             yield store
 
     @contextmanager
@@ -70,8 +123,16 @@ class Database:
         """The store, open for writing, migrated where that is due."""
         from circuitdb.store import Store
 
-        with Store.open(self.path) as store:
+        with Store.open(self._in_use()) as store:
             yield store
+
+    def _resolve(self, store: Store, *refs: str) -> list[CircuitRow]:
+        """The circuits that references stand for, with notice of other selections."""
+        told: list[str] = []
+        rows = store.resolve(refs, told.append)
+        for text in told:
+            self._notice(text)
+        return rows
 
     def discover(self, task: str, **options: Any) -> StoredCircuit:
         """Find, evaluate and store one circuit; stored work is recognised and not done twice.
@@ -107,6 +168,8 @@ class Database:
 
         for plan in plans:
             check(plan)
+        if batch_size is not None and batch_size < 1:
+            raise OptionError(f"--batch-size is {batch_size}; give 1 or more")
         with self.writing():
             pass  # A database that cannot be written is better known now than after the search.
         models: dict[tuple[str, int | None, int | None], LoadedModel] = {}
@@ -130,7 +193,7 @@ class Database:
         with self.reading() as store:
             before = set(store.run_circuits(prepared.run.run_id))
             known = None
-            if not prepared.engine.decides and before:
+            if before and not prepared.engine.granularities(prepared.settings).decided:
                 known = _stored_scores(store, prepared.run.run_id)
         if not before.issuperset(prepared.circuit_ids):
             found = discovery.find(prepared, known=known, report=report, batch_size=batch_size)
@@ -150,9 +213,11 @@ class Database:
         if plan.edges is not None:
             settings.setdefault("n_edges", plan.edges)
         like = settings.get("like")
+        if like is not None and settings.get("n_edges") is not None:
+            raise OptionError("a random circuit has --edges N or those of --like REF, not both")
         if like is not None:
             with self.reading() as store:
-                row = store.resolve([like])[0]
+                row = self._resolve(store, like)[0]
                 settings["like"] = row.circuit_id
                 settings["like_edges"] = tuple(store.member_ids(row.circuit_id).tolist())
                 if row.granularity == "node":
@@ -188,7 +253,7 @@ class Database:
 
         with self.reading() as store:
             return StoredCircuit.of(
-                store.get(store.resolve([ref])[0].circuit_id, measured=measured)
+                store.get(self._resolve(store, ref)[0].circuit_id, measured=measured)
             )
 
     def examine(self, ref: str) -> tuple[StoredCircuit, tuple[Figures, ...]]:
@@ -200,7 +265,7 @@ class Database:
         from circuitdb.results import StoredCircuit
 
         with self.reading() as store:
-            circuit_id = store.resolve([ref])[0].circuit_id
+            circuit_id = self._resolve(store, ref)[0].circuit_id
             return StoredCircuit.of(store.get(circuit_id)), store.evaluations(circuit_id)
 
     def sql(
@@ -219,7 +284,7 @@ class Database:
         """The same answer as plain values: columns, rows, and whether there were more."""
         from circuitdb import queries
 
-        return queries.run_sql(self.path, statement, dict(params or {}), timeout_s=timeout)
+        return queries.run_sql(self._in_use(), statement, dict(params or {}), timeout_s=timeout)
 
     def query(self, name: str, **params: Any) -> pandas.DataFrame:
         """The rows of a named query.
@@ -234,18 +299,18 @@ class Database:
         """The same answer as plain values."""
         from circuitdb import queries
 
-        return queries.run(self.path, name, params)
+        return queries.run(self._in_use(), name, params, notice=self._notice)
 
     def overlap(
         self,
         *refs: str,
-        level: Level = "edges",
+        level: str = "edges",
         with_controls: bool = False,
         replicates: int = 3,
         discover: bool = False,
         force: bool = False,
         report: Report = _silent,
-    ) -> Overlap:
+    ) -> StoredOverlap:
         """How circuits overlap, and whether by more than chance.
 
         Args:
@@ -255,50 +320,60 @@ class Database:
                 ceiling and corrected overlap. Stored ones are used in any case.
             replicates: prompt samples of each task behind the ceiling, the circuit's own included.
             discover: discover circuits that are not stored yet.
-            force: compare although the circuits are not like for like.
+            force: compare although the circuits are not like for like, and discover although a
+                model does not do the task.
 
         Raises:
             CircuitReferenceError: a reference names no circuit, or several.
             ComparisonError: the circuits cannot be compared.
+            UnknownNameError: no such level.
         """
-        from circuitdb.compare.comparable import check
+        from circuitdb.compare.comparable import check, known_level
         from circuitdb.compare.overlap import overlap
+        from circuitdb.overlaps import StoredOverlap
 
+        counted = known_level(level)
         if with_controls and replicates < 2:
             raise OptionError(f"replicates is {replicates}; a ceiling needs at least 2")
         if discover:
-            self._discover_missing(refs, report)
+            self._discover_missing(refs, force, report)
         with self.reading() as store:
-            rows = store.resolve(list(refs))
-            sides = [_compared(store, row, level) for row in rows]
-            check(sides, level, force)
-            scales = {} if with_controls else _scales(store, rows, sides, level)
+            rows = self._resolve(store, *refs)
+            sides = [_compared(store, row, counted) for row in rows]
+            check(sides, counted, force)
+            scales = {} if with_controls else _scales(store, rows, sides, counted)
         if with_controls:
             self._make_controls([row.circuit_id for row in rows], replicates, report)
             with self.reading() as store:
-                scales = _scales(store, rows, sides, level)
-        return overlap(_labelled(sides), level=level, force=force, controls=scales)
+                scales = _scales(store, rows, sides, counted)
+        found = overlap(_labelled(sides, rows), level=counted, force=force, controls=scales)
+        ids = tuple(row.circuit_id for row in rows)
+        return StoredOverlap.of(found, functools.partial(_circuits, self.path, ids))
 
-    def _discover_missing(self, refs: Iterable[str], report: Report) -> None:
+    def _discover_missing(self, refs: Iterable[str], force: bool, report: Report) -> None:
+        from circuitdb.store.reference import names_stored
+
         for ref in refs:
             try:
                 with self.reading() as store:
                     store.resolve([ref])
             except (CircuitReferenceError, FileNotFoundError):
-                if ref.startswith("@"):
+                if names_stored(ref):
                     raise
-                self.discover_plans([plan_of_reference(ref)], report=report)
+                plan = plan_of_reference(ref).model_copy(update={"force": force})
+                self.discover_plans([plan], report=report)
 
     def _make_controls(self, ids: Iterable[str], replicates: int, report: Report) -> None:
         from circuitdb import revisit
 
         for circuit_id in dict.fromkeys(ids):
-            plans = revisit.control_plans(self.get(circuit_id), replicates)
+            circuit = self.get(circuit_id)
+            plans = revisit.control_plans(circuit, replicates)
+            report(f"loading {circuit.run.model}", 0, 0)
+            revisit.check_unchanged(circuit, _load(plans[0], {}))
             self.discover_plans(plans, report=report)
 
-    def render(
-        self, *refs: str, path: str | Path, figures: Mapping[str, Any] | None = None
-    ) -> Path:
+    def render(self, *refs: str, path: str | Path) -> Path:
         """Draw one circuit, or two or three in one diagram coloured by who has what.
 
         Raises:
@@ -307,32 +382,45 @@ class Database:
         """
         from circuitdb import controls, render
 
+        render.check_path(path)
         with self.reading() as store:
-            ids = [row.circuit_id for row in store.resolve(list(refs))]
+            ids = [row.circuit_id for row in self._resolve(store, *refs)]
             circuits = [store.get(i) for i in ids]
         if len(circuits) == 1:
             return render.save(render.to_dot(circuits[0]), path, table=render.edge_table(circuits))
-        labels = controls.labels([c.run for c in circuits], [c.circuit_id for c in circuits])
-        dot = render.overlap_dot(circuits, labels, figures or {})
+        labels = controls.labels(
+            [c.run for c in circuits], [c.selection for c in circuits],
+            [c.circuit_id for c in circuits],
+        )  # fmt: skip
+        dot = render.overlap_dot(circuits, labels)
         return render.save(dot, path, table=render.edge_table(circuits, labels))
 
     def evaluate(self, ref: str, *, report: Report = _silent, **options: Any) -> Figures:
         """Measure a stored circuit anew: another split, task, metric or ablation; stored.
 
+        On its own task and corruption it is measured on the stored prompts.
+
         Args:
             ref: which circuit.
-            options: ``split``, ``task``, ``metric``, ``ablation``, ``corruption``, ``band``.
+            options: ``split``, ``task``, ``metric``, ``ablation``, ``corruption``, ``band``, and
+                ``model_options`` as for :meth:`discover`.
 
         Raises:
             InputError: one of its kinds says what cannot be done as asked.
         """
         from circuitdb import revisit
 
+        _check_names("option of an evaluation", options, _EVALUATE_OPTIONS)
+        _check_names("model option", options.get("model_options") or (), _MODEL_OPTIONS)
         circuit = self.get(ref)
-        measured = revisit.evaluate_again(circuit, report=report, **options)
+        measured = revisit.evaluate_again(circuit, self._prompt_set, report=report, **options)
         with self.writing() as store:
             store.add_evaluation(circuit.circuit_id, measured)
         return measured
+
+    def _prompt_set(self, prompt_set: str) -> PromptRows:
+        with self.reading() as store:
+            return store.prompt_set(prompt_set)
 
     def add(
         self,
@@ -371,21 +459,24 @@ class Database:
     def alias(self, ref: str, name: str | None) -> str:
         """Give a circuit an alias (``@name``), or take its aliases away with None."""
         with self.writing() as store:
-            circuit_id = store.resolve([ref])[0].circuit_id
-            store.set_alias(circuit_id, name) if name else store.remove_alias(circuit_id)
+            circuit_id = self._resolve(store, ref)[0].circuit_id
+            if name is None:
+                store.remove_alias(circuit_id)
+            else:
+                store.set_alias(circuit_id, name)
             return circuit_id
 
     def note(self, ref: str, text: str | None) -> str:
         """Write a note on a circuit, or take it away with None."""
         with self.writing() as store:
-            circuit_id = store.resolve([ref])[0].circuit_id
+            circuit_id = self._resolve(store, ref)[0].circuit_id
             store.set_note(circuit_id, text)
             return circuit_id
 
     def remove(self, *refs: str) -> list[str]:
         """Remove circuits; runs and prompts nobody needs any more go with them."""
         with self.writing() as store:
-            ids = [store.resolve([ref])[0].circuit_id for ref in refs]
+            ids = list(dict.fromkeys(self._resolve(store, ref)[0].circuit_id for ref in refs))
             store.remove(ids)
             return ids
 
@@ -417,7 +508,8 @@ def make_plan(**fields: Any) -> Plan:
     """A plan from keyword arguments.
 
     Raises:
-        OptionError: an unknown field, or a value of the wrong kind.
+        UnknownNameError: there is no such field.
+        OptionError: a value of the wrong kind.
     """
     from pydantic import ValidationError
 
@@ -428,6 +520,9 @@ def make_plan(**fields: Any) -> Plan:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = (*Plan.model_fields, *_RUN_OPTIONS)
+            raise UnknownNameError("option of a discovery", name, known) from error
         raise OptionError(f"option {name!r}: {first['msg']} (got {first['input']!r})") from error
 
 
@@ -446,11 +541,13 @@ def prompts(
         options: those of :func:`circuitdb.tasks.build` (sizes, corruption, answers …).
 
     Raises:
+        UnknownNameError: there is no such option.
         PromptError: the task cannot make so many prompts for this tokenizer.
     """
     from circuitdb import tasks
     from circuitdb.models import catalogue
 
+    _check_names("option of prompts", options, _PROMPT_OPTIONS)
     wanted = tasks.get(task)
     loaded = catalogue.load(model, checkpoint=checkpoint, seed=seed)
     return tasks.build(wanted, loaded.tokenizer, bos=loaded.bos, **options)
@@ -460,22 +557,42 @@ def plan_of_reference(ref: str) -> Plan:
     """The plan that would make the circuit ``task[,key=value…]`` names.
 
     Raises:
-        CircuitReferenceError: an unknown key, or a value that is no number where one must be.
+        CircuitReferenceError: an unknown key, a value that is no number where one must be, or a
+            selection rule without its value.
     """
     from circuitdb.store.reference import parse
 
     wanted = parse(ref)
     fields = {"checkpoint" if k == "step" else k: v for k, v in wanted.stated.items()}
     fields.pop("granularity", None)
+    if fields.pop("rule", "engine") != "engine":
+        raise CircuitReferenceError(
+            f"{ref!r} does not say what to discover: state the rule with its value, as in "
+            f"{wanted.task},edges=60"
+        )
     return make_plan(task=wanted.task, **fields)
 
 
 _RUN_OPTIONS = ("model_options", "batch_size", "report")
+_MODEL_OPTIONS = ("device", "dtype", "forward", "threads")
+_EVALUATE_OPTIONS = (
+    "split", "task", "metric", "ablation", "corruption", "band", "model_options",
+)  # fmt: skip
+_PROMPT_OPTIONS = (
+    "sizes", "data_seed", "corruption", "answers", "replicate", "drop_templates",
+)  # fmt: skip
+
+
+def _check_names(kind: str, given: Iterable[str], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
 
 
 def _load(plan: Plan, options: Mapping[str, Any]) -> LoadedModel:
     from circuitdb.models import catalogue
 
+    _check_names("model option", options, _MODEL_OPTIONS)
     return catalogue.load(plan.model, checkpoint=plan.checkpoint, seed=plan.seed, **options)
 
 
@@ -506,12 +623,14 @@ def _frame(found: SqlResult) -> pandas.DataFrame:
 def _compared(store: Store, row: CircuitRow, level: Level | None) -> Compared:
     """A stored circuit as comparison needs it, with the scores that a level reads."""
     from circuitdb.compare.comparable import Compared
+    from circuitdb.space import shared
 
     stored = store.record(row.circuit_id)
+    space = shared(stored.space)
     return Compared(
         circuit_id=row.circuit_id,
         label=row.task,
-        space=store.space(row.run_id),
+        space=space,
         granularity=stored.granularity,
         edges=stored.edges,
         nodes=stored.nodes,
@@ -519,7 +638,16 @@ def _compared(store: Store, row: CircuitRow, level: Level | None) -> Compared:
         better=-1 if row.metric == "kl" else 1,
         scores=store.edge_scores(row.run_id) if level == "edges" else None,
         node_scores=store.node_scores(row.run_id) if level not in ("edges", None) else None,
+        inert=tuple(space.writer_ids(stored.inert or ()).tolist()),
     )
+
+
+def _circuits(path: Path, ids: Sequence[str]) -> list[Circuit]:
+    """Stored circuits by name."""
+    from circuitdb.store import Store
+
+    with Store.open(path, read_only=True) as store:
+        return [store.get(circuit_id) for circuit_id in ids]
 
 
 def _selection(row: CircuitRow) -> Selection:
@@ -580,8 +708,11 @@ def _alike(a: Selection, b: Selection) -> bool:
     return a.model_copy(update={"reached": None}) == b.model_copy(update={"reached": None})
 
 
-def _labelled(sides: Sequence[Compared]) -> list[Compared]:
+def _labelled(sides: Sequence[Compared], rows: Sequence[CircuitRow]) -> list[Compared]:
     from circuitdb import controls
 
-    named = controls.labels([side.run for side in sides], [side.circuit_id for side in sides])
+    named = controls.labels(
+        [side.run for side in sides], [_selection(row) for row in rows],
+        [side.circuit_id for side in sides],
+    )  # fmt: skip
     return [dataclasses.replace(s, label=label) for s, label in zip(sides, named, strict=True)]

@@ -64,7 +64,7 @@ class Run(_Frozen):
     metric: str
     ablation: str
     ablation_source: str | None = None
-    """Hash of the prompts the means were taken over; null for resample and zero."""
+    """Hash of the prompt set the means were taken over; null for resample and zero."""
     data_seed: int = 0
     dtype: str = "float32"
     score_context: Context = "full"
@@ -202,6 +202,9 @@ class Circuit(_Frozen):
     run: Run
     selection: Selection
     figures: Figures | None = None
+    inert: tuple[str, ...] | None = None
+    """Components whose output is the same in the clean and the ablation run on every train prompt,
+    so that the run could find no edge from them; null where not known."""
     nodes: tuple[Node, ...] = ()
     edges: tuple[CircuitEdge, ...] = ()
     provenance: Provenance
@@ -281,13 +284,24 @@ class Discovery:
     decisions: tuple[Decision, ...] = ()
     effects: dict[str, Floats] = field(default_factory=dict)
     """Further per-edge quantities by name, float32 ``[edge]``, NaN where not measured."""
+    inert: tuple[str, ...] | None = None
+    """Components whose output the ablation leaves as it is on every train prompt; null where not
+    known."""
     prompts: PromptRows | None = None
     """The prompts used; null when they are stored already."""
+    means_over: PromptRows | None = None
+    """The prompts that mean ablations averaged, the run's `ablation_source`; null under others."""
 
     @property
     def circuit_ids(self) -> tuple[str, ...]:
         run_id = self.run.run_id
         return tuple(c.selection.circuit_id(run_id, c.granularity) for c in self.circuits)
+
+    @property
+    def prompt_sets(self) -> dict[str, PromptRows]:
+        """All prompts that came with it, by their hash."""
+        given = (self.prompts, self.means_over)
+        return {rows.prompt_set: rows for rows in given if rows is not None}
 
 
 class PromptRow(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from circuitdb.circuit import Circuit, Granularity, Json, Run, Selection
+from circuitdb.text import number
 
 _SAMPLE = frozenset({"answers", "replicate"})
 # Sample sizes stay; what follows from the sample drawn does not count.
@@ -62,7 +63,7 @@ def selections(
     return selection, equal if granularity == "edge" else selection
 
 
-def labels(runs: Sequence[Run], ids: Sequence[str]) -> list[str]:
+def labels(runs: Sequence[Run], selections: Sequence[Selection], ids: Sequence[str]) -> list[str]:
     """What people call some circuits: the task, and whatever else tells them apart."""
     parts: dict[str, Sequence[str | None]] = {
         "task": [run.task for run in runs],
@@ -74,6 +75,8 @@ def labels(runs: Sequence[Run], ids: Sequence[str]) -> list[str]:
         "ablation": [run.ablation for run in runs],
         "answers": ["random answers" if is_random(run) else None for run in runs],
         "replicate": [f"replicate {replicate(run)}" if replicate(run) else None for run in runs],
+        "rule": [s.rule if s.value is None else f"{s.rule}={number(s.value)}" for s in selections],
+        "ranking": [s.ranking for s in selections],
     }
     named = [""] * len(runs)
     for what, values in parts.items():

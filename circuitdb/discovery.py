@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch  # noqa: TID253
@@ -42,12 +43,20 @@ from circuitdb.metrics import Metric
 from circuitdb.models.model import LoadedModel
 from circuitdb.plan import BAND, Plan, check, engine_settings
 from circuitdb.space import EdgeMask, Space
-from circuitdb.tasks.prompts import Prompts, PromptSet
+from circuitdb.tasks.prompts import Prompts, PromptSet, left_out
 
 DEFAULT_FAITHFULNESS = 0.85
 """Target of engines that select by faithfulness when no other rule is asked for."""
 _FEWEST = 5
 """A template with fewer validation prompts cannot be judged and is kept."""
+
+
+class Material(NamedTuple):
+    """The prompts a run is done on."""
+
+    prompts: PromptSet
+    means_over: PromptSet | None
+    """Prompts whose corrupted ones mean ablations average; None under other ablations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,7 @@ class Prepared:
     settings: Settings
     metric: Metric
     prompts: PromptSet
-    means_over: Prompts | None
+    means_over: PromptSet | None
     run: Run
     selections: tuple[tuple[Granularity, Selection], ...]
     """What will be stored, as far as it is known before the search."""
@@ -73,50 +82,83 @@ class Prepared:
         return tuple(s.circuit_id(run_id, g) for g, s in self.selections)
 
 
-def prepare(plan: Plan, model: LoadedModel, *, report: Report = silent) -> Prepared:
+def prepare(
+    plan: Plan, model: LoadedModel, *, prompts: Material | None = None, report: Report = silent
+) -> Prepared:
     """Prompts, gate and identity of a plan on a loaded model.
+
+    Args:
+        plan: what is asked for.
+        model: the model it names.
+        prompts: stored prompts in place of those the task would make. They were judged when they
+            were stored, and the task's definition is not looked at.
+        report: progress.
 
     Raises:
         TaskNotDoneError: the model does not do the task and `plan.force` is not set.
         PromptError, OptionError, UnknownNameError: the plan cannot be carried out.
     """
-    check(plan)
-    task, engine, metric = tasks.get(plan.task), engines.get(plan.engine), metrics.get(plan.metric)
-    report("making prompts", 0, 0)
-    prompts = _prompts(plan, task, model)
+    check(plan, task=prompts is None)
+    engine, metric = engines.get(plan.engine), metrics.get(plan.metric)
     does: tuple[Does, ...] = ()
-    notices: list[str] = list(model.notes)
+    told: tuple[str, ...] = ()
+    if prompts is None:
+        report("making prompts", 0, 0)
+        plan, prompts, does, told = _made(plan, model, metric)
+    settings = engine_settings(plan, engine)
+    run = _run(plan, model, engine, settings, prompts)
+    selections = _selections(plan, engine, settings, metric)
+    for granularity, selection in selections:
+        if selection.rule in ("edges", "nodes"):
+            select.check_number(model.space, granularity, int(selection.value or 0))
+    return Prepared(
+        plan, model, engine, settings, metric, prompts.prompts, prompts.means_over, run, selections,
+        does, (*model.notes, *told),
+    )  # fmt: skip
+
+
+def _made(
+    plan: Plan, model: LoadedModel, metric: Metric
+) -> tuple[Plan, Material, tuple[Does, ...], tuple[str, ...]]:
+    """The prompts a task makes, judged: the plan without templates that fail, and what to say."""
+    task = tasks.get(plan.task)
+    prompts = make_prompts(plan, task, model)
+    does: tuple[Does, ...] = ()
+    notices: tuple[str, ...] = ()
     if plan.answers == "task":
         does = does_task(model.forward, prompts.split("validation"), metric)
         failing = _failing(plan, task.name, model.name, does)
         if failing and not plan.force:
             plan = plan.model_copy(update={"drop_templates": (*plan.drop_templates, *failing)})
-            prompts = _prompts(plan, task, model)
-            notices.append(f"left out, because {model.name} does not do them: {', '.join(failing)}")
+            prompts = make_prompts(plan, task, model)
+            notices = (f"left out, because {model.name} does not do them: {', '.join(failing)}",)
         elif failing:
-            notices.append(f"{model.name} does not do {', '.join(failing)}; going on all the same")
+            notices = (f"{model.name} does not do {', '.join(failing)}; going on all the same",)
+    notices = (*notices, *left_out_lines(plan, prompts))
     means_over = None
     if plan.ablation in MEANS:
         means_over = tasks.mean_prompts(
             task, model.tokenizer, data_seed=plan.data_seed, corruption=plan.corruption,
             bos=model.bos, drop_templates=plan.drop_templates,
         )  # fmt: skip
-    settings = engine_settings(plan, engine)
-    run = _run(plan, task, model, engine, settings, prompts, means_over)
-    selections = _selections(plan, engine, settings, metric)
-    return Prepared(
-        plan, model, engine, settings, metric, prompts, means_over, run, selections, does,
-        tuple(notices),
-    )  # fmt: skip
+    return plan, Material(prompts, means_over), does, notices
 
 
-def _prompts(plan: Plan, task: tasks.Task, model: LoadedModel) -> PromptSet:
+def make_prompts(plan: Plan, task: tasks.Task, model: LoadedModel) -> PromptSet:
+    """The prompts that a task makes for a plan today; no judgement whether the model does them."""
     made = tasks.build(
         task, model.tokenizer, sizes={"train": plan.examples}, data_seed=plan.data_seed,
         corruption=plan.corruption, answers=plan.answers, replicate=plan.replicate,
         bos=model.bos, drop_templates=plan.drop_templates,
     )  # fmt: skip
     return _solved(made, model) if plan.filter else made
+
+
+def left_out_lines(plan: Plan, prompts: PromptSet) -> list[str]:
+    """What of a task file is not in its prompt set; built-in tasks show theirs on request."""
+    if plan.task == prompts.rows.task:
+        return []
+    return [f"left out of {plan.task}, {told}" for told in left_out(prompts.rows.dropped)]
 
 
 def _solved(prompts: PromptSet, model: LoadedModel) -> PromptSet:
@@ -126,7 +168,8 @@ def _solved(prompts: PromptSet, model: LoadedModel) -> PromptSet:
         split = prompts.split(name)
         right = np.zeros(split.n, dtype=np.bool_)
         for batch in split.batches(64):
-            x = model.forward.logits(torch.from_numpy(batch.clean)).cpu()
+            tokens = torch.from_numpy(batch.clean).to(model.forward.device)
+            x = model.forward.logits(tokens).cpu()
             answers = torch.from_numpy(batch.correct), torch.from_numpy(batch.incorrect)
             right[batch.index] = rank0.per_prompt(x, *answers).numpy() > 0
         kept += [row for row, ok in zip(split.rows, right, strict=True) if ok]
@@ -158,19 +201,14 @@ def _failing(plan: Plan, task: str, model: str, does: Sequence[Does]) -> tuple[s
 
 
 def _run(
-    plan: Plan,
-    task: tasks.Task,
-    model: LoadedModel,
-    engine: Engine,
-    settings: Settings,
-    prompts: PromptSet,
-    means_over: Prompts | None,
+    plan: Plan, model: LoadedModel, engine: Engine, settings: Settings, material: Material
 ) -> Run:
+    prompts, means_over = material
     return Run(
-        task=task.name,
+        task=prompts.rows.task,
         task_params={
             **prompts.rows.params,
-            "file": plan.task if plan.task != task.name else None,
+            "file": plan.task if plan.task != prompts.rows.task else None,
             "keep_input": plan.keep_input,
             "filter": plan.filter,
         },
@@ -194,23 +232,36 @@ def _run(
 def _selections(
     plan: Plan, engine: Engine, settings: Settings, metric: Metric
 ) -> tuple[tuple[Granularity, Selection], ...]:
-    """The circuits a plan will store. An engine that decides keeps its own beside a rule's."""
-    own: list[tuple[Granularity, Selection]] = []
+    """The circuits a plan will store: by its rule, and those of other kinds the engine decides.
+
+    Raises:
+        OptionError: the rule could not select among what the engine scores.
+    """
     rule = _rule(plan, metric)
-    if engine.decides:
-        engine_rule = Selection(rule="engine", ranking="none")
-        kinds: tuple[Granularity, ...] = ("node", "edge")
-        if engine.name == "random":
-            kinds = ("node",) if getattr(settings, "like_nodes", None) is not None else ("edge",)
-            rule = None
-        own = [(g, engine_rule) for g in kinds if g == "node" or rule is None]
-    elif rule is None:
-        target = DEFAULT_FAITHFULNESS
+    decided, scored = engine.granularities(settings)
+    if rule is None and not decided:
         rule = Selection(
-            rule="faithfulness", value=target, unit="faithfulness", ranking=plan.ranking
+            rule="faithfulness", value=DEFAULT_FAITHFULNESS, unit="faithfulness",
+            ranking=plan.ranking,
+        )  # fmt: skip
+    by_rule = () if rule is None else ((_ruled(rule.rule, scored, engine), rule),)
+    taken = [granularity for granularity, _ in by_rule]
+    engine_rule = Selection(rule="engine", ranking="none")
+    return (*((g, engine_rule) for g in decided if g not in taken), *by_rule)
+
+
+def _ruled(rule: str, scored: Granularity | None, engine: Engine) -> Granularity:
+    """What a rule selects among; refused before the search where it could not after it."""
+    if scored is None:
+        raise OptionError(
+            f"engine {engine.name!r} scores nothing: give --edges N or --like REF, not --{rule}"
         )
-    granularity: Granularity = "node" if getattr(settings, "level", "edges") == "nodes" else "edge"
-    return (*own, *([(granularity, rule)] if rule else []))
+    if rule in ("edges", "nodes") and rule != f"{scored}s":
+        raise OptionError(
+            f"--{rule} selects among {rule}, and engine {engine.name!r} scores {scored}s "
+            f"here: use --{scored}s"
+        )
+    return scored
 
 
 def _rule(plan: Plan, metric: Metric) -> Selection | None:
@@ -247,11 +298,12 @@ def find(
     """
     started = time.perf_counter()
     benches = Benches(prepared, batch_size)
-    found = known
+    found, inert = known, None
     if found is None:
         problem = Problem(benches["train"], prepared.metric, report)
         metrics.require_answers(prepared.metric, problem.bench.batches[0].incorrect)
         found = prepared.engine.run(problem, prepared.settings)
+        inert = inert_components(problem.bench)
     drafts = [
         _draft(prepared, benches, found, granularity, selection, report)
         for granularity, selection in prepared.selections
@@ -264,8 +316,15 @@ def find(
         edge_scores=found.edge_scores,
         node_scores=found.node_scores,
         decisions=found.decisions,
+        inert=inert,
         prompts=prepared.prompts.rows,
+        means_over=None if prepared.means_over is None else prepared.means_over.rows,
     )
+
+
+def inert_components(bench: Bench) -> tuple[str, ...]:
+    """Names of the components whose output the ablation leaves as it is on a bench."""
+    return tuple(str(bench.space.writers[i]) for i in np.flatnonzero(bench.inert()))
 
 
 class Benches:
@@ -274,30 +333,24 @@ class Benches:
     def __init__(self, prepared: Prepared, batch_size: int | None = None) -> None:
         self._prepared, self._batch_size = prepared, batch_size
         self._made: dict[str, Bench] = {}
-        self._ablation = Ablation(
-            prepared.plan.ablation, prepared.model.forward, prepared.means_over
-        )
+        means = prepared.means_over
+        averaged = None if means is None else means.split("train")
+        self._ablation = Ablation(prepared.plan.ablation, prepared.model.forward, averaged)
 
     def __getitem__(self, split: str) -> Bench:
         if split not in self._made:
             prompts = self._prepared.prompts.split(split)
-            ablation = self._ablation if split != "shift" else self._shift_ablation()
+            ablation = self._ablation if split != "shift" else self._shift_ablation(prompts)
             self._made[split] = Bench(
                 self._prepared.model.forward, prompts, ablation, self._batch_size
             )
         return self._made[split]
 
-    def _shift_ablation(self) -> Ablation:
+    def _shift_ablation(self, prompts: Prompts) -> Ablation:
         """Means for templates that no train prompt has, from the shift split's own prompts."""
-        p = self._prepared
-        if p.plan.ablation not in MEANS:
+        if self._ablation.kind not in MEANS or not prompts.n:
             return self._ablation
-        over = tasks.mean_prompts(
-            tasks.get(p.plan.task), p.model.tokenizer, split="shift", bos=p.model.bos,
-            data_seed=p.plan.data_seed, corruption=p.plan.corruption,
-            drop_templates=p.plan.drop_templates,
-        )  # fmt: skip
-        return Ablation(p.plan.ablation, p.model.forward, over)
+        return Ablation(self._ablation.kind, self._prepared.model.forward, prompts)
 
 
 def _draft(
@@ -354,8 +407,6 @@ def _select(
         raise OptionError(
             f"engine {prepared.engine.name!r} has no {granularity} scores to select by"
         )
-    if selection.rule == "nodes" and granularity == "edge":
-        raise OptionError("--nodes selects node circuits; this engine scored edges: use --edges")
     ranks = select.importance(scores, selection.ranking, prepared.metric.better)
     ladder = select.Ladder(prepared.model.space, ranks, granularity)
     assert selection.value is not None
@@ -364,12 +415,12 @@ def _select(
     elif selection.rule in ("edges", "nodes"):
         chosen = select.by_number(ladder, int(selection.value))
     else:
-        bench, tried = benches["validation"], 0
+        bench, tried, most = benches["validation"], 0, select.most_scanned(len(ladder))
 
         def faithful(mask: EdgeMask) -> float | None:
             nonlocal tried
             tried += 1
-            report("selecting by faithfulness", tried, 0)
+            report("measuring sizes up to the target", tried, most)
             return bench.faithfulness(mask, prepared.metric, prepared.plan.keep_input).value
 
         chosen = select.by_faithfulness(ladder, selection.value, faithful)

@@ -106,6 +106,13 @@ class NumericalError(CircuitdbError):
     """NaN or infinity where a finite number must stand."""
 
 
+def unreadable(error: OSError | UnicodeDecodeError) -> str:
+    """Why a text file cannot be read, without its name, which the message has already."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    return error.strerror or str(error)
+
+
 class UnknownNameError(InputError):
     """No task, model, engine, metric … of that name; near names are listed.
 

@@ -70,7 +70,7 @@ class Bench:
         self.prompts = prompts
         self.ablation = ablation
         self.space = forward.space
-        size = batch_size or _fitting_batch(forward, prompts)
+        size = _fitting_batch(forward, prompts) if batch_size is None else batch_size
         self.batches = [self._prepare(batch) for batch in prompts.batches(size)]
         self._kept_bytes = 0
         self._edgeless: dict[str, Values] = {}
@@ -81,7 +81,7 @@ class Bench:
     def _prepare(self, batch: Batch) -> BenchBatch:
         arrays = (batch.clean, batch.corrupted, batch.correct, batch.incorrect)
         clean, corrupted, correct, incorrect = (torch.from_numpy(a) for a in arrays)
-        device = getattr(self.forward, "device", torch.device("cpu"))
+        device = self.forward.device
         clean, corrupted = clean.to(device), corrupted.to(device)
         reference = self.forward.logits(clean)
         if not bool(torch.isfinite(reference).all()):
@@ -171,6 +171,22 @@ class Bench:
             self._edgeless[key] = self.values(mask, metric)
         return self._edgeless[key]
 
+    def inert(self) -> NDArray[np.bool_]:
+        """Bool ``[writer]``, true where clean and ablation run have the same output, bit for bit.
+
+        At every position of every prompt. An edge such a writer sends has no effect that could
+        be measured.
+        """
+        same = np.ones(len(self.space.writers), dtype=np.bool_)
+        for batch in self.batches:
+            # As a rule the first batch settles it: every writer differs somewhere.
+            if not same.any():
+                break
+            clean, ablated = self.forward.writers(batch.clean), self.ablated(batch)
+            for writer in np.flatnonzero(same).tolist():
+                same[writer] = torch.equal(clean[writer], ablated[writer])
+        return same
+
     def faithfulness(self, keep: EdgeMask, metric: Metric, keep_input: bool = False) -> Ratio:
         """Faithfulness of an edge mask on these prompts."""
         full, empty = self.full(metric), self.empty(metric, keep_input)
@@ -179,7 +195,7 @@ class Bench:
 
 def _fitting_batch(forward: MaskedForward, prompts: Prompts) -> int:
     longest = max((len(row.clean_ids) for row in prompts.rows), default=1)
-    probe = forward.writers(torch.zeros((1, 1), dtype=torch.int64))
+    probe = forward.writers(torch.zeros((1, 1), dtype=torch.int64, device=forward.device))
     per_prompt = probe.element_size() * probe.nelement() * longest
     return max(1, min(256, _BATCH_BYTES // per_prompt))
 
@@ -306,8 +322,10 @@ def does_task(forward: MaskedForward, prompts: Prompts, metric: Metric) -> tuple
     )
     for batch in prompts.batches(64):
         correct, incorrect = torch.from_numpy(batch.correct), torch.from_numpy(batch.incorrect)
-        clean = forward.logits(torch.from_numpy(batch.clean)).cpu()
-        corrupted = forward.logits(torch.from_numpy(batch.corrupted)).cpu()
+        clean, corrupted = (
+            forward.logits(torch.from_numpy(tokens).to(forward.device)).cpu()
+            for tokens in (batch.clean, batch.corrupted)
+        )
         won = metrics.prob_diff(clean, correct, incorrect) > 0
         change = oriented.per_prompt(clean, correct, incorrect) - oriented.per_prompt(
             corrupted, correct, incorrect

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from circuitdb import resources
-from circuitdb.errors import OptionError, UnknownNameError
+from circuitdb.errors import OptionError, UnknownNameError, unreadable
 from circuitdb.models.recipe import TrainRecipe
 
 KINDS: Final[dict[str, type[BaseModel]]] = {"train": TrainRecipe}
@@ -88,7 +88,7 @@ def _mapping(path: Path) -> dict[str, Any]:
         # _StrictLoader is a SafeLoader: it builds plain values only.
         content = yaml.load(path.read_text("utf-8"), Loader=_StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: cannot be read: {error}") from error
+        raise OptionError(f"{path}: cannot be read: {unreadable(error)}") from error
     except yaml.YAMLError as error:
         raise OptionError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -89,14 +89,15 @@ def _setting(value: Any) -> str:
     return json.dumps(value)
 
 
-def check(plan: Plan) -> None:
-    """Everything of a plan that can be checked without a model.
+def check(plan: Plan, *, task: bool = True) -> None:
+    """Everything of a plan that can be checked without a model; its task only if that is needed.
 
     Raises:
         UnknownNameError: no such task, engine, metric, ablation or corruption.
         OptionError: a value out of range, or options that do not go together.
     """
-    tasks.get(plan.task)
+    if task:
+        tasks.get(plan.task)
     engine = engines.get(plan.engine)
     metrics.get(plan.metric)
     if plan.ablation not in ABLATIONS:
@@ -125,7 +126,10 @@ def _check_selection(plan: Plan) -> None:
     if len(given) > 1:
         raise OptionError(f"give one of --{', --'.join(given)}, not several")
     for name, value in given.items():
-        if not math.isfinite(value) or value < 0 or (value == 0 and name != "edges"):
+        # The circuit of no edges, or of no nodes but input and logits, is legal.
+        if name in ("edges", "nodes") and value < 0:
+            raise OptionError(f"--{name} is {value}; give a number from 0 up")
+        if name in ("threshold", "faithfulness") and not (math.isfinite(value) and value > 0):
             raise OptionError(f"--{name} is {value!r}; give a finite number above 0")
 
 

@@ -13,15 +13,16 @@ the parameters and the result columns::
 
 A parameter without ``= default`` must be given; defaults are JSON. A parameter of type *circuit*
 takes a reference as everywhere else; several are resolved together. The statement writes
-parameters ``$name``.
+parameters ``$name``. An *integer* is a number of things, 0 or more.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
@@ -36,6 +37,7 @@ _PARAMETER: Final = re.compile(
     r"(?P<name>\w+)  (?P<type>\w+)(?: = (?P<default>.+?))?  (?P<meaning>.+)"
 )
 _COLUMN: Final = re.compile(r"(?P<name>\w+)  (?P<meaning>.+)")
+_LARGEST: Final = 2**63 - 1
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -123,10 +125,12 @@ def run(
     params: Mapping[str, Any] | None = None,
     *,
     timeout_s: float = TIMEOUT_SECONDS,
+    notice: Callable[[str], None] | None = None,
 ) -> SqlResult:
     """Ask a named query of a database.
 
-    Values may be text, as they come from a command line, or of the parameter's type.
+    Values may be text, as they come from a command line, or of the parameter's type. `notice` is
+    told of references that other selections of the same run answer to as well.
 
     Raises:
         UnknownNameError: there is no query of that name, or it has no such parameter.
@@ -138,7 +142,8 @@ def run(
     values = bind(query, params or {})
     circuits = [p.name for p in query.parameters if p.type == "circuit"]
     if circuits:
-        values.update(zip(circuits, _resolved(path, [values[c] for c in circuits]), strict=True))
+        found = _resolved(path, [values[c] for c in circuits], notice)
+        values.update(zip(circuits, found, strict=True))
     return run_sql(path, query.sql, values, timeout_s=timeout_s)
 
 
@@ -171,22 +176,30 @@ def _converted(query: Query, parameter: Parameter, value: Any) -> Any:
     try:
         match parameter.type:
             case "integer":
+                if not 0 <= int(text) <= _LARGEST:
+                    raise ValueError
                 return int(text)
             case "number":
+                if not math.isfinite(float(text)):
+                    raise ValueError
                 return float(text)
             case "boolean":
                 return _WORDS[text.lower()]
             case _:
                 return text
     except (ValueError, KeyError):
+        expected = {
+            "integer": "a whole number, 0 or more", "number": "a number", "boolean": "true or false"
+        }[parameter.type]  # fmt: skip
         raise QueryError(
-            f"parameter {parameter.name!r} of query {query.name!r} must be of type "
-            f"{parameter.type}, not {value!r}"
+            f"parameter {parameter.name!r} of query {query.name!r} is {value!r}; give {expected}"
         ) from None
 
 
-def _resolved(path: str | Path, refs: Sequence[str]) -> list[str]:
+def _resolved(
+    path: str | Path, refs: Sequence[str], notice: Callable[[str], None] | None
+) -> list[str]:
     from circuitdb.store import Store
 
     with Store.open(path, read_only=True) as store:
-        return [row.circuit_id for row in store.resolve(refs)]
+        return [row.circuit_id for row in store.resolve(refs, notice)]

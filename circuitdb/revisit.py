@@ -4,21 +4,47 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from circuitdb import controls
-from circuitdb.circuit import Circuit, Discovery, Draft, Figures, Json, Selection, digest
-from circuitdb.discovery import Benches, measure, prepare, provenance, random_band
+from circuitdb import controls, tasks
+from circuitdb.ablation import MEANS
+from circuitdb.circuit import (
+    Circuit,
+    Discovery,
+    Draft,
+    Figures,
+    Json,
+    PromptRows,
+    Run,
+    Selection,
+    digest,
+)
+from circuitdb.discovery import (
+    Benches,
+    Material,
+    inert_components,
+    left_out_lines,
+    make_prompts,
+    measure,
+    prepare,
+    provenance,
+    random_band,
+)
 from circuitdb.engines.engine import Members, Report, silent
 from circuitdb.errors import ModelError, OptionError, PromptError, UnknownNameError
 from circuitdb.evaluate import figures
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
 from circuitdb.plan import BAND, Plan, check
-from circuitdb.tasks.prompts import SPLITS
+from circuitdb.tasks.prompts import SPLITS, PromptSet
+from circuitdb.tasks.tokenizer import Tokenizer
+
+Stored = Callable[[str], PromptRows]
+"""Stored prompts by their hash."""
 
 
 def plan_of(circuit: Circuit, **changes: Any) -> Plan:
@@ -43,6 +69,7 @@ def control_plans(circuit: Circuit, replicates: int) -> list[Plan]:
 
     Raises:
         OptionError: the circuit is a control itself, or no engine of ours found it.
+        PromptError: its task came from a file that is gone.
     """
     if controls.is_control(circuit.run):
         raise OptionError(f"circuit {circuit.circuit_id[:12]} is a control itself")
@@ -50,6 +77,12 @@ def control_plans(circuit: Circuit, replicates: int) -> list[Plan]:
         raise OptionError(
             f"circuit {circuit.circuit_id[:12]} comes from {circuit.run.engine!r}, which cannot be "
             "repeated on other prompts: controls need a discovered circuit"
+        )
+    file = circuit.run.task_params.get("file")
+    if file is not None and not Path(file).is_file():
+        raise PromptError(
+            f"controls of {circuit.run.task!r} need further prompts from {file!r}, and there is no "
+            "such file; put it back, or compare without new controls"
         )
     as_replicate, as_random = controls.selections(
         circuit.selection, circuit.granularity, controls.size(circuit)
@@ -65,6 +98,23 @@ def control_plans(circuit: Circuit, replicates: int) -> list[Plan]:
             plan_of(circuit, replicate=k, answers="random", **common, **_rule_fields(as_random))
         )
     return plans
+
+
+def check_unchanged(circuit: Circuit, model: LoadedModel) -> None:
+    """Refuse new controls of a circuit whose prompts its task would not make any more.
+
+    Raises:
+        PromptError: the task was changed since.
+        ModelError: the weights were.
+    """
+    _check_weights(circuit, model)
+    plan, name = plan_of(circuit), circuit.run.task
+    if make_prompts(plan, tasks.get(plan.task), model).hash != circuit.run.prompt_set:
+        raise PromptError(
+            f"task {name!r} makes other prompts today than those circuit "
+            f"{circuit.circuit_id[:12]} was found on, so that new controls would not be like it; "
+            "discover the circuit anew, or compare without new controls"
+        )
 
 
 def _rule_fields(selection: Selection) -> dict[str, Any]:
@@ -89,7 +139,9 @@ def by_hand(
         OptionError: not exactly one of `nodes` and `edges`, or a name the model lacks.
     """
     if (nodes is None) == (edges is None):
-        raise OptionError("give either nodes or edges of the circuit, not both and not neither")
+        raise OptionError(
+            "give the circuit's nodes (--nodes) or its edges (--edges, --edges-from), one of the two"
+        )
     space, started = model.space, time.perf_counter()
     if edges is not None:
         ids = np.unique(space.edge_ids(edges)).astype(np.int32)
@@ -105,8 +157,9 @@ def by_hand(
     run = prepared.run.model_copy(update={"engine": "manual", "engine_version": 1, "settings": {}})
     listed = members.edges if members.granularity == "edge" else members.nodes
     selection = Selection(rule="given", ranking="none", members=digest(listed.tolist()))
+    benches = Benches(prepared)
     measured = measure(
-        Benches(prepared), members, prepared.metric, keep_input=plan.keep_input, band=plan.band,
+        benches, members, prepared.metric, keep_input=plan.keep_input, band=plan.band,
         report=report,
     )  # fmt: skip
     option, names = ("--nodes", nodes) if edges is None else ("--edges", edges)
@@ -119,13 +172,16 @@ def by_hand(
             update={"command": f"{command} {option} {shlex.quote(','.join(names or ()))}"}
         ),
         circuits=(Draft(members.granularity, selection, members.edges, members.nodes, measured),),
+        inert=inert_components(benches["train"]),
         prompts=prepared.prompts.rows,
+        means_over=None if prepared.means_over is None else prepared.means_over.rows,
     )
     return found, prepared.notices
 
 
 def evaluate_again(
     circuit: Circuit,
+    stored: Stored,
     *,
     split: str = "test",
     task: str | None = None,
@@ -138,41 +194,81 @@ def evaluate_again(
 ) -> Figures:
     """Figures of a stored circuit on another split, task, metric or ablation.
 
+    On the run's own task and corruption these are the prompts it was found and measured on, from
+    the store, whatever the task makes today; others are made anew.
+
     Raises:
         UnknownNameError: no such task, metric, ablation, corruption or split.
-        PromptError: the task has no prompts in that split.
+        PromptError: the task has no prompts in that split, or stored prompts were changed.
+        StoreError: the prompts are not stored.
         ModelError: the model cannot be loaded, or its weights are not those of the run.
     """
     if split not in SPLITS:
         raise UnknownNameError("split", split, SPLITS)
     run = circuit.run
-    asked = {"task": task, "metric": metric, "ablation": ablation, "corruption": corruption}
+    other_task = None if task == run.task else task
+    own = other_task is None and corruption in (None, run.task_params.get("corruption"))
+    asked = {"task": other_task, "metric": metric, "ablation": ablation, "corruption": corruption}
     changes: Json = {k: v for k, v in asked.items() if v is not None}
-    if task is not None and task != run.task:
+    if other_task is not None:
         changes = {"corruption": None, "drop_templates": (), "filter": False, **changes}
     plan = plan_of(circuit, engine="exact", settings={}, force=True, band=band, **changes)
-    check(plan)
+    check(plan, task=not own)
     report(f"loading {run.model}", 0, 0)
-    model = catalogue.load(run.model, run.checkpoint, run.seed, **(model_options or {}))
+    model = _model_of(circuit, model_options or {})
+    prompts = _own_prompts(run, plan.ablation, stored, model.tokenizer) if own else None
+    prepared = prepare(plan, model, prompts=prompts, report=report)
+    bench = Benches(prepared)[split]
+    if not len(bench):
+        raise PromptError(f"task {plan.task!r} has no prompts in split {split!r}")
+    members = _members(circuit, model)
+    values = random_band(bench, members, prepared.metric, plan.keep_input, band, report)
+    measured = figures(
+        bench, members.mask(model.space), prepared.metric, split=split, task=other_task,
+        keep_input=plan.keep_input, band=values,
+    )  # fmt: skip
+    notes = [measured.note]
+    if prompts is None:
+        notes += left_out_lines(plan, prepared.prompts)
+    elif prompts.means_over is prompts.prompts:
+        n = prompts.prompts.split("train").n
+        notes.append(f"means over the run's own {n} train prompts")
+    return measured.model_copy(update={"note": "; ".join(filter(None, notes)) or None})
+
+
+def _model_of(circuit: Circuit, options: Mapping[str, Any]) -> LoadedModel:
+    run = circuit.run
+    model = catalogue.load(run.model, run.checkpoint, run.seed, **options)
+    _check_weights(circuit, model)
+    return model
+
+
+def _check_weights(circuit: Circuit, model: LoadedModel) -> None:
+    run = circuit.run
     if model.weights_hash != run.weights:
         raise ModelError(
             f"the weights of {run.model} are not those circuit {circuit.circuit_id[:12]} was found "
             f"in ({model.weights_hash[:12]}, not {run.weights[:12]})"
         )
-    prepared = prepare(plan, model, report=report)
-    bench = Benches(prepared)[split]
-    if not len(bench):
-        raise PromptError(f"task {plan.task!r} has no prompts in split {split!r}")
+
+
+def _own_prompts(run: Run, ablation: str, stored: Stored, tokenizer: Tokenizer) -> Material:
+    """The stored prompts of a run, and those to average under another ablation.
+
+    A run that averaged none has its train prompts averaged.
+    """
+    prompts = PromptSet.restored(stored(run.prompt_set), tokenizer)
+    if ablation not in MEANS:
+        return Material(prompts, None)
+    if run.ablation_source is None:
+        return Material(prompts, prompts)
+    return Material(prompts, PromptSet.restored(stored(run.ablation_source), tokenizer))
+
+
+def _members(circuit: Circuit, model: LoadedModel) -> Members:
     space = model.space
     if circuit.granularity == "edge":
         ids = space.edge_ids([e.name for e in circuit.members])
-        members = Members("edge", np.sort(ids), np.empty(0, np.int32))
-    else:
-        inner = [n.name for n in circuit.components if n.kind not in ("input", "logits")]
-        members = Members("node", np.empty(0, np.int32), space.writer_ids(inner))
-    values = random_band(bench, members, prepared.metric, plan.keep_input, band, report)
-    return figures(
-        bench, members.mask(space), prepared.metric, split=split,
-        task=plan.task if plan.task != run.task else None,
-        keep_input=plan.keep_input, band=values,
-    )  # fmt: skip
+        return Members("edge", np.sort(ids), np.empty(0, np.int32))
+    inner = [n.name for n in circuit.components if n.kind not in ("input", "logits")]
+    return Members("node", np.empty(0, np.int32), space.writer_ids(inner))

@@ -18,6 +18,8 @@ from circuitdb.circuit import Granularity, Scores
 from circuitdb.errors import OptionError
 from circuitdb.space import EdgeIds, EdgeMask, Space
 
+_FINER = 12
+"""Sizes tried between two of the coarse scan, where there are as many; never twice as many."""
 RANKINGS = ("abs_mean", "mean_abs", "contribution")
 
 
@@ -117,17 +119,25 @@ def by_number(ladder: Ladder, n: int) -> Chosen:
     Raises:
         OptionError: the number is below 0, or above what the model has.
     """
-    option = "--edges" if ladder.granularity == "edge" else "--nodes"
-    if not 0 <= n <= len(ladder.ranks):
-        raise OptionError(
-            f"{option} is {n}; give a number from 0 to {len(ladder.ranks)}, what the model has"
-        )
+    check_number(ladder.space, ladder.granularity, n)
     # More items in never means fewer left, so the largest fitting count can be bisected.
     low, high = 0, len(ladder)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if ladder.size(middle) <= n else (low, middle - 1)
     return ladder.chosen(low)
+
+
+def check_number(space: Space, granularity: Granularity, n: int) -> None:
+    """Refuse a number of edges or nodes that a model does not have; known before any search.
+
+    Raises:
+        OptionError: the number is below 0, or above what the model has.
+    """
+    edges = granularity == "edge"
+    option, most = ("--edges", space.n_edges) if edges else ("--nodes", len(space.components))
+    if not 0 <= n <= most:
+        raise OptionError(f"{option} is {n}; give a number from 0 to {most}, what the model has")
 
 
 def by_faithfulness(
@@ -170,6 +180,11 @@ def by_faithfulness(
     return ladder.chosen(len(ladder), False)
 
 
+def most_scanned(n: int) -> int:
+    """The most sizes that :func:`by_faithfulness` measures on a ladder of `n` items."""
+    return len(_grid(n)) + 2 * _FINER
+
+
 def _grid(n: int) -> list[int]:
     """1 … n, each about an eighth more than the one before."""
     counts, count = [], 1
@@ -180,5 +195,5 @@ def _grid(n: int) -> list[int]:
 
 
 def _between(below: int, count: int) -> range:
-    """Counts after one grid point up to the next and including it, about twelve at most."""
-    return range(count, below, -max(1, (count - below) // 12))[::-1]
+    """Counts after one grid point up to the next and including it."""
+    return range(count, below, -max(1, (count - below) // _FINER))[::-1]

@@ -41,7 +41,7 @@ class SpaceSpec(BaseModel):
     """Key/value heads; fewer than `n_heads` under grouped-query attention."""
     mlps: bool = True
     parallel: bool = False
-    """The MLP reads what attention reads (GPT-NeoX), not what attention wrote."""
+    """The MLP reads what attention reads (GPT-NeoX), not what attention of its layer wrote."""
     positions: tuple[str, ...] = ()
     """Positions or roles told apart; empty when components are not split by position."""
 
@@ -219,8 +219,12 @@ class Space:
 
     def __str__(self) -> str:
         s = self.spec
-        shared = f", {s.n_kv_heads} key/value heads" if s.n_kv_heads != s.n_heads else ""
-        return f"{s.n_layers} layers × {s.n_heads} heads{shared}"
+        parts = [f"{s.n_layers} layers × {s.n_heads} heads"]
+        parts += [f"{s.n_kv_heads} key/value heads"] if s.n_kv_heads != s.n_heads else []
+        parts += [f"positions {', '.join(s.positions)}"] if s.positions else []
+        parts += ["parallel MLPs"] if s.parallel else []
+        parts += [] if s.mlps else ["no MLPs"]
+        return ", ".join(parts)
 
 
 def _writers(spec: SpaceSpec) -> list[Component]:
@@ -253,3 +257,9 @@ def _readers(spec: SpaceSpec) -> tuple[list[Reader], list[int]]:
     readers.append(Reader(Component("logits"), None))
     visible.append(1 + spec.n_layers * per_layer)
     return readers, visible
+
+
+@functools.lru_cache(maxsize=32)
+def shared(spec: SpaceSpec) -> Space:
+    """The space of a spec, built once: callers must not change its arrays."""
+    return Space(spec)

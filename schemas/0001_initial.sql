@@ -140,7 +140,8 @@ CREATE TABLE run (
     ablation_source TEXT,
     data_seed BIGINT NOT NULL,
     dtype TEXT NOT NULL,
-    score_context TEXT NOT NULL
+    score_context TEXT NOT NULL,
+    inert JSON
 );
 COMMENT ON TABLE run IS 'Runs: what was done, completely. A run owns the scores.';
 
@@ -290,6 +291,7 @@ SELECT
     r.data_seed,
     r.dtype,
     r.score_context,
+    r.inert,
     p.created_at,
     p.circuitdb,
     p.versions,
@@ -316,10 +318,11 @@ COMMENT ON COLUMN runs.engine_version IS 'Raised when the results of the engine 
 COMMENT ON COLUMN runs.settings IS 'Engine settings with defaults filled in, JSON object';
 COMMENT ON COLUMN runs.metric IS 'Metric of the scores';
 COMMENT ON COLUMN runs.ablation IS 'What an ablated component or edge carries: resample, mean, mean_global or zero';
-COMMENT ON COLUMN runs.ablation_source IS 'Hash of the prompts the means were taken over; null for resample and zero';
+COMMENT ON COLUMN runs.ablation_source IS 'Hash of the prompt set the means were taken over; null for resample and zero';
 COMMENT ON COLUMN runs.data_seed IS 'Seed of the prompts';
 COMMENT ON COLUMN runs.dtype IS 'Floating-point type of the computation';
 COMMENT ON COLUMN runs.score_context IS 'Scored in the full model, in a circuit, or one after the other (sequential)';
+COMMENT ON COLUMN runs.inert IS 'Components whose output is the same, bit for bit, in the clean and the ablation run on every train prompt: JSON list, null where not known. No edge from them can be found, so they are no part of the universe of an overlap';
 COMMENT ON COLUMN runs.created_at IS 'When the run ended, UTC';
 COMMENT ON COLUMN runs.circuitdb IS 'Version of circuitdb';
 COMMENT ON COLUMN runs.versions IS 'Versions of the libraries used, JSON object';

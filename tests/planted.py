@@ -86,7 +86,6 @@ def weights() -> Weights:
         blocks=(block(), block()),
         final_norm=constant_norm(),
         unembed=unembed,
-        rotary_base=None,
         context=LENGTH,
     )
 

@@ -11,8 +11,8 @@ from circuitdb.engines import acdc
 from circuitdb.engines.engine import Found, Problem
 from circuitdb.errors import NumericalError
 from circuitdb.models import catalogue
+from circuitdb.models.families import from_hf
 from circuitdb.models.residual import ResidualForward
-from circuitdb.models.weights import from_hf
 from tests import planted
 from tests.tiny_models import random_model
 

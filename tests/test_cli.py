@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from circuitdb.cli import run
+from circuitdb.store import CircuitRow, Store
+from tests import stored
 from tests.stored import IOI, MONTHS
 
 IOI_REF = "ioi,engine=eap"
@@ -68,6 +73,71 @@ def test_ls_filters_and_lists_newest_first(ask):
     assert len(document(ask, "ls", "--limit", "2")["circuits"]) == 2
 
 
+def every_kind(path: Path) -> list[CircuitRow]:
+    """Circuits of long names, of every way to come to be, with and without step and seed."""
+    control = {"corruption": "abc", "answers": "random", "replicate": 12}
+    with Store.open(path) as store:
+        for minute, (task, model, engine) in enumerate(
+            itertools.product(
+                ("ioi", "gendered_pronoun"), ("toy-4l", "smollm2-135m-instruct-q4_1"),
+                ("eap", "eap-clean-corrupted", "random", "manual", "prune"),
+            )
+        ):  # fmt: skip
+            place = {"checkpoint": 143000, "seed": 7} if minute % 2 else {}
+            params = control if minute % 3 == 0 else {"corruption": "abc"}
+            run = stored.a_run(task, model=model, engine=engine, task_params=params, **place)
+            made = stored.ioi_nodes(minute) if engine == "prune" else stored.months(minute)
+            store.add(replace(made, run=run, edge_scores=None, node_scores=None, decisions=()))
+        store.set_alias(store.find(limit=1)[0].circuit_id, "figure_2_of_the_paper")
+        return store.find()
+
+
+def test_ls_breaks_no_id_and_names_only_at_their_joints_at_80_columns(
+    tmp_path, capsys, monkeypatch
+):
+    rows = every_kind(tmp_path / "kinds.duckdb")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["ls", "--all", "--db", str(tmp_path / "kinds.duckdb")]) == 0
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, [head, *lines])) <= 80
+    assert [line[:12] for line in lines if line[0] != " "] == [r.circuit_id[:12] for r in rows]
+    begin, end = head.index("task"), head.index("model")
+    told = {part for line in lines for part in line[begin:end].split()}
+    assert told == {
+        "ioi", "gendered_", "pronoun", "random", "answers", "replicate", "12", "@figure_",
+        "2_of_the_", "paper",
+    }  # fmt: skip
+    # The greatest age, in days, stands whole at the end of a line.
+    assert all(re.search(r" \d+ (s|min|h|d)$", line) for line in lines if line[0] != " ")
+
+
+def test_ls_has_columns_for_step_and_seed_only_where_there_are_any(own_copy, capsys):
+    assert run(["ls", "--db", str(own_copy)]) == 0
+    head = capsys.readouterr().out.splitlines()[0].split()
+    assert "seed" in head
+    assert "step" not in head
+    every_kind(own_copy)
+    assert run(["ls", "--db", str(own_copy)]) == 0
+    assert "step" in capsys.readouterr().out.splitlines()[0].split()
+
+
+def test_ls_says_what_is_stored_where_nothing_has_a_value(ask):
+    code, out, err = ask("ls", "--granularity", "edges", "--task", "ioi")
+    assert (code, out) == (0, "no circuits\n")
+    assert "no stored circuit has granularity 'edges'; stored: edge, node" in err
+    assert "task" not in err
+    assert document(ask, "ls", "--task", "nothing")["circuits"] == []
+    assert "no stored circuit" not in ask("ls", "--task", "ioi")[2]
+
+
+def test_ls_shortens_the_path_of_a_local_model(tmp_path, capsys):
+    path = tmp_path / "local.duckdb"
+    with Store.open(path) as store:
+        store.add(replace(stored.months(), run=stored.a_run("ioi", model="/a/long/way/to/my-gpt2")))
+    assert run(["ls", "--db", str(path)]) == 0
+    assert "…/my-gpt2" in capsys.readouterr().out
+
+
 def test_show_names_threshold_figures_and_strongest_edges(ask):
     code, out, _ = ask("show", IOI_REF, "--top", "2")
     assert code == 0
@@ -105,6 +175,26 @@ def test_overlap_says_a_sentence_before_its_figures(ask):
     assert out.startswith("ioi and months share 3 of 6 edges (Jaccard 0.50); chance gives")
     assert "straw man" in out
     assert "controls are missing" in out
+
+
+def test_overlap_says_which_circuits_the_references_stand_for(ask):
+    found = document(ask, "overlap", IOI_REF, "months")
+    ids = [c["circuit_id"] for c in found["circuits"]]
+    assert [len(i) for i in ids] == [64, 64]
+    assert (found["a"], found["b"]) == tuple(ids)
+    _, out, _ = ask("overlap", IOI_REF, "months")
+    assert f"ioi is {ids[0][:12]}; months is {ids[1][:12]}." in out
+
+
+def test_a_circuit_with_itself_is_said_to_be_one_circuit(ask):
+    found = document(ask, "overlap", IOI_REF, IOI_REF)
+    assert (found["shared"], found["union"], found["jaccard"]) == (5, 5, 1.0)
+    assert 0 < found["p_value"] <= 1
+    (said,) = [n for n in found["notes"] if "more than once" in n]
+    assert found["a"][:12] in said
+    assert not any(
+        "more than once" in n for n in document(ask, "overlap", IOI_REF, "months")["notes"]
+    )
 
 
 def test_overlap_json_has_the_pair_on_top_too(ask):
@@ -169,6 +259,13 @@ def test_tasks_models_and_engines_list_what_there_is(ask):
     assert "like_edges" not in {s["name"] for s in engines["random"]["settings"]}
 
 
+def test_tasks_show_says_when_there_are_fewer_prompts_than_asked_for(ask):
+    _, out, err = ask("tasks", "show", "months", "--model", "toy-2l", "--n", "100000")
+    shown = out.count("clean  ")
+    assert f"split train has only {shown} prompts" in err
+    assert "has only" not in ask("tasks", "show", "months", "--model", "toy-2l")[2]
+
+
 def test_doctor_reports_the_database(ask, stored_path):
     found = document(ask, "doctor")
     assert found["database"]["path"] == str(stored_path)
@@ -222,8 +319,9 @@ def test_alias_note_and_rm_change_the_database(own_copy, capsys):
     assert (shown["alias"], shown["note"]) == ("paper", "figure 2")
     assert run(["alias", "@paper", "--remove", *db]) == 0
     assert run(["note", circuit_id, "--remove", *db]) == 0
-    assert run(["rm", circuit_id[:12], *db]) == 0
     capsys.readouterr()
+    assert run(["rm", circuit_id[:12], circuit_id, *db]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == [circuit_id]
     assert run(["show", circuit_id, *db]) == 2
     assert "no circuit id begins with" in capsys.readouterr().err
 
@@ -256,3 +354,70 @@ def test_version(capsys):
 
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"circuitdb {__version__}\n"
+    for arguments in (["--json", "--version"], ["--version", "--json"]):
+        assert run(arguments) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found == {"schema_version": 1, "version": __version__}
+
+
+@pytest.fixture
+def two_sizes(own_copy: Path) -> Path:
+    """A database in which ``ioi,engine=eap`` is two circuits of one run: 5 edges, newer 2."""
+    from dataclasses import replace
+
+    from circuitdb.store import Store
+    from tests import stored
+
+    again = replace(stored.ioi(9), circuits=(stored.edge_draft(IOI[:2]),))
+    with Store.open(own_copy) as store:
+        store.add(again)
+    return own_copy
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", IOI_REF), ("show", IOI_REF, "--command"), ("overlap", IOI_REF, "months,edges=4"),
+        ("query", "top_edges", "-p", f"circuit={IOI_REF}"), ("note", IOI_REF, "seen"),
+        ("alias", IOI_REF, "mine"), ("rm", IOI_REF), ("render", IOI_REF, "-o", "{}/ioi.dot"),
+    ],
+)  # fmt: skip
+def test_a_reference_that_names_several_selections_is_told_of_beside_the_result(
+    two_sizes, tmp_path, capsys, command
+):
+    said = "note: ioi,engine=eap stands for the newest of 2: edges=2; also edges=5\n"
+    arguments = [part.format(tmp_path) for part in command]
+    assert run([*arguments, "--db", str(two_sizes), "--json"]) == 0
+    told = capsys.readouterr()
+    json.loads(told.out)
+    assert told.err == said
+    if command[0] != "rm":
+        assert run([*arguments, "--db", str(two_sizes), "--quiet"]) == 0
+        assert capsys.readouterr().err == ""
+
+
+def test_a_stated_selection_is_told_nothing_of(two_sizes, capsys):
+    for edges in (5, 2):
+        ref = f"{IOI_REF},edges={edges}"
+        assert run(["show", ref, "--db", str(two_sizes), "--json"]) == 0
+        told = capsys.readouterr()
+        assert (json.loads(told.out)["n_edges"], told.err) == (edges, "")
+
+
+def test_from_python_several_selections_are_a_warning(two_sizes):
+    from circuitdb import api
+
+    with pytest.warns(UserWarning, match="the newest of 2: edges=2; also edges=5") as caught:
+        api.open(two_sizes).get(IOI_REF)
+    assert caught[0].filename == __file__
+    told: list[str] = []
+    api.open(two_sizes, notice=told.append).get(IOI_REF)
+    assert len(told) == 1
+
+
+def test_circuits_of_one_run_are_called_by_their_selection(two_sizes, capsys):
+    """A number of edges is what tells them apart, not an id nobody has seen."""
+    both = [f"{IOI_REF},edges=5", f"{IOI_REF},edges=2"]
+    assert run(["overlap", *both, "--db", str(two_sizes), "--json"]) == 0
+    said = capsys.readouterr().out
+    assert [c["label"] for c in json.loads(said)["circuits"]] == ["ioi edges=5", "ioi edges=2"]

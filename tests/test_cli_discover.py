@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from circuitdb import api
 from circuitdb.cli import run
 from circuitdb.plan import Plan
+from tests import tiny_models
 
 SMALL = ["--engine", "eap", "--force", "--band", "3", "--examples", "16"]
 
@@ -43,9 +45,13 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def ask(
-    tmp_path: Path, tiny_directory: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    tiny_directory: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., tuple[int, str, str]]:
-    model = tiny_directory("gpt2")
+    """Run a command on a tiny model; which, a test may say."""
+    model = tiny_directory(getattr(request, "param", "gpt2"))
 
     def asked(command: str, *arguments: str) -> tuple[int, str, str]:
         given = ["--model", str(model)] if command in ("discover", "add") else []
@@ -77,6 +83,21 @@ def test_discover_stores_and_recognises_what_is_stored(ask, tasks):
     assert "stored before, not done again" in err
     assert "runs on cpu in float32 by the residual forward, with 1 thread" in err
     assert f"next: circuitdb show {found['circuit_id'][:12]}" in err
+
+
+def test_lines_of_a_task_file_that_are_left_out_are_told(ask, tasks, tmp_path):
+    lines = tasks[0].read_text().split("\n")
+    strange = lines[0].replace("Then", "Zyzzyva")
+    path = tmp_path / "strange.jsonl"
+    path.write_text("\n".join([strange, *lines[1:]]))
+    code, _, err = ask("discover", "--task", path, *SMALL, "--edges", "20")
+    assert code == 0, err
+    assert f"note: left out of {path}, a word this tokenizer does not know: {path}:1" in err
+    assert "left out of" not in ask("discover", "--task", tasks[0], *SMALL, "--edges", "20")[2]
+    code, out, err = ask("evaluate", "gifts", "--task", path, "--band", "0", "--json")
+    assert code == 0, err
+    said = f"left out of {path}, a word this tokenizer does not know: {path}:1 'Zyzzyva'"
+    assert json.loads(out)["evaluation"]["note"].endswith(said)
 
 
 def test_the_stored_command_repeats_the_circuit(ask, tasks):
@@ -112,6 +133,146 @@ def test_discovered_circuits_are_compared_drawn_and_evaluated(ask, tasks, tmp_pa
     assert code == 0, err
     assert "its own" in out
     assert "validation split" in out
+
+
+def test_inert_components_are_kept_with_the_run_and_no_part_of_the_universe(
+    tmp_path: Path, tasks, capsys
+):
+    """The model's head a0.h1 writes nothing; 12 + 5 + 72 + 10 + 11 = 110 edges there are in all."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from circuitdb.models import hub
+
+    folder, db = tmp_path / "silent", tmp_path / "silent.duckdb"
+    folder.mkdir()
+    tiny_models.write("gpt2", folder)
+    with hub.quiet(), torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        model.transformer.h[0].attn.c_proj.weight[8:16] = 0.0  # [in, out]; a head is 8 wide
+        model.save_pretrained(folder)
+    both = ["--task", str(tasks[0]), "--task", str(tasks[1]), "--model", str(folder)]
+    given = ["--db", str(db), "--json"]
+    assert run(["discover", *both, *SMALL, "--edges", "20", *given]) == 0
+    assert run(["add", *both[:2], *both[4:], "--nodes", "m0", "--band", "0", *given]) == 0
+    capsys.readouterr()
+    assert run(["sql", "SELECT DISTINCT engine, inert FROM runs ORDER BY 1", *given]) == 0
+    assert [list(r.values()) for r in json.loads(capsys.readouterr().out)["rows"]] == [
+        ["eap", '["a0.h1"]'], ["manual", '["a0.h1"]'],
+    ]  # fmt: skip
+    assert run(["show", "gifts", *given]) == 0
+    assert json.loads(capsys.readouterr().out)["inert"] == ["a0.h1"]
+    assert run(["show", "gifts", "--db", str(db)]) == 0
+    assert re.search(r"^inert +a0\.h1$", capsys.readouterr().out, re.MULTILINE)
+    # It sends to m0, 12 ports of layer 1, m1 and logits, and reads input through 3 ports.
+    for level, universe in (("edges", 110 - 15 - 3), ("nodes", 10 - 1), ("heads", 8 - 1)):
+        assert run(["overlap", "gifts", "presents", "--level", level, *given]) == 0
+        assert json.loads(capsys.readouterr().out)["universe"] == universe
+
+
+FIGURES = (
+    "m_full", "m_empty", "m_circuit", "faithfulness", "ratio", "accuracy", "agreement", "kl",
+    "random_low", "random_high", "n_prompts",
+)  # fmt: skip
+
+
+def document(ask, command: str, *arguments: object) -> dict[str, Any]:
+    """The JSON document of a command that must succeed."""
+    code, out, err = ask(command, *arguments, "--json")
+    assert code == 0, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+@pytest.mark.parametrize("ablation", ["resample", "mean", "mean_global"])
+@pytest.mark.parametrize("fate", ["gone", "changed"])
+def test_a_circuit_is_evaluated_on_the_prompts_it_was_found_on(ask, tmp_path, ablation, fate):
+    file = write_task(tmp_path / "gifts.jsonl", 0)
+    small = [*SMALL, "--edges", "20", "--ablation", ablation]
+    (found,) = document(ask, "discover", "--task", file, *small)["circuits"]
+    if fate == "gone":
+        file.unlink()
+    else:
+        write_task(file, 5)
+    again = document(ask, "evaluate", "gifts", "--band", "3")
+    assert {k: again["evaluation"][k] for k in FIGURES} == {k: found[k] for k in FIGURES}
+    assert again["evaluation"]["task"] is None
+    by_name = document(ask, "evaluate", "gifts", "--task", "gifts", "--split", "train", "--band", 0)
+    assert by_name["evaluation"]["n_prompts"] == 16
+
+
+def test_means_of_another_ablation_come_from_the_stored_train_prompts(ask, tmp_path):
+    file = write_task(tmp_path / "gifts.jsonl", 0)
+    document(ask, "discover", "--task", file, *SMALL, "--edges", "20")
+    file.unlink()
+    found = document(ask, "evaluate", "gifts", "--ablation", "mean_global", "--band", "0")
+    assert found["evaluation"]["ablation"] == "mean_global"
+    assert "means over the run's own 16 train prompts" in found["evaluation"]["note"]
+    own = document(ask, "evaluate", "gifts", "--metric", "prob_diff", "--band", "0")
+    assert "means over" not in (own["evaluation"]["note"] or "")
+
+
+def test_a_file_named_as_another_task_is_read_as_it_is_now(ask, tmp_path):
+    file = write_task(tmp_path / "gifts.jsonl", 0)
+    (found,) = document(ask, "discover", "--task", file, *SMALL, "--edges", "20")["circuits"]
+    write_task(file, 5)
+    anew = document(ask, "evaluate", "gifts", "--task", file, "--band", "0")["evaluation"]
+    assert anew["task"] == str(file)
+    assert anew["m_full"] != found["m_full"]
+    file.unlink()
+    code, _, err = ask("evaluate", "gifts", "--task", file, "--band", "0")
+    assert code == 2
+    assert "gifts.jsonl' cannot be read" in err
+
+
+def test_prompts_changed_in_the_store_are_refused(ask, tmp_path):
+    import duckdb
+
+    file = write_task(tmp_path / "gifts.jsonl", 0)
+    document(ask, "discover", "--task", file, *SMALL, "--edges", "20")
+    with duckdb.connect(str(tmp_path / "new.duckdb")) as con:
+        con.execute("UPDATE prompt SET clean_ids = list_reverse(clean_ids) WHERE ordinal = 3")
+    code, _, err = ask("evaluate", "gifts", "--band", "0")
+    assert code == 2
+    assert "were changed since they were stored; circuitdb verify" in err
+
+
+def test_new_controls_of_a_task_whose_file_is_gone_are_refused_in_one_line(ask, tmp_path):
+    files = [write_task(tmp_path / f"{name}.jsonl", i) for i, name in enumerate(("a", "b"))]
+    for file in files:
+        document(ask, "discover", "--task", file, *SMALL, "--edges", "20")
+    files[1].unlink()
+    code, _, err = ask("overlap", "a", "b", "--controls", "--replicates", "2", "--quiet")
+    assert code == 2
+    assert err == (
+        f"error: controls of 'b' need further prompts from {str(files[1])!r}, and there is no such "
+        "file; put it back, or compare without new controls\n"
+    )
+    assert document(ask, "overlap", "a", "b")["floor"] is None
+
+
+def test_new_controls_of_a_task_that_was_changed_are_refused(ask, tmp_path):
+    files = [write_task(tmp_path / f"{name}.jsonl", i) for i, name in enumerate(("a", "b"))]
+    for file in files:
+        document(ask, "discover", "--task", file, *SMALL, "--edges", "20")
+    write_task(files[0], 7)
+    code, _, err = ask("overlap", "a", "b", "--controls", "--replicates", "2", "--quiet")
+    assert code == 2
+    assert "task 'a' makes other prompts today than those circuit" in err
+    assert len(document(ask, "ls", "--all")["circuits"]) == 2, "and nothing was stored"
+
+
+@pytest.mark.parametrize("ask", ["gpt_neox", "gemma2", "olmo2"], indirect=True)
+def test_other_architectures_are_discovered_compared_and_drawn_alike(ask, tasks, tmp_path):
+    both = ["--task", tasks[0], "--task", tasks[1]]
+    code, _, err = ask("discover", *both, *SMALL, "--edges", "20", "--band", "1")
+    assert code == 0, err
+    code, out, err = ask("overlap", "gifts", "presents", "--json")
+    assert code == 0, err
+    assert json.loads(out)["union"] > 0
+    code, _, err = ask("render", "gifts", "-o", tmp_path / "gifts.dot")
+    assert code == 0, err
+    assert '"input"' in (tmp_path / "gifts.dot").read_text()
 
 
 def test_a_circuit_by_hand_is_stored_and_measured(ask, tasks, tmp_path):

@@ -242,6 +242,16 @@ def test_another_graph_space_is_refused_even_by_force() -> None:
         assert "3 layers × 4 heads, 2 key/value heads" in str(refused.value)
 
 
+def test_circuits_with_parallel_mlps_are_compared_in_their_own_universe() -> None:
+    parallel = Space(SpaceSpec(n_layers=1, n_heads=2, n_kv_heads=2, parallel=True))
+    ioi = {"input->a0.h0<v>": -2.0, "input->m0": -1.0, "m0->logits": -4.0, "a0.h0->logits": -1.0}
+    months = {"input->m0": -1.0, "m0->logits": -1.0}
+    pair = overlap([circuit(ioi, space=parallel), circuit(months, "months", parallel)]).pairs[0]
+    assert (pair.shared, pair.union, pair.universe) == (2, 4, TINY.n_edges - 2)
+    with pytest.raises(ComparisonError, match="2 heads, parallel MLPs"):
+        overlap([circuit(IOI), circuit(months, "months", parallel)], force=True)
+
+
 def test_one_circuit_or_an_unknown_level_is_refused() -> None:
     with pytest.raises(ComparisonError, match="two circuits or more, got 1"):
         overlap([circuit(IOI)])
@@ -282,13 +292,21 @@ def test_the_universe_is_what_both_measured_and_lies_on_a_path() -> None:
 
 
 def test_edges_whose_sender_never_differs_are_left_out() -> None:
-    inert = TINY.mask(TINY.edge_ids(["m0->logits"]))
-    a = replace(circuit(IOI), inert=inert)
-    left = edge_universe(a, circuit(MONTHS))
-    # Without it nothing that m0 reads leads anywhere either.
-    assert sorted(str(TINY.edge(i)) for i in np.flatnonzero(~left).tolist()) == [
-        "a0.h0->m0", "a0.h1->m0", "input->m0", "m0->logits"
-    ]  # fmt: skip
+    inert = tuple(TINY.writer_ids(["m0"]).tolist())
+    a, b = replace(circuit(IOI), inert=inert), circuit(MONTHS, "months")
+    for pair in ((a, b), (b, a)):
+        left = edge_universe(*pair)
+        # Without it nothing that m0 reads leads anywhere either.
+        assert sorted(str(TINY.edge(i)) for i in np.flatnonzero(~left).tolist()) == [
+            "a0.h0->m0", "a0.h1->m0", "input->m0", "m0->logits"
+        ]  # fmt: skip
+        nodes = node_universe(*pair, "nodes")
+        assert [str(c) for c, live in zip(TINY.components, nodes, strict=True) if live] == [
+            "a0.h0", "a0.h1"
+        ]  # fmt: skip
+    # 13 edges without those four; shared are two that are inert and one that is not.
+    found = overlap([a, b]).pairs[0]
+    assert (found.universe, found.outside_universe, found.shared) == (9, 2, 3)
 
 
 def test_a_run_that_measured_nothing_limits_nothing() -> None:

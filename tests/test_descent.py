@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from circuitdb.models.descent import Descent, Group, useful_components
+from circuitdb.models.descent import Descent, Group, supports, useful_components
+from circuitdb.models.families import from_hf
 from circuitdb.models.residual import ResidualForward
-from circuitdb.models.weights import from_hf
 from circuitdb.space import Space, SpaceSpec
-from tests.tiny_models import random_model, random_tokens
+from tests.tiny_models import FAST, random_model, random_tokens
 
 
 def forward_of(family: str) -> ResidualForward:
@@ -41,7 +43,7 @@ def whole(forward: ResidualForward, groups: list[Group], kept: np.ndarray) -> to
 def walk(forward: ResidualForward, groups: list[Group], descent: Descent, seed: int) -> int:
     """Remove random edges from the output down, each step held against whole forwards."""
     # Padding shifts positions; rotary angles are float32 whatever the weights are.
-    near = 1e-9 if forward.weights.rotary_base is None else 1e-5
+    near = 1e-9 if forward.weights.blocks[0].attention.rotary is None else 1e-5
     rng, compared = np.random.default_rng(seed), 0
     for reader in range(len(forward.space.readers) - 1, -1, -1):
         senders = rng.permutation(np.flatnonzero(descent.kept[reader])).tolist()
@@ -74,7 +76,9 @@ def walk(forward: ResidualForward, groups: list[Group], descent: Descent, seed: 
 
 @pytest.mark.parametrize("prefix", [True, False])
 @pytest.mark.parametrize("last", [True, False])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(
+    "family", ["gpt2", "llama", "gpt_neox", "gpt_neox_serial", "llama_scaled", "qwen3", "gemma"]
+)
 def test_every_measurement_is_that_of_a_whole_forward(family, last, prefix):
     forward = forward_of(family)
     groups = groups_of(forward, (7, 5, 6), shared=2)
@@ -118,3 +122,14 @@ def test_usefulness_follows_kept_paths_to_the_logits():
     assert [str(c) for c, u in zip(space.components, useful, strict=True) if u] == [
         "input", "a0.h1", "m1", "logits",
     ]  # fmt: skip
+
+
+def test_models_that_cannot_be_run_in_parts_are_told() -> None:
+    assert {f for f in FAST if supports(forward_of(f))} == set(FAST) - {
+        "mistral",
+        "gemma2",
+        "gemma3",
+    }
+    forward = forward_of("gpt2")
+    assert not supports(ResidualForward(replace(forward.weights, causal=False)))
+    assert not supports(ResidualForward(replace(forward.weights, reads="every")))

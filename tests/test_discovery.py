@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
-from circuitdb import discovery, revisit
+from circuitdb import api, discovery, revisit, tasks
 from circuitdb.circuit import Discovery
 from circuitdb.errors import OptionError, TaskNotDoneError, UnknownNameError
 from circuitdb.models import catalogue
@@ -39,6 +42,30 @@ def test_prune_leaves_a_node_and_an_edge_circuit_with_figures(months: Discovery)
     assert test.faithfulness is not None
     assert test.random_high is not None
     assert test.faithfulness > max(0.7, test.random_high)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine": "eap", "nodes": 3}, "scores edges here: use --edges"),
+        ({"engine": "prune", "nodes": 3}, "scores edges here: use --edges"),
+        ({"engine": "exact", "settings": {"level": "nodes"}, "edges": 3}, "nodes here: use --nodes"),
+        ({"engine": "eap", "edges": 480}, "--edges is 480; give a number from 0 to 479"),
+        ({"engine": "random", "threshold": 0.5}, "engine 'random' scores nothing"),
+    ],
+)  # fmt: skip
+def test_a_selection_that_cannot_be_is_refused_before_the_search(
+    toy: LoadedModel, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        discovery.prepare(Plan(task="months", **{**QUICK, **changes}), toy)
+
+
+def test_the_node_circuit_of_no_nodes_keeps_input_and_logits(toy: LoadedModel) -> None:
+    plan = Plan(task="months", engine="exact", settings={"level": "nodes"}, nodes=0, **QUICK)
+    (draft,) = discovery.find(discovery.prepare(plan, toy)).circuits
+    names = [str(toy.space.components[i]) for i in draft.nodes]
+    assert names == ["input", "logits"]
 
 
 def test_every_decision_of_prune_is_kept_and_replays_to_the_same_nodes(months: Discovery) -> None:
@@ -165,3 +192,28 @@ def test_a_circuit_by_hand_is_evaluated_like_any_other(toy: LoadedModel) -> None
 def test_a_circuit_by_hand_with_a_component_the_model_lacks_is_refused(toy: LoadedModel) -> None:
     with pytest.raises(OptionError, match=r"'a9\.h9' does not exist"):
         revisit.by_hand(Plan(task="months", **QUICK), toy, nodes=["a9.h9"], edges=None)
+
+
+def test_only_another_task_or_corruption_has_prompts_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = api.open(tmp_path / "circuits.duckdb")
+    found = db.discover("months", engine="eap", edges=20, **QUICK)
+    made, build = [], tasks.build
+
+    def noticed(task: tasks.Task, *arguments: Any, **options: Any) -> tasks.PromptSet:
+        made.append((task.name, options["corruption"]))
+        return build(task, *arguments, **options)
+
+    monkeypatch.setattr(tasks, "build", noticed)
+    for own in ({}, {"corruption": "random_members", "split": "shift"}, {"metric": "prob_diff"}):
+        db.evaluate("months", band=3, **own)
+    assert made == []
+    assert found.figures is not None
+    assert db.evaluate("months", band=3) == found.figures.model_copy(update={"note": None})
+    other = db.evaluate("months", corruption="repeat", band=0)
+    assert made == [("months", "repeat")]
+    assert other.m_empty != found.figures.m_empty
+    assert other.m_full == found.figures.m_full, "the clean prompts are the same"
+    assert db.evaluate("months", task="numerals", band=0).task == "numerals"
+    assert made[1:] == [("numerals", None)]

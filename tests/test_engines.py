@@ -17,14 +17,14 @@ from circuitdb.engines.engine import Found, Problem
 from circuitdb.engines.prune import PruneSettings
 from circuitdb.engines.random import connected_edges, matched_edges, matched_nodes
 from circuitdb.errors import NumericalError, OptionError, UnknownNameError
+from circuitdb.models.families import from_hf
 from circuitdb.models.residual import ResidualForward
-from circuitdb.models.weights import from_hf
 from circuitdb.space import Space, SpaceSpec
 from tests import planted
 from tests.tiny_models import random_model
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
+@pytest.fixture(scope="module", params=["gpt2", "llama", "gpt_neox", "gemma2"])
 def forward(request: pytest.FixtureRequest) -> ResidualForward:
     """A random model of two layers and four heads; the Llama's share key/value heads."""
     torch.manual_seed(0)

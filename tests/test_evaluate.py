@@ -14,6 +14,7 @@ from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
 from circuitdb.models.residual import ResidualForward
 from circuitdb.tasks.prompts import PromptSet
+from tests import planted
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +159,57 @@ def test_a_model_that_gives_nan_is_named_before_any_search(
     broken = Broken(toy.forward.weights)
     with pytest.raises(NumericalError, match="NaN"):
         Bench(broken, months.split("train"), Ablation("resample", toy.forward))
+
+
+def with_inert_heads() -> ResidualForward:
+    """The planted chain; `a0.h0` writes what only positions decide, `a1.h1` writes nothing."""
+    forward = planted.chain()
+    positional, silent = (block.attention for block in forward.weights.blocks)
+    silent.w_o[1] = 0.0
+    for weight in (positional.w_q, positional.w_k, positional.w_v, positional.w_o):
+        weight[0] = 0.0
+    positional.w_v[0, planted.POSITION, :4] = torch.eye(4, dtype=torch.float64)
+    positional.w_o[0, :4, planted.ANSWER.start : planted.ANSWER.start + 4] = torch.eye(4).double()
+    return forward
+
+
+@pytest.mark.parametrize(
+    ("kind", "inert"),
+    [
+        # The corrupted prompt changes tokens, not positions.
+        ("resample", ["a0.h0", "a1.h1"]),
+        # Zero differs from any output but none.
+        ("zero", ["a1.h1"]),
+    ],
+)
+def test_a_writer_is_inert_where_the_ablation_leaves_it_as_it_is(
+    kind: str, inert: list[str]
+) -> None:
+    forward = with_inert_heads()
+    found = planted.bench(forward, kind=kind).inert()
+    assert [str(w) for w, same in zip(forward.space.writers, found, strict=True) if same] == inert
+
+
+def test_a_writer_that_differs_on_one_prompt_of_the_last_batch_is_not_inert() -> None:
+    forward, some = with_inert_heads(), planted.prompts(6)
+    unlike = some.rows[-1]._replace(corrupted_ids=some.rows[-1].clean_ids)
+    same = [row._replace(corrupted_ids=row.clean_ids) for row in some.rows[:-1]]
+    for last, expected in ((unlike, len(forward.space.writers)), (some.rows[-1], 2)):
+        prompts = tasks.Prompts("train", (*same, last))
+        bench = Bench(forward, prompts, Ablation("resample", forward), batch_size=2)
+        assert bench.inert().sum() == expected
+
+
+def test_edges_of_an_inert_writer_have_no_effect() -> None:
+    forward = with_inert_heads()
+    bench = planted.bench(forward)
+    metric, space = metrics.get("logit_diff"), forward.space
+    full = bench.full(metric)
+    effect = np.zeros(len(space.writers))
+    for e in range(space.n_edges):
+        mask = np.ones(space.n_edges, dtype=np.bool_)
+        mask[e] = False
+        change = np.abs(bench.values(mask, metric) - full).max()
+        effect[space.edge_src[e]] = max(effect[space.edge_src[e]], change)
+    assert (effect[bench.inert()] < 1e-12).all()
+    assert (effect[~bench.inert()] > 1e-12).all()

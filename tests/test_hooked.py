@@ -11,13 +11,23 @@ from torch import Tensor
 
 from circuitdb.errors import ModelError, OptionError
 from circuitdb.models import hub
+from circuitdb.models.families import from_hf
 from circuitdb.models.hooked import HookedForward, boot
-from circuitdb.models.residual import ResidualForward, supports
-from circuitdb.models.weights import from_hf
+from circuitdb.models.residual import ResidualForward
 from circuitdb.space import Space
-from tests.tiny_models import CONTEXT, FAMILIES, random_tokens, write, write_tokenizer
+from tests.tiny_models import (
+    CONTEXT,
+    COUPLED,
+    FAST,
+    HOOKED_ONLY,
+    UNKNOWN,
+    random_tokens,
+    write,
+    write_tokenizer,
+)
 
 Directory = Callable[..., Path]
+FAMILIES = (*FAST, *HOOKED_ONLY)
 TOKENS, OTHERS = random_tokens(3, 7, seed=1), random_tokens(3, 7, seed=2)
 
 
@@ -67,7 +77,9 @@ def test_logits_are_those_of_transformers(family, hooked, tiny_directory):
     from transformers import AutoModelForCausalLM
 
     with hub.quiet():
-        model = AutoModelForCausalLM.from_pretrained(tiny_directory(family)).eval()
+        model = AutoModelForCausalLM.from_pretrained(
+            tiny_directory(family), attn_implementation="eager"
+        ).eval()
     with torch.no_grad():
         expected = model(TOKENS, attention_mask=torch.ones_like(TOKENS)).logits[:, -1]
     torch.testing.assert_close(hooked(family).logits(TOKENS), expected, rtol=1e-4, atol=1e-4)
@@ -154,7 +166,7 @@ def plain_masked_gpt2(
     return norm(read("logits"), "ln_f")[:, -1] @ w["wte.weight"].T
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "gemma2"])
 def test_gradient_of_every_edge_is_the_change_under_a_small_step(family, hooked):
     forward = hooked(family, "float64")
     clean = forward.writers(TOKENS)
@@ -186,18 +198,20 @@ def test_gradients_start_from_the_embedding_that_is_given(hooked):
     assert not torch.allclose(found, plain, atol=1e-3)
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if supports(f.removesuffix("_mha"))])
+@pytest.mark.parametrize("family", FAST)
 def test_the_residual_forward_agrees_in_all_it_computes(family, hooked, tiny_directory):
     slow, stored = hooked(family), hub.read(str(tiny_directory(family)))
     fast = ResidualForward(from_hf(stored.state, stored.config))
     assert fast.space.spec == slow.space.spec
+    assert fast.heads_coupled == slow.heads_coupled == (family in COUPLED)
     writers, ablated = slow.writers(TOKENS), slow.writers(OTHERS)
     close = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(fast.logits(TOKENS), slow.logits(TOKENS), **close)
     torch.testing.assert_close(fast.writers(TOKENS), writers, **close)
-    for share in (0.05, 0.5, 0.95):
-        keep = random_mask(slow.space, share)
-        masked = [forward.masked(TOKENS, ablated, keep) for forward in (fast, slow)]
+    runs = [forward.masked_run(TOKENS, ablated) for forward in (fast, slow)]
+    for seed, share in enumerate((0.05, 0.5, 0.5, 0.95, 0.97, 0.99)):
+        keep = random_mask(slow.space, share, seed)
+        masked = [run(keep) for run in runs]
         torch.testing.assert_close(*masked, **close)
     for embedding in (None, (writers[0] + ablated[0]) / 2):
         gradients = [
@@ -210,6 +224,7 @@ def test_the_residual_forward_agrees_in_all_it_computes(family, hooked, tiny_dir
 def test_a_parallel_mlp_reads_nothing_of_its_own_layers_heads(hooked):
     forward = hooked("gpt_neox")
     assert forward.space.spec.parallel
+    assert not hooked("gpt_neox_serial").space.spec.parallel
     names = {str(forward.space.edge(e)) for e in range(forward.space.n_edges)}
     assert "input->m0" in names
     assert "a0.h0->m0" not in names
@@ -230,9 +245,20 @@ def test_prompts_longer_than_the_context_are_refused(hooked):
 
 
 def test_a_model_whose_writers_do_not_add_up_is_refused(tmp_path):
-    write("gemma2", tmp_path)
+    # What a norm makes of a bias is no constant.
+    write("gemma2", tmp_path, attention_bias=True)
     with pytest.raises(ModelError, match="do not add up"):
         boot(tmp_path)
+
+
+@pytest.mark.parametrize("family", UNKNOWN)
+def test_an_architecture_that_transformer_lens_does_not_take_apart_is_refused(
+    family, tiny_directory
+):
+    with pytest.raises(ModelError, match="cannot be taken apart") as caught:
+        boot(tiny_directory(family))
+    assert "\n" not in str(caught.value)
+    assert "choose a model of type gpt2, gpt_neox, llama" in str(caught.value)
 
 
 def test_weights_that_lack_a_tensor_are_refused_and_not_filled_with_random_numbers(

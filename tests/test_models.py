@@ -17,10 +17,20 @@ import pytest
 import torch
 
 from circuitdb.errors import ModelError, OfflineError, OptionError, UnknownNameError
-from circuitdb.models import cache, catalogue, hub, residual, smollm2, toy
+from circuitdb.models import cache, catalogue, hub, smollm2, toy
 from circuitdb.models.hooked import HookedForward
 from circuitdb.models.residual import ResidualForward
-from tests.tiny_models import FAMILIES, WORDS, random_tokens, write, write_tokenizer
+from tests.tiny_models import (
+    COUPLED,
+    FAST,
+    HOOKED_ONLY,
+    UNKNOWN,
+    WORDS,
+    model_type,
+    random_tokens,
+    write,
+    write_tokenizer,
+)
 
 Directory = Callable[..., Path]
 
@@ -59,21 +69,24 @@ def refuse(*_: object, **__: object) -> None:
 # Local directories.
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAST, *HOOKED_ONLY])
 def test_a_local_directory_loads_and_the_network_is_never_asked(
     family, tiny_directory, fresh_cache, no_network
 ):
     model = catalogue.load(str(tiny_directory(family)))
     assert no_network == []
-    assert model.family == family.removesuffix("_mha")
-    fast = residual.supports(model.family)
-    assert isinstance(model.forward, ResidualForward if fast else HookedForward)
+    assert model.family == model_type(family)
+    assert isinstance(model.forward, ResidualForward if family in FAST else HookedForward)
+    hooked = any("through TransformerLens: no fast forward knows" in note for note in model.notes)
+    assert hooked == (family in HOOKED_ONLY)
+    coupled = any("a norm stands between the heads" in note for note in model.notes)
+    assert coupled == (family in COUPLED)
     assert model.forward.logits(random_tokens(2, 5)).shape == (2, len(WORDS))
     assert model.tokenizer.encode("Mary gave a ring") == [2, 12, 13, 15]
     assert (model.checkpoint, model.seed, model.bos) == (None, None, False)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "gemma2"])
 def test_both_forwards_give_the_same_space_and_logits(family, tiny_directory, fresh_cache):
     name = str(tiny_directory(family))
     auto, hooked = catalogue.load(name), catalogue.load(name, forward="hooked")
@@ -84,7 +97,23 @@ def test_both_forwards_give_the_same_space_and_logits(family, tiny_directory, fr
     torch.testing.assert_close(auto.forward.logits(tokens), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "gemma2", "gemma3", "qwen3"])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.95])
+def test_both_forwards_give_the_same_circuit(family, share, tiny_directory):
+    """The fast one leaves out what no kept edge carries to the logits; the hooked one does not."""
+    name = str(tiny_directory(family))
+    fast, hooked = (catalogue.load(name, forward=way).forward for way in ("residual", "hooked"))
+    tokens, others, rng = random_tokens(2, 9), random_tokens(2, 9, seed=1), np.random.default_rng(0)
+    ablated = fast.writers(others)
+    run = fast.masked_run(tokens, ablated)
+    for dead_ends in (True, False) * 2:
+        mask = rng.random(fast.space.n_edges) < share
+        keep = torch.from_numpy(mask if dead_ends else fast.space.prune_dead_ends(mask))
+        expected = hooked.masked(tokens, ablated, keep)
+        torch.testing.assert_close(run(keep), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "gemma3"])
 def test_parameters_are_counted_as_transformers_counts_them(family, tiny_directory, fresh_cache):
     from transformers import AutoModelForCausalLM
 
@@ -219,6 +248,13 @@ def test_a_pickle_that_would_run_code_is_refused(copied, tmp_path):
     with pytest.raises(ModelError, match="cannot be read"):
         hub.read(str(copied))
     assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize("family", UNKNOWN)
+def test_an_architecture_neither_forward_knows_is_refused_in_one_line(family, tiny_directory):
+    with pytest.raises(ModelError, match="cannot be taken apart") as caught:
+        catalogue.load(str(tiny_directory(family)))
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_architecture_is_refused(copied):

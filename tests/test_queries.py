@@ -236,7 +236,7 @@ def test_a_missing_or_malformed_parameter_is_named(stored_path: Path) -> None:
     with pytest.raises(QueryError, match="'top_edges' needs circuit; write -p circuit="):
         queries.run(stored_path, "top_edges", {})
     with pytest.raises(
-        QueryError, match="'n' of query 'top_edges' must be of type integer, not 'x'"
+        QueryError, match="'n' of query 'top_edges' is 'x'; give a whole number, 0 or more"
     ):
         queries.run(stored_path, "top_edges", {"circuit": "ioi", "n": "x"})
     with pytest.raises(CircuitReferenceError, match="no circuit of task 'nothing'"):

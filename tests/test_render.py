@@ -139,6 +139,20 @@ def test_shared_keys_and_values_are_cells_of_one_box_with_their_query_heads() ->
     assert "4 nodes, 3 edges" in shown
 
 
+def test_circuits_with_parallel_mlps_are_drawn_in_both_layouts_and_over_each_other() -> None:
+    spec = SpaceSpec(n_layers=5, n_heads=4, n_kv_heads=4, parallel=True)
+    few = {"input->m0": 0.5, "a0.h1->m1": -0.2, "m1->logits": 0.1, "a1.h0->logits": 0.3}
+    small = to_dot(circuit(few, spec))
+    assert "layout=dot" in small
+    assert set(statements(small)) == set(few)
+    large = to_dot(many(Space(spec).n_edges, spec))
+    assert "layout=nop2" in large
+    assert len(statements(large)) == Space(spec).n_edges
+    assert not {"a0.h0->m0", "a4.h3->m4"} & set(statements(large))
+    both = overlap_dot([circuit(few, spec), circuit({"input->m0": 1.0}, spec, "months")])
+    assert "ioi only: 3" in words(to_svg(both))
+
+
 def test_colour_shows_the_sign_of_the_contribution() -> None:
     lower_is_better = to_dot(circuit(SMALL), better=-1)
     for dot, supports, opposes in (

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from circuitdb.errors import ModelError, OptionError
-from circuitdb.models import residual
+from circuitdb.models.families import from_hf
 from circuitdb.models.residual import ResidualForward
-from circuitdb.models.weights import Attention, Mlp, Norm, Weights, from_hf, hash_state
+from circuitdb.models.rotary import Rotary
+from circuitdb.models.weights import Attention, Mlp, Norm, Weights, hash_state
 from circuitdb.space import Space
-from tests.tiny_models import CONTEXT, WORDS, random_model, random_tokens
+from tests.tiny_models import CONTEXT, COUPLED, FAST, WINDOW, WORDS, random_model, random_tokens
 
-FAMILIES = ("gpt2", "llama", "llama_mha")
 TOKENS, OTHERS = random_tokens(3, 6, seed=1), random_tokens(3, 6, seed=2)
 Build = Callable[..., tuple[object, ResidualForward]]
 
@@ -37,10 +38,19 @@ def built() -> Build:
     return build
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAST, "bare"])
 def forward(request: pytest.FixtureRequest, built: Build) -> ResidualForward:
     """In double precision, so that what is equal on paper is equal to twelve digits."""
+    if request.param == "bare":
+        return bare(built("gpt2")[1].weights)
     return built(request.param)[1]
+
+
+def bare(weights: Weights) -> ResidualForward:
+    """A model as compilers make them: no norms, attention both ways, logits at every position."""
+    blocks = [replace(b, attention_norm=None, mlp_norm=None) for b in weights.blocks]
+    changed = replace(weights, blocks=tuple(blocks), final_norm=None)
+    return ResidualForward(replace(changed, causal=False, reads="every"))
 
 
 def close(found: Tensor, expected: Tensor, within: float = 1e-10) -> None:
@@ -55,10 +65,10 @@ def logit_difference(logits: Tensor) -> Tensor:
     return logits[:, 3] - logits[:, 5]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("family", FAST)
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-5), (torch.float32, 1e-4)])
 def test_logits_are_those_of_transformers(family, dtype, within, built):
-    # The rotary angles of transformers are float32, whatever the model's own precision.
+    # Norms and rotary angles of transformers are float32, whatever the model's own precision.
     model, ours = built(family, dtype)
     with torch.no_grad():
         expected = model(TOKENS, attention_mask=torch.ones_like(TOKENS)).logits[:, -1]
@@ -70,7 +80,7 @@ def test_writers_and_biases_add_up_to_the_last_readers_input(forward):
     weights = forward.weights
     biases = [block.attention.b_o for block in weights.blocks]
     stream = forward.writers(TOKENS).sum(0) + sum(b for b in biases if b is not None)
-    close(normed(weights.final_norm, stream[:, -1]) @ weights.unembed, forward.logits(TOKENS))
+    close(unembedded(weights, stream), forward.logits(TOKENS))
 
 
 def test_keeping_every_edge_gives_the_full_model(forward):
@@ -88,47 +98,67 @@ def test_ablating_with_the_clean_activations_changes_nothing(forward):
     close(forward.masked(TOKENS, forward.writers(TOKENS), mask), forward.logits(TOKENS))
 
 
-def normed(norm: Norm, x: Tensor) -> Tensor:
+def normed(norm: Norm | None, x: Tensor) -> Tensor:
     """A norm written out."""
+    if norm is None:
+        return x
     if not norm.rms:
         x = x - x.mean(-1, keepdim=True)
     x = x / torch.sqrt((x * x).mean(-1, keepdim=True) + norm.eps) * norm.weight
     return x if norm.bias is None else x + norm.bias
 
 
-def turned(x: Tensor, base: float | None) -> Tensor:
+def capped(x: Tensor, cap: float | None) -> Tensor:
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
+def unembedded(w: Weights, stream: Tensor) -> Tensor:
+    positions = [-1] if w.reads == "last" else range(stream.shape[1])
+    read = [capped(normed(w.final_norm, stream[:, p]) @ w.unembed, w.softcap) for p in positions]
+    return torch.cat(read, dim=1)
+
+
+def turned(x: Tensor, rotary: Rotary | None) -> Tensor:
     """Rotary position embedding, pair by pair and position by position."""
-    if base is None:
+    if rotary is None:
         return x
-    out, half = x.clone(), x.shape[-1] // 2
+    out, half = x.clone(), len(rotary.frequencies)
     for position in range(x.shape[1]):
-        for i in range(half):
-            angle = position * float(torch.tensor(base) ** -torch.tensor(2 * i / x.shape[-1]))
+        for i, frequency in enumerate(rotary.frequencies):
+            angle = float(position * frequency)
             a, b = x[:, position, i], x[:, position, i + half]
             out[:, position, i] = a * math.cos(angle) - b * math.sin(angle)
             out[:, position, i + half] = b * math.cos(angle) + a * math.sin(angle)
     return out
 
 
-def head(a: Attention, h: int, inputs: list[Tensor], base: float | None) -> Tensor:
-    """What one head writes, from its own query, key and value inputs."""
+def head(a: Attention, h: int, inputs: list[Tensor], causal: bool) -> Tensor:
+    """What one head gives, from its own query, key and value inputs."""
     kv = h // (len(a.w_q) // len(a.w_k))
     maps = ((a.w_q[h], a.b_q, h), (a.w_k[kv], a.b_k, kv), (a.w_v[kv], a.b_v, kv))
     q, k, v = (
         x @ w + (0 if b is None else b[i]) for x, (w, b, i) in zip(inputs, maps, strict=True)
     )
-    pattern = turned(q, base) @ turned(k, base).transpose(1, 2) / math.sqrt(q.shape[-1])
-    future = torch.ones(pattern.shape[1:], dtype=torch.bool).triu(1)
-    return pattern.masked_fill(future, -math.inf).softmax(-1) @ v @ a.w_o[h]
+    q, k = turned(normed(a.q_norm, q), a.rotary), turned(normed(a.k_norm, k), a.rotary)
+    scale = 1 / math.sqrt(q.shape[-1]) if a.scale is None else a.scale
+    scores = capped(q @ k.transpose(1, 2) * scale, a.softcap)
+    for i in range(scores.shape[1]):
+        for j in range(scores.shape[2]):
+            if (causal and j > i) or (a.window is not None and j <= i - a.window):
+                scores[:, i, j] = -math.inf
+    return scores.softmax(-1) @ v @ a.w_o[h]
 
 
 def mlp(m: Mlp, x: Tensor) -> Tensor:
     pre = x @ m.w_in + (0 if m.b_in is None else m.b_in)
-    if m.w_gate is None:
-        act = 0.5 * pre * (1 + torch.tanh(math.sqrt(2 / math.pi) * (pre + 0.044715 * pre**3)))
+    gate = pre if m.w_gate is None else x @ m.w_gate + (0 if m.b_gate is None else m.b_gate)
+    if m.activation == "gelu":
+        act = gate * 0.5 * (1 + torch.erf(gate / math.sqrt(2)))
+    elif m.activation == "silu":
+        act = gate / (1 + torch.exp(-gate))
     else:
-        gate = x @ m.w_gate
-        act = gate / (1 + torch.exp(-gate)) * pre
+        act = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
+    act = act if m.w_gate is None else act * pre
     return act @ m.w_out + (0 if m.b_out is None else m.b_out)
 
 
@@ -153,12 +183,20 @@ def obvious(w: Weights, space: Space, tokens: Tensor, ablated: Tensor, keep: Ten
             shared = f"a{i}.kv{h // group}" if group > 1 else f"a{i}.h{h}"
             readers = (f"a{i}.h{h}<q>", f"{shared}<k>", f"{shared}<v>")
             inputs = [normed(block.attention_norm, read(r)) for r in readers]
-            written[f"a{i}.h{h}"] = head(block.attention, h, inputs, w.rotary_base)
+            written[f"a{i}.h{h}"] = head(block.attention, h, inputs, w.causal)
+        norm = block.attention_post_norm
+        if norm is not None:
+            together = sum(written.values())
+            rms = torch.sqrt((together * together).mean(-1, keepdim=True) + norm.eps)
+            written = {name: norm.weight * x / rms for name, x in written.items()}
+        mlp_reads = read(f"m{i}") if space.spec.parallel else None
         live |= written
         if block.attention.b_o is not None:
             constant = constant + block.attention.b_o
-        live[f"m{i}"] = mlp(block.mlp, normed(block.mlp_norm, read(f"m{i}")))
-    return normed(w.final_norm, read("logits")[:, -1]) @ w.unembed
+        mlp_reads = read(f"m{i}") if mlp_reads is None else mlp_reads
+        made = mlp(block.mlp, normed(block.mlp_norm, mlp_reads))
+        live[f"m{i}"] = normed(block.mlp_post_norm, made)
+    return unembedded(w, read("logits"))
 
 
 @pytest.mark.parametrize("share", [0.03, 0.3, 0.7, 0.97])
@@ -175,7 +213,7 @@ def test_masked_equals_the_slow_and_obvious_way(forward, share):
 def test_cutting_a_single_edge_equals_the_slow_way_at_every_port(forward):
     space, ablated = forward.space, forward.writers(OTHERS)
     for name in ("input->a0.h1<q>", "m0->a1.h2<q>", "a0.h3->a1.h0<k>", "a0.h1->a1.h3<v>",
-                 "a1.h2->m1", "input->logits"):  # fmt: skip
+                 "a0.h2->m1", "input->logits"):  # fmt: skip
         keep = torch.ones(space.n_edges, dtype=torch.bool)
         keep[torch.from_numpy(space.edge_ids([name]))] = False
         expected = obvious(forward.weights, space, TOKENS, ablated, keep)
@@ -187,20 +225,14 @@ def test_a_gradient_is_the_derivative_of_ablating_that_edge_a_little(forward):
     delta, small = forward.writers(OTHERS) - clean, 1e-6
     found = forward.edge_gradients(TOKENS, delta, logit_difference)
     assert found.shape == (3, forward.space.n_edges)
+    up, down = (forward.masked_run(TOKENS, clean + s * delta) for s in (small, -small))
     for e in range(forward.space.n_edges):
         keep = torch.ones(forward.space.n_edges, dtype=torch.bool)
         keep[e] = False
-        up, down = (
-            logit_difference(forward.masked(TOKENS, clean + step * delta, keep))
-            for step in (small, -small)
-        )
+        slope = (logit_difference(up(keep)) - logit_difference(down(keep))) / (2 * small)
         name = str(forward.space.edge(e))
         torch.testing.assert_close(
-            found[:, e],
-            (up - down) / (2 * small),
-            rtol=1e-4,
-            atol=1e-6,
-            msg=lambda m, n=name: f"{n}: {m}",
+            found[:, e], slope, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
         )
 
 
@@ -224,19 +256,54 @@ def test_prompts_longer_than_the_context_are_refused(forward):
         forward.logits(random_tokens(1, CONTEXT + 1))
 
 
-def test_an_unknown_family_a_missing_tensor_and_an_odd_configuration_are_refused(built):
-    model, _ = built("llama")
-    state, config = dict(model.state_dict()), model.config.to_dict()
-    with pytest.raises(ModelError, match="does not know model type 'mamba'"):
-        from_hf(state, {**config, "model_type": "mamba"})
-    with pytest.raises(ModelError, match="rotary scaling of type 'yarn'"):
-        from_hf(state, {**config, "rope_parameters": {"rope_type": "yarn"}})
-    with pytest.raises(ModelError, match=r"lack the tensor 'norm\.weight'"):
-        from_hf({k: v for k, v in state.items() if k != "model.norm.weight"}, config)
+def test_heads_behind_a_norm_are_coupled_through_its_scale(built):
+    for family in FAST:
+        forward = built(family)[1]
+        assert forward.heads_coupled == (family in COUPLED)
+        space, ablated = forward.space, forward.writers(OTHERS)
+        keep = torch.ones(space.n_edges, dtype=torch.bool)
+        silenced = [str(space.edge(e)) for e in range(space.n_edges)]
+        silenced = [name for name in silenced if name.startswith("a1.h0->")]
+        keep[torch.from_numpy(space.edge_ids(silenced))] = False
+        before = forward.masked(TOKENS, ablated, keep)
+        keep[torch.from_numpy(space.edge_ids(["input->a1.h0<q>"]))] = False
+        expected = obvious(forward.weights, space, TOKENS, ablated, keep)
+        after = forward.masked(TOKENS, ablated, keep)
+        close(after, expected, 1e-6)
+        assert torch.allclose(before, after, atol=1e-9) == (family not in COUPLED)
+
+
+def test_a_prompt_within_the_window_does_not_feel_it(built):
+    weights = built("mistral")[1].weights
+    blocks = [replace(b, attention=replace(b.attention, window=None)) for b in weights.blocks]
+    boundless = ResidualForward(replace(weights, blocks=tuple(blocks)))
+    for length, same in ((WINDOW, True), (WINDOW + 1, False)):
+        found = [f.logits(TOKENS[:, :length]) for f in (built("mistral")[1], boundless)]
+        assert torch.allclose(*found, atol=1e-9) == same
+
+
+def test_logits_at_every_position_stand_one_after_the_other(built):
+    last = built("gpt2")[1]
+    every = ResidualForward(replace(last.weights, reads="every"))
+    found = every.logits(TOKENS).reshape(*TOKENS.shape, len(WORDS))
+    for position in range(TOKENS.shape[1]):
+        close(found[:, position], last.logits(TOKENS[:, : position + 1]))
+
+
+def test_a_norm_behind_attention_that_heads_do_not_share_out_is_refused(built):
+    weights = built("gpt2")[1].weights
+    norm = Norm(torch.ones(32), None, 1e-5, rms=True)
+    for odd in (norm, replace(norm, rms=False)):
+        block = replace(weights.blocks[0], attention_post_norm=odd)
+        with pytest.raises(ModelError, match="norm behind attention only as RMSNorm"):
+            ResidualForward(replace(weights, blocks=(block, weights.blocks[1])))
+
+
+def test_an_unknown_activation_is_refused(built):
+    weights = built("llama")[1].weights
+    block = replace(weights.blocks[0], mlp=replace(weights.blocks[0].mlp, activation="quick"))
     with pytest.raises(ModelError, match="does not know activation 'quick'"):
-        ResidualForward(from_hf(state, {**config, "hidden_act": "quick"}))
-    assert residual.supports("llama")
-    assert not residual.supports("mamba")
+        ResidualForward(replace(weights, blocks=(block, weights.blocks[1])))
 
 
 def test_the_hash_of_weights_sees_every_bit_and_no_order(built):

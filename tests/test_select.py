@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuitdb import select
 from circuitdb.circuit import Scores
 from circuitdb.errors import OptionError
 from circuitdb.select import Ladder, by_faithfulness, by_number, by_threshold, importance
@@ -196,3 +197,14 @@ def test_a_ladder_of_nothing_gives_the_empty_circuit():
 def test_a_target_that_is_no_positive_number_is_refused(target):
     with pytest.raises(OptionError, match=r"such as 0\.85"):
         by_faithfulness(Ladder(SPACE, ranks(), "edge"), target, lambda mask: 1.0)
+
+
+@pytest.mark.parametrize("n", [0, 1, 12, 130, 1000, 70_651])
+def test_no_ladder_is_scanned_at_more_sizes_than_announced(n):
+    coarse = select._grid(n)
+    finer = max(
+        (len(select._between(a, b)) for a, b in itertools.pairwise([0, *coarse])), default=0
+    )
+    assert len(coarse) + finer <= select.most_scanned(n)
+    assert coarse == sorted(set(coarse))
+    assert n == 0 or coarse[-1] == n

@@ -82,6 +82,16 @@ def test_an_edge_that_does_not_exist_is_refused_by_name(name):
         SMALL.edge_ids([name])
 
 
+def test_heads_of_a_layer_write_no_edge_to_its_parallel_mlp():
+    parallel = space(2, 2, parallel=True)
+    with pytest.raises(OptionError, match=r"'a1\.h0->m1' does not exist in .* parallel MLPs"):
+        parallel.edge_ids(["a1.h0->m1"])
+    assert len(parallel.edge_ids(["a0.h0->m1", "m0->m1", "a1.h0->logits"])) == 3
+    missing = {str(SMALL.edge(e)) for e in range(SMALL.n_edges)}
+    missing -= {str(parallel.edge(e)) for e in range(parallel.n_edges)}
+    assert missing == {"a0.h0->m0", "a0.h1->m0", "a1.h0->m1", "a1.h1->m1"}
+
+
 def test_what_is_no_edge_name_is_refused():
     with pytest.raises(NameSyntaxError):
         SMALL.edge_ids(["m0"])
@@ -104,6 +114,7 @@ def test_equal_specs_have_equal_ids_and_others_do_not():
     assert len(ids) == 3
     # Stored databases name spaces by this: it must never change.
     assert space(4, 4).spec.space_id.startswith("8c658fd1f7e0")
+    assert space(4, 4, parallel=True).spec.space_id.startswith("efc6da9a6751")
 
 
 def heads_behind(built: Space, reader: int) -> list[str]:
@@ -203,4 +214,8 @@ def test_masks_and_matrices_hold_the_same_edges():
 def test_a_space_describes_itself():
     assert str(SMALL) == "2 layers × 2 heads"
     assert str(GROUPED) == "2 layers × 4 heads, 2 key/value heads"
+    assert str(space(2, 2, parallel=True)) == "2 layers × 2 heads, parallel MLPs"
+    assert str(space(2, 2, mlps=False)) == "2 layers × 2 heads, no MLPs"
+    by_role = SpaceSpec(n_layers=1, n_heads=2, n_kv_heads=2, positions=("S", "END"))
+    assert str(Space(by_role)) == "1 layers × 2 heads, positions S, END"
     assert parse_edge(str(GROUPED.edge(0))) == GROUPED.edge(0)

@@ -11,6 +11,7 @@ import pytest
 from circuitdb.circuit import Discovery, Draft, Scores, Selection
 from circuitdb.errors import (
     CircuitReferenceError,
+    InputError,
     NumericalError,
     OptionError,
     StoreError,
@@ -327,6 +328,45 @@ def test_the_first_fitting_evaluation_of_an_unmeasured_circuit_is_shown(fresh_st
     fresh_store.add_evaluation(circuit_id, stored.figures(0.6))
     assert fresh_store.find()[0].faithfulness == 0.6
     assert fresh_store.get(circuit_id).figures == stored.figures(0.6)
+
+
+@pytest.mark.parametrize("inert", [None, (), ("a0.h1", "m0")])
+def test_inert_components_are_kept_with_the_run_and_not_known_is_not_none(
+    fresh_store: Store, inert: tuple[str, ...] | None
+) -> None:
+    (circuit_id,) = fresh_store.add(replace(stored.ioi(), inert=inert))
+    assert fresh_store.record(circuit_id).inert == inert
+    assert fresh_store.get(circuit_id).inert == inert
+    assert fresh_store.verify().ok
+    assert stored.ioi().run.run_id == fresh_store.find()[0].run_id, "a result, no part of the id"
+
+
+@pytest.mark.parametrize("name", ["a9.h9", "logits", "nonsense"])
+def test_an_inert_component_must_be_a_writer_of_the_space(fresh_store: Store, name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        fresh_store.add(replace(stored.ioi(), inert=(name,)))
+
+
+def test_the_prompts_means_were_taken_over_stay_as_long_as_a_run_names_them(
+    fresh_store: Store,
+) -> None:
+    means = replace(stored.prompts("ioi"), prompt_set="averaged")
+    first, second = (
+        replace(
+            stored.ioi(data_seed=seed, ablation="mean", ablation_source="averaged"),
+            means_over=means,
+        )
+        for seed in (0, 1)
+    )
+    (one,), (two,) = fresh_store.add(first), fresh_store.add(second)
+    assert rows(fresh_store, "SELECT count(*) FROM prompt_set") == [(2,)]
+    assert fresh_store.prompt_set("averaged") == means
+    assert fresh_store.verify().ok
+    fresh_store.remove([one])
+    assert fresh_store.prompt_set("averaged") == means
+    fresh_store.remove([two])
+    assert rows(fresh_store, "SELECT count(*) FROM prompt_set") == [(0,)]
+    assert rows(fresh_store, "SELECT count(*) FROM prompt") == [(0,)]
 
 
 def test_a_run_goes_with_its_last_circuit(fresh_store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -397,6 +398,49 @@ def test_a_backup_is_whole_and_overwrites_nothing(tmp_path: Path) -> None:
         assert copy.verify().ok
         copy.add(stored.months())
     assert {p.name for p in tmp_path.iterdir()} == {"a.duckdb", target.name}
+
+
+def test_a_backup_to_a_full_disk_names_the_target(tmp_path: Path) -> None:
+    source = filled(tmp_path / "source.duckdb", 20)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    with mounted(folder, "size=1m"), Store.open(source, read_only=True) as store:
+        with pytest.raises(StoreError, match="its disk is full") as caught:
+            store.backup(folder / "copy.duckdb")
+        assert list(folder.iterdir()) == []
+    assert str(caught.value).startswith(f"{str(folder / 'copy.duckdb')!r} was not written")
+    assert "source.duckdb" not in str(caught.value)
+
+
+def test_a_backup_that_cannot_be_put_in_place_names_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = filled(tmp_path / "source.duckdb")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded", "somewhere")
+
+    monkeypatch.setattr("circuitdb.store.connection.os.link", refuse)
+    monkeypatch.setattr("circuitdb.store.connection.Path.rename", refuse)
+    target = tmp_path / "copy.duckdb"
+    with Store.open(source, read_only=True) as store, pytest.raises(StoreError) as caught:
+        store.backup(target)
+    assert str(caught.value) == f"{str(target)!r} was not written: Disk quota exceeded"
+    assert [p.name for p in tmp_path.iterdir()] == ["source.duckdb"]
+
+
+def test_a_backup_into_a_directory_that_may_not_be_written_names_the_target(
+    tmp_path: Path,
+) -> None:
+    source = filled(tmp_path / "source.duckdb")
+    with read_only_directory(tmp_path) as folder, Store.open(source, read_only=True) as store:
+        target = folder / "copy.duckdb"
+        with pytest.raises(StoreError, match="was not written") as caught:
+            store.backup(target)
+        assert str(target) in str(caught.value)
+        assert f".{target.name}" not in str(caught.value), "the passing name says nothing"
+        with pytest.raises(StoreError, match="names a directory"):
+            store.backup(f"{folder}/")
 
 
 def test_a_reader_can_make_a_backup(tmp_path: Path) -> None:

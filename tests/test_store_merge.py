@@ -50,6 +50,24 @@ def test_everything_comes_over_and_only_once(fresh_store: Store, other: Path) ->
         assert fresh_store.prompt_set("prompts of ioi") == theirs.prompt_set("prompts of ioi")
 
 
+def test_inert_components_come_over(fresh_store: Store, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "inert.duckdb") as theirs:
+        theirs.add(replace(stored.ioi(), inert=("m1",)))
+        theirs.add(stored.months())
+    fresh_store.merge(tmp_path / "inert.duckdb")
+    found = {row.task: fresh_store.get(row.circuit_id).inert for row in fresh_store.find()}
+    assert found == {"ioi": ("m1",), "months": None}
+
+
+def test_the_prompts_means_were_taken_over_come_over(fresh_store: Store, tmp_path: Path) -> None:
+    means = replace(stored.prompts("ioi"), prompt_set="averaged")
+    given = stored.ioi(ablation="mean", ablation_source="averaged")
+    with Store.open(tmp_path / "means.duckdb") as theirs:
+        theirs.add(replace(given, means_over=means))
+    fresh_store.merge(tmp_path / "means.duckdb")
+    assert fresh_store.prompt_set("averaged") == means
+
+
 def test_only_what_is_new_is_added(fresh_store: Store, other: Path) -> None:
     fresh_store.add(stored.ioi())
     fresh_store.add(stored.months())

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from circuitdb.circuit import Selection
 from circuitdb.errors import CircuitReferenceError
-from circuitdb.store import Store
+from circuitdb.store import CircuitRow, Store
 from circuitdb.store.reference import parse
 from tests import stored
 
@@ -19,6 +20,25 @@ def add(store: Store, task: str, minute: int, **run: object) -> str:
     return store.add(replace(given, edge_scores=None))[0]
 
 
+def select(
+    store: Store, task: str, minute: int, rule: str, value: float | None = None, **more: str
+):
+    """A selection of a task's run, which is the same run at every minute; its circuit's id."""
+    run = {"engine": more.pop("engine", "eap"), "data_seed": 0}
+    ranking = more.pop("ranking", "none" if value is None else "abs_mean")
+    chosen = Selection(rule=rule, value=value, ranking=ranking, **more)  # type: ignore[arg-type]
+    draft = replace(stored.edge_draft(stored.MONTHS), selection=chosen)
+    found = replace(stored.months(minute), run=stored.a_run(task, **run), circuits=(draft,))
+    return store.add(replace(found, edge_scores=None))[0]
+
+
+def told(store: Store, *refs: str) -> list[str]:
+    """What is said beside the circuits that references stand for."""
+    notices: list[str] = []
+    store.resolve(refs, notices.append)
+    return notices
+
+
 def of(store: Store, *refs: str) -> list[str]:
     return [row.circuit_id for row in store.resolve(refs)]
 
@@ -27,8 +47,10 @@ def test_an_id_or_a_prefix_of_six_digits_names_a_circuit(fresh_store: Store) -> 
     one = add(fresh_store, "ioi", 0)
     for text in (one, one[:12], one[:6], one[:8].upper(), f" {one[:6]} "):
         assert of(fresh_store, text) == [one]
-    with pytest.raises(CircuitReferenceError, match="no circuit of task"):
+    with pytest.raises(CircuitReferenceError, match="beginning has 6 to 64 hex digits, not 5"):
         of(fresh_store, one[:5])
+    with pytest.raises(CircuitReferenceError, match="6 to 64 hex digits, not 65"):
+        of(fresh_store, f"{one}0")
     with pytest.raises(CircuitReferenceError, match="no circuit id begins with '000000'"):
         of(fresh_store, "000000")
 
@@ -202,7 +224,7 @@ def test_an_unknown_task_lists_near_names(fresh_store: Store) -> None:
         of(fresh_store, "month")
     assert "Stored tasks: ioi, months" in str(caught.value)
     with pytest.raises(
-        CircuitReferenceError, match="task 'xyz' is stored; stored tasks: ioi, months"
+        CircuitReferenceError, match=r"task 'xyz' is stored; stored tasks: ioi, months$"
     ):
         of(fresh_store, "xyz")
 
@@ -211,6 +233,11 @@ def test_an_unknown_task_lists_near_names(fresh_store: Store) -> None:
     ("text", "message"),
     [
         ("ioi,modle=x", "'modle=x' in .* did you mean 'model'"),
+        ("ioi,checkpoint=5", "'checkpoint=5' in .* did you mean 'step'"),
+        ("ioi,seed=0,seed=1", "gives the key 'seed' twice"),
+        ("ioi,seed=0,engine=eap, seed = 0", "gives the key 'seed' twice"),
+        (",seed=0", "',seed=0' names no task"),
+        ("abcdef,seed=0", "an id takes no keys: 'abcdef,seed=0'"),
         ("ioi,step", "'step' in 'ioi,step' is no key=value"),
         ("ioi,step=last", "step='last' in .* is no whole number"),
         (
@@ -279,3 +306,192 @@ def test_joint_resolution_equals_trying_every_combination(fresh_store: Store) ->
             for c in good
         )
         assert of(fresh_store, *refs) == expected[1], refs
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("ioi,edges=60", 0), ("ioi,edges=60.0", 0), ("ioi,edges=6e1", 0), ("ioi,edges=200", 1),
+        ("ioi,threshold=0.01", 2), ("ioi,threshold=1e-2", 2), ("ioi,faithfulness=.85", 3),
+        ("ioi,nodes=12", 4), ("ioi,rule=engine", 5), ("ioi,rule=edges", 1),
+        ("ioi,edges=60,ranking=contribution", 6), ("ioi,edges=60,ranking=abs_mean", 0),
+        ("ioi,ranking=none", 5), ("ioi,rule=faithfulness,engine=eap", 3),
+    ],
+)  # fmt: skip
+def test_a_selection_is_named_by_its_rule_and_value(
+    fresh_store: Store, text: str, wanted: int
+) -> None:
+    ids = [
+        select(fresh_store, "ioi", 9, "edges", 60),
+        select(fresh_store, "ioi", 8, "edges", 200),
+        select(fresh_store, "ioi", 7, "threshold", 0.01),
+        select(fresh_store, "ioi", 6, "faithfulness", 0.85),
+        select(fresh_store, "ioi", 5, "nodes", 12),
+        select(fresh_store, "ioi", 4, "engine"),
+        select(fresh_store, "ioi", 3, "edges", 60, ranking="contribution"),
+    ]
+    # Of the rule alone the newest: 60 edges are newer than 200 and must not be meant by them.
+    expected = ids[0] if text == "ioi,rule=edges" else ids[wanted]
+    assert of(fresh_store, text) == [expected]
+
+
+def test_a_number_of_edges_is_the_one_asked_for_and_not_the_one_found(fresh_store: Store) -> None:
+    (row,) = fresh_store.resolve([select(fresh_store, "ioi", 0, "edges", 60)])
+    assert row.n_edges == len(stored.MONTHS)
+    with pytest.raises(CircuitReferenceError, match=r"of 'ioi' there are: .*,edges=60$"):
+        of(fresh_store, f"ioi,edges={row.n_edges}")
+
+
+@pytest.mark.parametrize("text", ["ioi,edges=many", "ioi,edges=none", "ioi,faithfulness=nan"])
+def test_the_value_of_a_rule_is_a_number(fresh_store: Store, text: str) -> None:
+    key, _, value = text.partition(",")[2].partition("=")
+    with pytest.raises(CircuitReferenceError, match=f"{key}='{value}' in '{text}' is no number"):
+        of(fresh_store, text)
+
+
+def test_listed_choices_are_references_to_what_they_list(fresh_store: Store) -> None:
+    ids = {
+        select(fresh_store, "ioi", 1, "edges", 60),
+        select(fresh_store, "ioi", 2, "edges", 60, ranking="mean_abs"),
+        select(fresh_store, "ioi", 3, "threshold", 1e-05),
+        select(fresh_store, "ioi", 4, "engine", engine="prune"),
+        add(fresh_store, "ioi", 5, checkpoint=500),
+        add(fresh_store, "ioi", 6, engine="random"),
+        add(fresh_store, "ioi", 7, task_params={"answers": "random"}),
+    }
+    with pytest.raises(CircuitReferenceError, match="there are: ") as caught:
+        of(fresh_store, "ioi,engine=nothing")
+    choices = str(caught.value).partition("there are: ")[2].split("; ")
+    assert "step=none" in choices[-1], "another one has a step"
+    assert len(choices) == len(ids)
+    assert {of(fresh_store, choice)[0] for choice in choices} == ids
+
+
+def test_choices_that_no_key_tells_apart_come_with_their_ids(fresh_store: Store) -> None:
+    ids = [select(fresh_store, "ioi", m, "given", members=m * "x") for m in (1, 2)]
+    with pytest.raises(CircuitReferenceError) as caught:
+        of(fresh_store, "ioi,engine=nothing")
+    assert f"rule=given (2 circuits: {ids[1][:12]}, {ids[0][:12]})" in str(caught.value)
+
+
+def test_several_selections_of_one_run_are_told_of(fresh_store: Store) -> None:
+    select(fresh_store, "ioi", 1, "edges", 200)
+    select(fresh_store, "ioi", 0, "faithfulness", 0.85)
+    newest = select(fresh_store, "ioi", 2, "edges", 60)
+    assert of(fresh_store, "ioi") == [newest]
+    assert told(fresh_store, "ioi") == [
+        "ioi stands for the newest of 3: edges=60; also edges=200, faithfulness=0.85"
+    ]
+    assert told(fresh_store, "ioi,rule=edges") == [
+        "ioi,rule=edges stands for the newest of 2: edges=60; also edges=200"
+    ]
+    assert told(fresh_store, "ioi,edges=60") == []
+
+
+def test_nothing_is_told_of_other_runs_and_of_circuits_named_by_id(fresh_store: Store) -> None:
+    one = select(fresh_store, "ioi", 1, "edges", 60)
+    select(fresh_store, "ioi", 2, "edges", 200, engine="acdc")
+    fresh_store.add(stored.ioi_nodes(3))
+    assert told(fresh_store, "ioi") == []
+    select(fresh_store, "ioi", 4, "edges", 80)
+    fresh_store.set_alias(one, "mine")
+    assert told(fresh_store, one[:12]) == told(fresh_store, "@mine") == []
+
+
+def test_rankings_and_circuits_by_hand_are_told_apart_in_notices(fresh_store: Store) -> None:
+    select(fresh_store, "ioi", 1, "edges", 60, ranking="mean_abs")
+    select(fresh_store, "ioi", 2, "edges", 60)
+    assert told(fresh_store, "ioi") == [
+        "ioi stands for the newest of 2: edges=60,ranking=abs_mean; also edges=60,ranking=mean_abs"
+    ]
+    ids = [select(fresh_store, "months", m, "given", members=m * "x")[:12] for m in (1, 2)]
+    assert told(fresh_store, "months") == [
+        f"months stands for the newest of 2: {ids[1]}; also {ids[0]}"
+    ]
+
+
+def test_equal_selections_go_before_newer_mixed_ones(fresh_store: Store) -> None:
+    ioi = [select(fresh_store, "ioi", m, "edges", n) for m, n in ((1, 60), (9, 200))]
+    months = select(fresh_store, "months", 2, "edges", 60)
+    assert of(fresh_store, "ioi") == [ioi[1]]
+    assert of(fresh_store, "ioi", "months") == [ioi[0], months]
+    assert told(fresh_store, "ioi", "months") == [
+        "ioi stands for one of 2: edges=60; also edges=200"
+    ]
+    # What is stated is kept to, by a mixture if need be.
+    assert of(fresh_store, "ioi,edges=200", "months") == [ioi[1], months]
+    assert of(fresh_store, ioi[1], "months") == [ioi[1], months]
+
+
+def test_an_equal_rule_goes_before_newer_other_rules(fresh_store: Store) -> None:
+    ioi = select(fresh_store, "ioi", 1, "edges", 200)
+    select(fresh_store, "ioi", 9, "faithfulness", 0.85)
+    months = select(fresh_store, "months", 2, "edges", 60)
+    assert of(fresh_store, "ioi", "months") == [ioi, months]
+    select(fresh_store, "months", 3, "threshold", 0.1)
+    assert of(fresh_store, "ioi,rule=faithfulness", "months,rule=edges")[1] == months
+    # No rule is common to these: the newest.
+    docstring = select(fresh_store, "docstring", 0, "nodes", 3)
+    assert of(fresh_store, "docstring", "months,rule=threshold")[0] == docstring
+
+
+def test_equal_selections_of_an_older_engine_do_not_go_before_newer_runs(
+    fresh_store: Store,
+) -> None:
+    for minute, (task, engine, n) in enumerate(
+        (("ioi", "eap", 60), ("months", "eap", 60), ("ioi", "exact", 80), ("months", "exact", 90))
+    ):
+        select(fresh_store, task, minute, "edges", n, engine=engine)
+    rows = fresh_store.resolve(["ioi", "months"])
+    assert [(r.engine, r.value) for r in rows] == [("exact", 80.0), ("exact", 90.0)]
+
+
+def test_equality_does_not_end_two_references_at_one_circuit(fresh_store: Store) -> None:
+    small = select(fresh_store, "ioi", 1, "edges", 60)
+    large = select(fresh_store, "ioi", 2, "edges", 200)
+    assert of(fresh_store, "ioi,edges=60", "ioi") == [small, large]
+    with pytest.raises(CircuitReferenceError, match=r"both stand for .*,edges=200; state more"):
+        of(fresh_store, "ioi,edges=200", "ioi")
+
+
+def test_seven_stated_keys_are_not_an_id(fresh_store: Store) -> None:
+    select(fresh_store, "ioi", 1, "edges", 60)
+    keys = "model=toy-4l,seed=0,engine=eap,granularity=edge,metric=logit_diff"
+    with pytest.raises(CircuitReferenceError, match="both stand for"):
+        of(fresh_store, f"ioi,{keys},ablation=resample,edges=60", f"ioi,{keys},rule=edges,edges=60")
+
+
+def test_resolution_with_selections_equals_trying_every_combination(fresh_store: Store) -> None:
+    """The slow, obvious way: the keys of the newest combination, then likeness, then age."""
+    import itertools
+
+    import numpy as np
+
+    rng = np.random.default_rng(5)
+    rules = [("edges", 60), ("edges", 200), ("threshold", 0.5), ("engine", None)]
+    for minute in rng.permutation(24).tolist():
+        rule, value = rules[int(rng.integers(4))]
+        task, engine = ["ioi", "months", "docstring"][minute % 3], ["eap", "exact"][minute % 2]
+        select(fresh_store, task, minute, rule, value, engine=engine)
+    rows = fresh_store.find()
+    newest = {r.run_id: max(o.created_at for o in rows if o.run_id == r.run_id) for r in rows}
+
+    def age(chosen: tuple[CircuitRow, ...]) -> list[object]:
+        return sorted(((newest[r.run_id], r.created_at) for r in chosen), reverse=True)
+
+    def likeness(chosen: tuple[CircuitRow, ...]) -> int:
+        return (len({(r.rule, r.value, r.ranking) for r in chosen}) == 1) + (
+            len({r.rule for r in chosen}) == 1
+        )
+
+    seen = set()
+    for refs in (["ioi", "months"], ["months", "docstring"], ["ioi", "months", "docstring"]):
+        options = [[r for r in rows if r.task == ref] for ref in refs]
+        agree = [c for c in itertools.product(*options) if len({r.engine for r in c}) == 1]
+        engine = max(agree, key=age)[0].engine
+        expected = max(
+            (c for c in agree if c[0].engine == engine), key=lambda c: (likeness(c), age(c))
+        )
+        assert of(fresh_store, *refs) == [r.circuit_id for r in expected], refs
+        seen.add((likeness(expected), expected == max(agree, key=age)))
+    assert len(seen) > 1, "the cases differ in what decides them"

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from circuitdb.models import residual
+from circuitdb.models.families import from_hf
 from circuitdb.models.residual import ResidualForward
-from circuitdb.models.stream import plain_rows, reader_blocks
-from circuitdb.models.weights import from_hf
+from circuitdb.models.stream import heard_readers, reader_blocks
+from circuitdb.models.weights import Block
 from circuitdb.space import Space, SpaceSpec
 from tests.tiny_models import random_model, random_tokens
 
@@ -20,7 +22,7 @@ def forward_of(family: str) -> ResidualForward:
     return ResidualForward(from_hf(model.state_dict(), model.config.to_dict()))
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "gemma2"])
 def test_a_search_gets_the_logits_of_whole_forwards(family: str) -> None:
     forward, rng = forward_of(family), np.random.default_rng(0)
     clean, corrupted = random_tokens(3, 7), random_tokens(3, 7, seed=1)
@@ -35,8 +37,9 @@ def test_a_search_gets_the_logits_of_whole_forwards(family: str) -> None:
         keep[edge] = rng.random() < 0.4  # rejected removals come back
 
 
-def test_jumps_between_unrelated_masks_are_right_too() -> None:
-    forward, rng = forward_of("gpt2"), np.random.default_rng(1)
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2"])
+def test_jumps_between_unrelated_masks_are_right_too(family: str) -> None:
+    forward, rng = forward_of(family), np.random.default_rng(1)
     clean, corrupted = random_tokens(2, 5), random_tokens(2, 5, seed=1)
     ablated = forward.writers(corrupted)
     run = forward.masked_run(clean, ablated)
@@ -46,15 +49,65 @@ def test_jumps_between_unrelated_masks_are_right_too() -> None:
         assert torch.allclose(run(keep), forward.masked(clean, ablated, keep), atol=1e-5)
 
 
-def test_a_silenced_component_costs_nothing_below_it() -> None:
-    # Cutting all that m1 writes makes what it reads irrelevant: only logits are computed anew.
-    space = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=2))
+def test_readers_are_heard_where_kept_edges_lead_on_to_the_logits() -> None:
+    space = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=1))
+    kept = ["input->a0.h0<q>", "a0.h0->a1.kv0<v>", "a1.h1->logits", "m0->m1", "a0.h1->a1.h0<q>"]
+    behind = np.zeros((len(space.readers), len(space.components)), dtype=np.bool_)
+    for reader, components in enumerate(space.reader_components):
+        behind[reader, list(components)] = True
+    rows = space.matrix(space.mask(space.edge_ids(kept)))
+    heard = heard_readers(rows, reader_blocks(space), behind)
+    named = {
+        f"{r.component}{r.port or ''}"
+        for r, is_heard in zip(space.readers, heard, strict=True)
+        if is_heard
+    }
+    # m1 and a1.h0 are read by nobody, so neither are m0 and a0.h1; a0.h0 is, through the values.
+    assert named == {"a0.h0q", "a0.kv0k", "a0.kv0v", "a1.h1q", "a1.kv0k", "a1.kv0v", "logits"}
+
+
+def test_what_is_not_heard_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = forward_of("llama")
+    space, clean = forward.space, random_tokens(2, 5)
+    ablated = forward.writers(random_tokens(2, 5, seed=1))
+    layers: list[int] = []
+    run_mlp = residual._run_mlp
+
+    def recorded(block: Block, x: torch.Tensor) -> torch.Tensor:
+        layers.append(next(i for i, b in enumerate(forward.weights.blocks) if b is block))
+        return run_mlp(block, x)
+
+    monkeypatch.setattr(residual, "_run_mlp", recorded)
+    run = forward.masked_run(clean, ablated)
+    run(torch.from_numpy(space.mask(space.edge_ids(["input->m1", "m1->logits", "m0->a1.h0<q>"]))))
+    assert layers == [1]
+    run(torch.from_numpy(np.ones(space.n_edges, dtype=np.bool_)))
+    assert layers == [1, *range(space.spec.n_layers)]
+
+
+def test_a_silenced_head_is_still_heard_where_its_layer_shares_a_norm() -> None:
+    forward = forward_of("gemma2")
+    space, clean, corrupted = forward.space, random_tokens(2, 5), random_tokens(2, 5, seed=1)
+    ablated = forward.writers(corrupted)
     keep = np.ones(space.n_edges, dtype=np.bool_)
-    keep[space.edge_ids(["m1->logits", "input->m1"])] = False
-    rows, heard = plain_rows(space, keep)
-    m1 = [i for i, r in enumerate(space.readers) if str(r.component) == "m1"]
-    assert not heard[m1].any()
-    assert rows[m1].sum() == (space.edge_id[m1] >= 0).sum()
+    names = [str(space.edge(e)) for e in range(space.n_edges)]
+    keep[[name.startswith("a1.h2->") for name in names]] = False
+    run = forward.masked_run(clean, ablated)
+    before = run(torch.from_numpy(keep))
+    keep[space.edge_ids(["a0.h1->a1.h2<q>"])] = False
+    after = run(torch.from_numpy(keep))
+    assert torch.allclose(after, forward.masked(clean, ablated, torch.from_numpy(keep)), atol=1e-6)
+    assert not torch.allclose(after, before, atol=1e-4)
+
+
+def test_neighbouring_blocks_of_readers_become_one() -> None:
+    space = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=2, parallel=True))
+    attention, mlp = reader_blocks(space)[2:4]
+    both = attention.and_next(mlp)
+    assert [str(space.readers[i].component) for i in range(both.rows.start, both.rows.stop)] == [
+        *["a1.h0", "a1.h1"] * 3, "m1",
+    ]  # fmt: skip
+    assert (both.edges.stop - both.edges.start) == 7 * both.n_visible
 
 
 def test_blocks_of_readers_cover_all_edges_once_in_order() -> None:
@@ -63,3 +116,16 @@ def test_blocks_of_readers_cover_all_edges_once_in_order() -> None:
     assert [b.rows.start for b in blocks[1:]] == [b.rows.stop for b in blocks[:-1]]
     assert [b.edges.start for b in blocks[1:]] == [b.edges.stop for b in blocks[:-1]]
     assert (blocks[0].edges.start, blocks[-1].edges.stop) == (0, space.n_edges)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_inputs_are_the_same_added_one_by_one_or_as_a_product(share, monkeypatch) -> None:
+    forward, rng = forward_of("llama"), np.random.default_rng(2)
+    clean, ablated = random_tokens(2, 5), forward.writers(random_tokens(2, 5, seed=1))
+    keep = torch.from_numpy(rng.random(forward.space.n_edges) < share)
+    found = []
+    for cost in (0.0, 1e9):
+        monkeypatch.setattr("circuitdb.models.stream._ONE_BY_ONE", cost)
+        found.append(forward.masked(clean, ablated, keep))
+    assert torch.allclose(*found, atol=1e-5)
+    assert not torch.allclose(found[0], forward.logits(clean), atol=1e-2)

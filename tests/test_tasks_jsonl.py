@@ -84,6 +84,47 @@ def test_sizes_cap_a_file_and_an_empty_split_is_an_error(write, toy):
         tasks.build(tasks.from_jsonl(write(lines(1))), toy)
 
 
+def test_too_few_lines_say_how_many_are_needed(write, toy):
+    # 64 validation prompts of a fifth of all pairs are 320, 128 test prompts of a fifth 640.
+    with pytest.raises(PromptError, match=r"give 20 or more \(640 fill every split\)"):
+        tasks.build(tasks.from_jsonl(write(lines(1))), toy)
+    with pytest.raises(PromptError, match=r"128 are needed for replicate 1; .*: give 1280 or more"):
+        tasks.build(tasks.from_jsonl(write(lines())), toy, replicate=1)
+
+
+STRANGE = ["clean", "corrupted", "correct", "incorrect"]
+
+
+@pytest.mark.parametrize("key", STRANGE)
+def test_a_line_with_a_word_outside_the_vocabulary_is_left_out_and_reported(key, write, toy):
+    strange = {
+        "clean": "Then Mary went to the zyzzyva",
+        "corrupted": "Then Mary went to the zyzzyva",
+        "correct": " zyzzyva",
+        "incorrect": [" sad", " zyzzyva"],
+    }
+    path = write([*lines()[:7], {**GOOD, key: strange[key]}, *lines()[8:]])
+    made = tasks.build(tasks.from_jsonl(path), toy)
+    assert len(made.rows.rows) == 39
+    assert made.rows.dropped == {"a word this tokenizer does not know": [f"{path}:8 'zyzzyva'"]}
+    assert all(toy.unknown_id not in (*r.clean_ids, *r.corrupted_ids) for r in made.rows.rows)
+
+
+def test_a_file_in_words_nobody_knows_is_refused_with_its_lines(write, toy):
+    path = write([{**line, "clean": f"zyzzyva {n}"} for n, line in enumerate(lines())])
+    with pytest.raises(PromptError, match=rf"{path}:1 'zyzzyva', .*{path}:5 .* and 35 more"):
+        tasks.build(tasks.from_jsonl(path), toy)
+
+
+def test_ids_of_a_file_are_taken_as_they_are_even_the_unknown_token(write, toy):
+    unknown = [toy.unknown_id, *toy.encode("went to")]
+    given = [
+        {**line, "clean": [*unknown, toy.single(name)], "corrupted": [*unknown, toy.single("park")]}
+        for name, line in zip(lists.NAMES, lines(), strict=False)
+    ]
+    assert len(tasks.build(tasks.from_jsonl(write(given)), toy).rows.rows) == 40
+
+
 def test_a_repeated_prompt_is_used_once_and_reported(write, toy):
     path = write([*lines(), lines()[3]])
     made = tasks.build(tasks.from_jsonl(path), toy)
@@ -138,8 +179,9 @@ def test_a_line_the_tokenizer_cannot_take_is_named_by_file_and_number(line, mess
 
 
 def test_files_that_are_missing_empty_binary_or_named_like_a_task_are_refused(write, tmp_path):
-    with pytest.raises(PromptError, match=r"none\.jsonl' cannot be read"):
+    with pytest.raises(PromptError, match=r"none\.jsonl' cannot be read: No such file") as caught:
         tasks.get(str(tmp_path / "none.jsonl"))
+    assert str(caught.value).count("none.jsonl") == 1
     with pytest.raises(PromptError, match="has no lines"):
         tasks.from_jsonl(write([""]))
     (tmp_path / "raw.jsonl").write_bytes(b"\xff\xfe\x00")

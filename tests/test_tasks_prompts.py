@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,13 +156,27 @@ def test_answers_of_different_number_are_padded_with_minus_one(toy):
 
 def test_mean_prompts_are_256_train_prompts_whatever_else_is_asked(toy):
     task = tasks.get("ioi")
-    means = tasks.mean_prompts(task, toy)
-    assert (means.n, means.split) == (256, "train")
+    made = tasks.mean_prompts(task, toy)
+    means = made.split("train")
+    assert means.n == len(made.rows.rows) == 256
     assert means.rows[:64] == tasks.build(task, toy).split("train").rows
-    assert means.hash == tasks.mean_prompts(task, toy).hash
-    assert means.hash != tasks.mean_prompts(task, toy, corruption="flip").hash
-    shifted = tasks.mean_prompts(task, toy, 20, split="shift")
-    assert set(shifted.templates) == {"afterwards-abba", "afterwards-baba"}
+    assert made.hash == tasks.mean_prompts(task, toy).hash
+    assert made.hash != tasks.mean_prompts(task, toy, corruption="flip").hash
+
+
+def test_stored_prompts_come_back_only_with_the_content_their_hash_was_taken_of(toy):
+    made = tasks.build(tasks.get("ioi"), toy, sizes=SMALL)
+    assert tasks.PromptSet.restored(made.rows, toy).hash == made.hash
+    first, *others = made.rows.rows
+    for changed in (
+        first._replace(clean_ids=(*first.clean_ids[:-1], 0)), first._replace(correct_ids=(0,)),
+        first._replace(split="test"), first._replace(roles={"END": 0}),
+    ):  # fmt: skip
+        rows = replace(made.rows, rows=(changed, *others))
+        with pytest.raises(PromptError, match="were changed since they were stored"):
+            tasks.PromptSet.restored(rows, toy)
+    with pytest.raises(PromptError, match="were changed"):
+        tasks.PromptSet.restored(replace(made.rows, bos=True), toy)
 
 
 def test_templates_left_out_do_not_occur_and_are_recorded(toy):
@@ -232,6 +247,9 @@ def test_a_stream_that_ends_gives_what_it_has(toy):
 
 CLEAN = ("Then letter was",)
 UNSOUND = {
+    "a word this tokenizer does not know": {
+        "clean": ("Then the zyzzyva was",), "corrupted": ("Then the store was",)
+    },
     "clean and corrupted differ in length": {"corrupted": ("Then the ", ("store", "SUBJ"), " was")},
     "clean and corrupted are equal": {"clean": CLEAN, "corrupted": CLEAN},
     "roles lie at different positions in clean and corrupted": {

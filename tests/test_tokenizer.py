@@ -55,6 +55,15 @@ def test_toy_ids_are_bos_unknown_and_the_sorted_vocabulary(toy):
     assert toy.special_ids == {0, 1}
 
 
+def test_words_outside_a_closed_vocabulary_are_named_and_bytes_know_every_word(toy):
+    assert toy.unknown("Then zyzzyva and Mary saw qux, zyzzyva.") == ("zyzzyva", "qux")
+    assert toy.unknown("Then Mary went to the store") == ()
+    assert toy.unknown_id == 1
+    bytes_ = byte_level(["Then Mary went"] * 3, single_digits=False)
+    assert bytes_.unknown_id is None
+    assert bytes_.unknown("zyzzyva") == ()
+
+
 def test_toy_decodes_to_readable_text_that_encodes_back(toy):
     text = "Then, Mary and John went to the store. Mary isn't very happy"
     ids = toy.encode(text)

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from circuitdb.errors import ModelError, UnknownNameError
 from circuitdb.models import toy
+from circuitdb.models.families import from_hf
 from circuitdb.models.performance import measure
 from circuitdb.models.recipe import (
     Architecture,
@@ -19,7 +20,6 @@ from circuitdb.models.recipe import (
 )
 from circuitdb.models.residual import ResidualForward
 from circuitdb.models.train import train
-from circuitdb.models.weights import from_hf
 from circuitdb.tasks import Tokenizer, names
 
 SEQUENCES = ("months", "numerals", "number_words")

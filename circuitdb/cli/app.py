@@ -13,6 +13,7 @@ import typer
 
 from circuitdb import __version__
 from circuitdb.cli import options
+from circuitdb.cli.output import Output, line
 
 COMMANDS: Final[dict[str, str]] = {
     "discover": "discover", "ls": "listing", "show": "showing", "overlap": "compare",
@@ -43,31 +44,33 @@ def application(arguments: Sequence[str] = ()) -> typer.Typer:
     return made
 
 
-def _tell_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"circuitdb {__version__}")
-        raise typer.Exit
-
-
 def circuitdb(
     context: typer.Context,
     db: options.Db = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Say which.")] = False,
 ) -> None:
     """The database of neural-network circuits: discover, store, compare and draw them.
 
     --db, --json and --quiet work with every command, before or after its name.
+
+    REF names a circuit: its id or the beginning of it, @alias, or task[,key=value…] with the keys
+    model, step, seed, engine, granularity, metric, ablation, answers and replicate; edges, nodes,
+    threshold or faithfulness for the selection of that value; rule and ranking. The newest is
+    meant; several REFs agree in what they leave open of the first seven.
 
     \b
     Examples:
       circuitdb discover --task ioi --task greater_than
       circuitdb overlap ioi greater_than --controls --render overlap.svg
       circuitdb ls
+      circuitdb show ioi,engine=eap,edges=60
     """
+    if version:
+        said = f"circuitdb {__version__}"
+        Output(as_json, quiet).result({"version": __version__}, lambda: line(said))
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
     given: dict[str, Any] = {"db": db, "as_json": as_json, "quiet": quiet}

@@ -44,11 +44,9 @@ def sql(
       circuitdb sql "SELECT task, engine, n_edges FROM circuits"
       circuitdb sql "FROM nodes WHERE circuit_id LIKE $id" -p id=3f9a%
     """
-    if not timeout > 0:
-        raise OptionError(f"--timeout is {timeout!r}; give seconds above 0")
     out = Output(as_json, quiet)
     params = {key: value_of(text) for key, text in params_of(param).items()}
-    _answer(out, api.open(db).select(statement, params, timeout=timeout))
+    _answer(out, api.Database(db).select(statement, params, timeout=timeout))
 
 
 def query(
@@ -67,7 +65,7 @@ def query(
       circuitdb query unique_edges -p a=ioi -p b=greater_than
     """
     out = Output(as_json, quiet)
-    _answer(out, api.open(db).ask(name, params_of(param)))
+    _answer(out, api.Database(db, notice=out.remark).ask(name, params_of(param)))
 
 
 def params_of(pairs: Sequence[str]) -> dict[str, str]:

@@ -9,10 +9,11 @@ import typer
 
 from circuitdb import api
 from circuitdb.cli import options
-from circuitdb.cli.output import Output, line, number, plural, raw
+from circuitdb.cli.output import Output, line, plural, raw
 from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Column, table
 from circuitdb.errors import CorruptError, OptionError
+from circuitdb.text import number
 
 
 def rm(
@@ -30,7 +31,7 @@ def rm(
       circuitdb rm 3f9a1c @old
     """
     out = Output(as_json, quiet)
-    removed = api.open(db).remove(*ref)
+    removed = api.Database(db, notice=out.remark).remove(*ref)
     out.result({"removed": removed}, lambda: raw("\n".join(f"removed {i[:12]}" for i in removed)))
 
 
@@ -55,7 +56,7 @@ def alias(
         raise OptionError("give either a NAME or --remove")
     out = Output(as_json, quiet)
     name = None if name is None else name.removeprefix("@")
-    circuit_id = api.open(db).alias(ref, name)
+    circuit_id = api.Database(db, notice=out.remark).alias(ref, name)
     said = f"{circuit_id[:12]} is @{name}" if name else f"{circuit_id[:12]} has no alias"
     out.result({"circuit_id": circuit_id, "alias": name}, lambda: raw(said))
 
@@ -77,7 +78,7 @@ def note(
     if (text is None) != remove:
         raise OptionError("give either a TEXT or --remove")
     out = Output(as_json, quiet)
-    circuit_id = api.open(db).note(ref, text)
+    circuit_id = api.Database(db, notice=out.remark).note(ref, text)
     said = f"{circuit_id[:12]}: {text}" if text else f"{circuit_id[:12]} has no note"
     out.result({"circuit_id": circuit_id, "note": text}, lambda: raw(said))
 
@@ -101,7 +102,7 @@ def merge(
     out = Output(as_json, quiet)
     with reporting(out) as report:
         report("merging", 0, 0)
-        merged = api.open(db).merge(other)
+        merged = api.Database(db).merge(other)
     said = f"{plural(len(merged.added), 'circuit')} added, {merged.known} stored already"
     out.result(
         {"added": merged.added, "known": merged.known, "skipped_aliases": merged.skipped},
@@ -123,7 +124,7 @@ def verify(
       circuitdb verify --db circuits.duckdb
     """
     out = Output(as_json, quiet)
-    database = api.open(db)
+    database = api.Database(db)
     with reporting(out) as report:
         report("verifying", 0, 0)
         found = database.verify()
@@ -151,7 +152,7 @@ def verify(
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.", show_default=False)],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A new file.", show_default=False)],
     db: options.Db = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -165,7 +166,7 @@ def backup(
     out = Output(as_json, quiet)
     with reporting(out) as report:
         report("copying", 0, 0)
-        path = api.open(db).backup(file)
+        path = api.Database(db).backup(file)
     out.result({"path": path, "bytes": path.stat().st_size}, lambda: raw(str(path)))
 
 
@@ -185,7 +186,7 @@ def doctor(
     out = Output(as_json, quiet)
     with reporting(out) as report:
         report("looking around", 0, 0)
-        found = examination.examine(api.open(db).path)
+        found = examination.examine(api.Database(db).path)
 
     def text() -> None:
         for topic, facts in found.items():

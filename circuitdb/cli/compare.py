@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from circuitdb import api
 from circuitdb.cli import options
-from circuitdb.cli.output import Output, line, number, share
+from circuitdb.cli.output import Output, line, share
 from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Cell, Column, table
+from circuitdb.text import number
 
 if TYPE_CHECKING:
     from circuitdb.compare.overlap import Overlap, PairOverlap, SharedItem
 
-Level = Literal["edges", "nodes", "heads", "mlps"]
-
 
 def overlap(
     ref: options.Refs,
-    level: Annotated[Level, typer.Option(help="What is counted.")] = "edges",
+    level: Annotated[
+        str,
+        typer.Option(metavar="LEVEL", help="What is counted: edges, nodes, heads or mlps."),
+    ] = "edges",
     controls: Annotated[
         bool,
         typer.Option(
@@ -35,10 +36,14 @@ def overlap(
         bool, typer.Option("--discover", help="Discover circuits that are not stored yet.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Compare although they are not like for like.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Compare although they are not like for like; --discover although a model does not do the task.",
+        ),
     ] = False,
     render: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="FILE", help="Draw them too: .svg, .png, .pdf, .dot or .html."),
     ] = None,
     top: Annotated[int, typer.Option(metavar="N", min=0, help="Shared items to list.")] = 20,
@@ -59,43 +64,31 @@ def overlap(
       circuitdb overlap ioi,seed=0 ioi,seed=1 --level heads
     """
     out = Output(as_json, quiet)
-    database = api.open(db)
+    if render is not None:
+        from circuitdb.render import check_number, check_path
+
+        check_path(render)
+        check_number(len(ref))
     with reporting(out) as report:
-        found = database.overlap(
+        found = api.Database(db, notice=out.remark).overlap(
             *ref, level=level, with_controls=controls, replicates=replicates, discover=discover,
             force=force, report=report,
         )  # fmt: skip
         if render is not None:
-            ids = [c.circuit_id for c in found.circuits]
-            database.render(*ids, path=render, figures=_legend(found))
+            found.render(render)
     out.result(found.to_json(), lambda: _show(found, top))
     if render is not None:
         out.note(f"drawn to {render}")
 
 
-def _legend(found: Overlap) -> dict[str, Any]:
-    """The figures a drawing's legend carries."""
-    if len(found.pairs) > 1:
-        labels = _labels(found)
-        return {f"{labels[p.a]} / {labels[p.b]}: Jaccard": p.jaccard for p in found.pairs}
-    pair = found.pairs[0]
-    return {
-        "Jaccard": pair.jaccard, "by chance": pair.expected_jaccard, "z": pair.z,
-        "p": pair.p_value, "floor": pair.floor, "ceiling": pair.ceiling,
-        "corrected": pair.corrected,
-    }  # fmt: skip
-
-
-def _labels(found: Overlap) -> dict[str, str]:
-    return {c.circuit_id: c.label for c in found.circuits}
-
-
 def _show(found: Overlap, top: int) -> None:
-    labels = _labels(found)
+    labels = {c.circuit_id: c.label for c in found.circuits}
     for pair in found.pairs:
         for text in sentences(pair, labels, found.level):
             line(text)
         line()
+    line("; ".join(f"{label} is {circuit_id[:12]}" for circuit_id, label in labels.items()) + ".")
+    line()
     if len(found.pairs) == 1:
         pair = found.pairs[0]
         table(("", Column("value", right=True, keep=True), "meaning"), _figure_rows(pair, labels))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from circuitdb.cli.output import NOTHING, band, number, plural, share
+from circuitdb.cli.output import band, plural, share
 from circuitdb.cli.tables import Cell, Column
+from circuitdb.text import NOTHING, number
 
 if TYPE_CHECKING:
     from circuitdb.circuit import Circuit, CircuitEdge, Figures, Node, Run, Selection
@@ -29,7 +30,7 @@ _RANKED: Final = {
 }
 
 FOUND_COLUMNS: Final = (
-    Column("circuit", keep=True), "task", Column("kind", keep=True), Column("nodes", right=True),
+    Column("circuit", keep=True), Column("task", leads=True), Column("kind", keep=True), Column("nodes", right=True),
     Column("edges", right=True), Column("faith", right=True), Column("random", right=True, keep=True),
     Column("ratio", right=True), Column("m_full", right=True), Column("", keep=True),
 )  # fmt: skip

@@ -144,7 +144,7 @@ def discover(
         for k in samples(replicates, replicate)
     ]  # fmt: skip
     with reporting(out) as report:
-        found = api.open(db).discover_plans(
+        found = api.Database(db, notice=out.remark).discover_plans(
             plans,
             model_options=options.model_options(device, dtype, threads, forward),
             batch_size=batch_size,
@@ -228,7 +228,7 @@ def add(
         raise OptionError("give --edges or --edges-from, not both")
     out = Output(as_json, quiet)
     with reporting(out) as report:
-        stored = api.open(db).add(
+        stored = api.Database(db).add(
             task, nodes=_names(nodes), edges=_names(edges) if edges_from is None else edge_names(edges_from),
             report=report, model=model, checkpoint=checkpoint, seed=seed, metric=metric,
             ablation=ablation, corruption=corruption, examples=examples, data_seed=data_seed,
@@ -251,13 +251,13 @@ def edge_names(path: Path) -> list[str]:
         OptionError: the file cannot be read, or holds a line that is no edge; file and line are
             named.
     """
-    from circuitdb.errors import NameSyntaxError
+    from circuitdb.errors import NameSyntaxError, unreadable
     from circuitdb.names import parse_edge
 
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: cannot be read: {error}") from error
+        raise OptionError(f"{path}: cannot be read: {unreadable(error)}") from error
     if text.lstrip().startswith("{"):
         return _edges_of_json(path, text)
     names = []
@@ -304,7 +304,9 @@ def evaluate(
 ) -> None:
     """Measure a stored circuit on another task, metric or split.
 
-    Another ablation or corruption too. The figures are stored with the circuit and shown beside its own.
+    Another ablation or corruption too. On its own task and corruption it is measured on the prompts
+    stored with it, whatever the task makes today. The figures are stored with the circuit and shown
+    beside its own.
 
     \b
     Examples:
@@ -312,7 +314,7 @@ def evaluate(
       circuitdb evaluate numerals --task months
     """
     out = Output(as_json, quiet)
-    database = api.open(db)
+    database = api.Database(db, notice=out.remark)
     with reporting(out) as report:
         measured = database.evaluate(
             ref, report=report, task=task, metric=metric, ablation=ablation,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +14,7 @@ from circuitdb.cli.output import Output, raw
 def render(
     ref: options.Refs,
     output: Annotated[
-        Path,
+        str,
         typer.Option(
             "--output",
             "-o",
@@ -38,5 +37,5 @@ def render(
       circuitdb render ioi greater_than -o both.html
     """
     out = Output(as_json, quiet)
-    path = api.open(db).render(*ref, path=output)
+    path = api.Database(db, notice=out.remark).render(*ref, path=output)
     out.result({"path": str(path)}, lambda: raw(str(path)))

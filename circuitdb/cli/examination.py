@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from circuitdb import __version__
-from circuitdb.cli.output import NOTHING
 from circuitdb.errors import CircuitdbError
+from circuitdb.text import NOTHING
 
 Facts = dict[str, Any]
 _PACKAGES: Final = (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,39 +55,67 @@ def ls(
         "task": task, "model": model, "checkpoint": checkpoint, "seed": seed, "engine": engine,
         "granularity": granularity, "metric": metric, "ablation": ablation,
     }  # fmt: skip
-    rows = api.open(db).rows(**{key: value for key, value in wanted.items() if value is not None})
+    given = {key: value for key, value in wanted.items() if value is not None}
+    database = api.Database(db)
+    rows = database.rows(**given)
     shown = [row for row in rows if everything or (row.answers == "task" and row.replicate == 0)]
     hidden = len(rows) - len(shown)
     shown = shown[:limit]
     out.result(
         {"circuits": [row._asdict() for row in shown], "hidden": hidden}, lambda: _list(shown)
     )
+    if not rows:
+        _tell_absent(out, database.rows(), given)
     if hidden:
         out.note(f"{plural(hidden, 'control circuit')} not shown (--all shows them)")
 
 
+def _tell_absent(out: Output, rows: Sequence[CircuitRow], given: Mapping[str, Any]) -> None:
+    """Say what is stored instead of a value that no circuit has."""
+    for key, value in given.items():
+        stored = {getattr(row, key) for row in rows} - {None}
+        if stored and value not in stored:
+            there = ", ".join(str(v) for v in sorted(stored))
+            out.note(f"note: no stored circuit has {key} {value!r}; stored: {there}")
+
+
 def _list(rows: Sequence[CircuitRow]) -> None:
-    columns = (
-        Column("circuit", keep=True), "task", "model", "engine", Column("kind", keep=True),
-        Column("nodes", right=True), Column("edges", right=True), Column("faith", right=True),
-        Column("age", right=True, keep=True),
-    )  # fmt: skip
     if not rows:
         line("no circuits")
         return
-    table(columns, [_listed(row) for row in rows])
+    columns = _columns(rows)
+    table([c for c, _ in columns], [[read(row) for _, read in columns] for row in rows])
 
 
-def _listed(row: CircuitRow) -> list[Cell]:
+def _columns(rows: Sequence[CircuitRow]) -> list[tuple[Column, Callable[[CircuitRow], Cell]]]:
+    """What is listed of a circuit; step and seed only where one of them has any."""
+    step = (Column("step", right=True), lambda row: row.checkpoint)
+    seed = (Column("seed", right=True), lambda row: row.seed)
+    return [
+        (Column("circuit", keep=True), lambda row: row.circuit_id[:12]),
+        (Column("task", leads=True), _task),
+        (Column("model"), lambda row: _model(row.model)),
+        *([step] if any(row.checkpoint is not None for row in rows) else []),
+        *([seed] if any(row.seed is not None for row in rows) else []),
+        (Column("engine"), lambda row: row.engine),
+        (Column("kind", keep=True), lambda row: row.granularity),
+        (Column("nodes", right=True), lambda row: row.n_nodes),
+        (Column("edges", right=True), lambda row: row.n_edges),
+        (Column("faith", right=True), lambda row: share(row.faithfulness)),
+        (Column("age", right=True, keep=True), lambda row: _age(row.created_at)),
+    ]
+
+
+def _task(row: CircuitRow) -> str:
+    """The task with the circuit's alias and what marks a control."""
     task = row.task + (f" @{row.alias}" if row.alias else "")
     task += " random answers" if row.answers == "random" else ""
-    task += f" replicate {row.replicate}" if row.replicate else ""
-    model = row.model + ("" if row.checkpoint is None else f" step {row.checkpoint}")
-    model += "" if row.seed is None else f" seed {row.seed}"
-    return [
-        row.circuit_id[:12], task, model, row.engine, row.granularity, row.n_nodes, row.n_edges,
-        share(row.faithfulness), _age(row.created_at),
-    ]  # fmt: skip
+    return task + (f" replicate {row.replicate}" if row.replicate else "")
+
+
+def _model(name: str) -> str:
+    """A model's name; of a local directory the end of its path, which --json has in full."""
+    return f"…/{Path(name).name}" if name.startswith(("/", ".", "~")) else name
 
 
 def _age(moment: datetime) -> str:

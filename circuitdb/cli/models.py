@@ -159,6 +159,8 @@ def tasks_show(
             out.note(f"note: {error}")
     document = _prompts_document(made, split, n)
     out.result(document, lambda: _show_prompts(made, document, split, n))
+    if 0 < made.split(split).n < n:
+        out.note(f"note: split {split} has only {plural(made.split(split).n, 'prompt')}")
 
 
 def _prompts_document(made: PromptSet, split: str, n: int) -> Json:
@@ -242,7 +244,8 @@ def _engine(entry: Any, engine: Any) -> Json:
     fields = engine.settings.model_fields
     return {
         "name": entry.name, "aliases": list(entry.aliases), "summary": entry.summary,
-        "source": engine.source, "version": engine.version, "decides": engine.decides,
+        "source": engine.source, "version": engine.version,
+        "decides": bool(engine.granularities(engine.settings()).decided),
         "ablations": list(engine.ablations),
         "settings": [
             {"name": name, "default": field.default, "description": field.description}

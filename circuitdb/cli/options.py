@@ -22,14 +22,15 @@ Ref = Annotated[
     str,
     typer.Argument(
         metavar="REF",
-        help="An id or its beginning, @alias, or task[,key=value…].",
+        help="An id or its beginning, @alias, or task[,key=value…]; keys: circuitdb --help.",
         show_default=False,
     ),
 ]
 Refs = Annotated[
     list[str],
     typer.Argument(
-        metavar="REF...", help="Ids or their beginnings, @alias, or task[,key=value…].",
+        metavar="REF...",
+        help="Ids or their beginnings, @alias, or task[,key=value…]; keys: circuitdb --help.",
         show_default=False,
     ),
 ]  # fmt: skip

@@ -14,13 +14,13 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from circuitdb.text import NOTHING, PLACEHOLDER, number, printable
+
 if TYPE_CHECKING:
     from circuitdb.circuit import Figures
 
 SCHEMA_VERSION: Final = 1
 """Of every JSON document; raised when a key changes its meaning or goes."""
-NOTHING: Final = "–"
-"""What stands in a table where there is no value."""
 
 
 class Output:
@@ -33,6 +33,7 @@ class Output:
 
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
+        self._remarks: list[str] = []
 
     def result(self, document: Mapping[str, Any], text: Callable[[], None]) -> None:
         """The result: a document, or what `text` prints."""
@@ -41,6 +42,12 @@ class Output:
             sys.stdout.write(json.dumps(plain(whole), indent=2, ensure_ascii=False) + "\n")
         else:
             text()
+        for remark in dict.fromkeys(self._remarks):
+            self.note(f"note: {remark}")
+
+    def remark(self, text: str) -> None:
+        """Something worth knowing of the result, told once and after it."""
+        self._remarks.append(text)
 
     def note(self, line: str) -> None:
         """Something worth knowing that is no result."""
@@ -60,8 +67,7 @@ def line(text: str = "") -> None:
     import textwrap
 
     columns = width()
-    # Notes come from other people's databases too; a terminal must not obey them.
-    shown = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    shown = printable(text, keep="\n\t", instead=PLACEHOLDER)
     wrapped = textwrap.wrap(
         shown, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
@@ -76,19 +82,6 @@ def raw(text: str) -> None:
 def width() -> int:
     """Columns to print in: the terminal's, and 80 where there is none."""
     return shutil.get_terminal_size((80, 24)).columns
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A figure as people read it: three significant digits.
-
-    >>> number(0.31), number(2.5e-7), number(1234.0), number(None)
-    ('0.31', '2.5e-07', '1234', '–')
-    """
-    if value is None or not math.isfinite(value):
-        return NOTHING
-    if value and 1000 <= abs(value) < 1e7:
-        return f"{value:.0f}"
-    return f"{value:.{digits}g}"
 
 
 def share(value: float | None) -> str:

@@ -9,9 +9,10 @@ import typer
 
 from circuitdb import api
 from circuitdb.cli import describe, options
-from circuitdb.cli.output import Output, line, number, plural, raw
+from circuitdb.cli.output import Output, line, plural, raw
 from circuitdb.cli.tables import Cell, Column, table
 from circuitdb.errors import OptionError
+from circuitdb.text import number
 
 if TYPE_CHECKING:
     from circuitdb.circuit import Figures, Json, Provenance
@@ -43,7 +44,7 @@ def show(
       circuitdb show ioi,engine=eap --command
     """
     out = Output(as_json, quiet)
-    database = api.open(db)
+    database = api.Database(db, notice=out.remark)
     circuit, measured = database.examine(ref)
     if command:
         again = circuit.provenance.command
@@ -111,7 +112,8 @@ def _provenance_rows(circuit: StoredCircuit) -> list[list[Cell]]:
         ("ablation", run.ablation), ("scores", f"measured in context: {run.score_context}"),
         ("corruption", params.get("corruption")),
         ("prompts", f"{run.prompt_set[:12]}; seed {run.data_seed}{'; ' + sizes if sizes else ''}"),
-        ("left out", dropped or None), ("weights", f"{run.weights[:12]} ({run.dtype})"),
+        ("left out", dropped or None), ("inert", ", ".join(circuit.inert or ()) or None),
+        ("weights", f"{run.weights[:12]} ({run.dtype})"),
         ("made", _made(came)), ("with", ", ".join(f"{k} {v}" for k, v in came.versions.items()) or None),
         ("repeat", came.command),
     ]  # fmt: skip

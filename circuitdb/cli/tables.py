@@ -1,22 +1,27 @@
 """Tables of plain text that fit the terminal.
 
-Columns of text are wrapped where a table would be too wide; numbers and ids never are. Rich is not
-used for them, because loading it would take a quarter of the time of the shortest commands.
+Columns of text are wrapped where a table would be too wide, between words if that is enough, else
+behind ``_``, ``-``, ``/`` and ``,``, and inside a name only as a last resort; numbers and ids never
+are. Rich is not used for them, because loading it would take a quarter of the time of the shortest commands.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Final, NamedTuple
 
-from circuitdb.cli.output import NOTHING, number, width
+from circuitdb.cli.output import width
+from circuitdb.text import NOTHING, PLACEHOLDER, number, printable
 
 Cell = str | int | float | bool | None
-_NARROWEST: Final = 8
+Parts = Callable[[str], list[str]]
+_NARROWEST: Final = 6
 """Characters below which no column is squeezed."""
+_JOINTS: Final = re.compile(r"(?<=[_/,])|(?<=-)(?!>)|(?<=->)")
+"""Where a name may be broken: behind a joint, and behind the arrow of an edge."""
 _GAPS: Final = ("  ", " ")
 """Between columns: the second where a table does not fit with the first."""
 
@@ -29,6 +34,8 @@ class Column(NamedTuple):
     """Numbers stand to the right."""
     keep: bool = False
     """Never wrapped, whatever becomes of the others; numbers never are."""
+    leads: bool = False
+    """Wrapped after the others."""
 
 
 def table(
@@ -43,7 +50,9 @@ def table(
     ]
     available = width() if not wide or sys.stdout.isatty() else sys.maxsize
     gap = _GAPS[0] if _total(sizes, _GAPS[0]) <= available else _GAPS[1]
-    _squeeze(sizes, headed, available, gap)
+    for leading, others in _STAGES:
+        if _total(sizes, gap) > available:
+            _squeeze(sizes, _least(headed, shown, leading, others), available, gap)
     if any(c.name for c in headed):
         _print_row([c.name for c in headed], headed, sizes, gap)
         sys.stdout.write("-" * _total(sizes, gap) + "\n")
@@ -55,14 +64,53 @@ def _total(sizes: Sequence[int], gap: str) -> int:
     return sum(sizes) + len(gap) * (len(sizes) - 1)
 
 
-def _squeeze(sizes: list[int], columns: Sequence[Column], available: int, gap: str) -> None:
-    """Narrow the widest columns of text until the table fits, as far as it can."""
-    foldable = [at for at, c in enumerate(columns) if not (c.right or c.keep)]
-    while _total(sizes, gap) > available and foldable:
-        widest = max(foldable, key=lambda at: sizes[at])
-        if sizes[widest] <= max(_NARROWEST, len(columns[widest].name)):
+def _whole_words(text: str) -> list[str]:
+    return text.split()
+
+
+def _pieces(text: str) -> list[str]:
+    return [piece for word in text.split() for piece in _joined(word)]
+
+
+def _joined(word: str) -> list[str]:
+    """A name broken at its joints; a short one as it is."""
+    return [word] if len(word) <= _NARROWEST else _JOINTS.split(word)
+
+
+def _anything(text: str) -> list[str]:
+    return [text[:_NARROWEST]]
+
+
+_STAGES: Final = (
+    (_whole_words, _whole_words),
+    (_whole_words, _pieces),
+    (_pieces, _pieces),
+    (_pieces, _anything),
+    (_anything, _anything),
+)
+"""Into what cells may be broken, tried in turn: those of leading columns, those of the others."""
+
+
+def _least(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], leading: Parts, others: Parts
+) -> dict[int, int]:
+    """How narrow each column of text may become where its cells are broken so."""
+    least = {}
+    for at, column in enumerate(columns):
+        if not (column.right or column.keep):
+            parts = leading if column.leads else others
+            sizes = [len(part) for row in rows for part in parts(row[at])]
+            least[at] = max([len(column.name), *sizes])
+    return least
+
+
+def _squeeze(sizes: list[int], least: Mapping[int, int], available: int, gap: str) -> None:
+    """Narrow the widest columns until the table fits, as far as they may be."""
+    while _total(sizes, gap) > available:
+        wide = [at for at in least if sizes[at] > least[at]]
+        if not wide:
             return
-        sizes[widest] -= 1
+        sizes[max(wide, key=lambda at: sizes[at])] -= 1
 
 
 def _print_row(
@@ -85,7 +133,25 @@ def _wrap(text: str, size: int) -> list[str]:
 
 
 def _folded(text: str, size: int) -> list[str]:
-    return textwrap.wrap(text, size, break_on_hyphens=False) or [""]
+    """A text on lines of at most `size` characters."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= size:
+            lines[-1] += f" {word}"
+        else:
+            lines += _broken(word, size)
+    return lines or [""]
+
+
+def _broken(word: str, size: int) -> list[str]:
+    """A word on lines of its own, broken at its joints, and inside a piece that is too long."""
+    lines = [""]
+    for piece in _JOINTS.split(word):
+        if len(lines[-1]) + len(piece) > size:
+            lines += [piece[at : at + size] for at in range(0, len(piece), size)]
+        else:
+            lines[-1] += piece
+    return [line for line in lines if line]
 
 
 def cell(value: Cell) -> str:
@@ -94,8 +160,8 @@ def cell(value: Cell) -> str:
         return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return number(value) if isinstance(value, float) else _printable(str(value))
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
+    return (
+        number(value)
+        if isinstance(value, float)
+        else printable(str(value), keep="\n", instead=PLACEHOLDER)
+    )

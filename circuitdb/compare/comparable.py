@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from circuitdb.circuit import Granularity, Run, Scores
 from circuitdb.errors import ComparisonError, UnknownNameError
-from circuitdb.space import EdgeIds, EdgeMask, Space
+from circuitdb.space import EdgeIds, Space
 
 Level = Literal["edges", "nodes", "heads", "mlps"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
@@ -42,9 +42,9 @@ class Compared:
     """Over edge ids, NaN where not measured; None when the run measured no edge."""
     node_scores: Scores | None = None
     """Over component ids, likewise."""
-    inert: EdgeMask | None = None
-    """Bool ``[edge]``, true where the sender is the same in the clean and the ablation run, so
-    that the edge could not have been found; None when not known."""
+    inert: tuple[int, ...] = ()
+    """Ids of components whose output is the same in the clean and the ablation run, so that no
+    edge from them could have been found; none where that is not known."""
 
     def members(self, level: Level) -> NDArray[np.int32]:
         """Ids of its members at a level, ascending, once each: edges, or heads and MLPs.
@@ -63,6 +63,17 @@ class Compared:
         if level != "edges":
             return self.node_scores
         return self.scores if self.granularity == "edge" else None
+
+
+def known_level(level: str) -> Level:
+    """The level of a name.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if level not in LEVELS:
+        raise UnknownNameError("level", level, LEVELS)
+    return level
 
 
 def component_mask(space: Space, level: Level) -> NDArray[np.bool_]:
@@ -119,8 +130,7 @@ def check(circuits: Sequence[Compared], level: str, force: bool = False) -> tupl
             in what must be equal, unless `force`.
         UnknownNameError: no such level.
     """
-    if level not in LEVELS:
-        raise UnknownNameError("level", level, LEVELS)
+    known_level(level)
     if len(circuits) < 2:
         raise ComparisonError(f"an overlap needs two circuits or more, got {len(circuits)}")
     _same_space(circuits)
@@ -140,18 +150,10 @@ def _same_space(circuits: Sequence[Compared]) -> None:
     for other in circuits[1:]:
         if other.space.spec != first.space.spec:
             raise ComparisonError(
-                f"{_named(first)} lives in {_space(first)}, {_named(other)} in {_space(other)}: "
+                f"{_named(first)} lives in {first.space}, {_named(other)} in {other.space}: "
                 "their components have no common names, and alignment is not available for "
                 "these; compare circuits of one architecture"
             )
-
-
-def _space(circuit: Compared) -> str:
-    spec = circuit.space.spec
-    extras = [f"positions {', '.join(spec.positions)}"] if spec.positions else []
-    extras += ["parallel MLPs"] if spec.parallel else []
-    extras += [] if spec.mlps else ["no MLPs"]
-    return ", ".join([str(circuit.space), *extras])
 
 
 def _named(circuit: Compared) -> str:
@@ -177,6 +179,12 @@ def caveats(circuits: Sequence[Compared], level: Level) -> list[str]:
         notes.append(
             f"sizes differ ({', '.join(map(str, sizes))} {level}): Jaccard cannot exceed "
             "the smaller over the larger; equal sizes compare better (discover --edges N)"
+        )
+    ids = [c.circuit_id for c in circuits]
+    for twice in dict.fromkeys(i for i in ids if ids.count(i) > 1):
+        notes.append(
+            f"circuit {twice[:12]} stands here more than once: it shares everything with itself, "
+            "and the p-value of that says nothing"
         )
     if len({(c.run.model, c.run.seed) for c in circuits}) > 1:
         notes.append(

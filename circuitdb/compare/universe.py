@@ -1,10 +1,11 @@
 """What two circuits could have shared: the universe a null model draws from.
 
-An edge is in it when both runs could have chosen it, it lies on some path from ``input`` to
-``logits`` over such edges, and its sender differs between the clean and the ablation run. A run
-could choose what it measured; one whose scores stand in the context of a circuit (``prune``)
-measured only inside that circuit, but chose it from the whole model. ``input`` and ``logits`` are
-in every circuit; at node level they are left out.
+An edge is in it when both runs could have chosen it, its sender differs between the clean and the
+ablation run of both (as far as that is known), and it lies on some path from ``input`` to ``logits``
+over such edges. A component is in it when both runs could have chosen it and its output differs
+likewise; ``input`` and ``logits``, which are in every circuit, are left out. A run could choose what
+it measured; one whose scores stand in the context of a circuit (``prune``) measured only inside that
+circuit, but chose it from the whole model.
 """
 
 from __future__ import annotations
@@ -28,16 +29,15 @@ def edge_universe(a: Compared, b: Compared) -> EdgeMask:
     """Bool ``[edge]``: open to both searches, live, on some path."""
     n = a.space.n_edges
     allowed = eligible(a, a.level_scores("edges"), n) & eligible(b, b.level_scores("edges"), n)
-    for circuit in (a, b):
-        if circuit.inert is not None:
-            allowed &= ~circuit.inert
+    allowed &= ~np.isin(a.space.edge_src, [*a.inert, *b.inert])
     return a.space.prune_dead_ends(allowed)
 
 
 def node_universe(a: Compared, b: Compared, level: Level) -> Bools:
-    """Bool ``[component]``: the heads, MLPs or both that were open to both searches."""
+    """Bool ``[component]``: the heads, MLPs or both, open to both searches and live."""
     n = len(a.space.components)
     both = eligible(a, a.node_scores, n) & eligible(b, b.node_scores, n)
+    both[[*a.inert, *b.inert]] = False
     return both & component_mask(a.space, level)
 
 

@@ -31,11 +31,11 @@ import torch.nn.functional as F  # noqa: TID253
 from numpy.typing import NDArray
 from pydantic import Field
 
-from circuitdb.circuit import Context, Decision, Granularity, Scores
-from circuitdb.engines.engine import Found, Members, Problem, Settings
+from circuitdb.circuit import Context, Decision, Scores
+from circuitdb.engines.engine import Found, Granularities, Members, Problem, Settings
 from circuitdb.errors import NumericalError
 from circuitdb.evaluate import Bench, BenchBatch
-from circuitdb.models.descent import Descent, Group, Receiver, useful_components
+from circuitdb.models.descent import Descent, Group, Receiver, supports, useful_components
 from circuitdb.models.residual import ResidualForward
 from circuitdb.space import EdgeMask, Space
 
@@ -73,9 +73,12 @@ class Acdc:
     )
     source: ClassVar[str] = "Conmy et al. 2023"
     context: ClassVar[Context] = "sequential"
-    decides: ClassVar[tuple[Granularity, ...]] = ("edge",)
     ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
     settings: ClassVar[type[Settings]] = AcdcSettings
+
+    def granularities(self, settings: AcdcSettings) -> Granularities:
+        """What it will give."""
+        return Granularities(("edge",), "edge")
 
     def run(self, problem: Problem, settings: AcdcSettings) -> Found:
         """Remove edges until none can go.
@@ -87,7 +90,7 @@ class Acdc:
         start = np.ones(space.n_edges, dtype=np.bool_)
         if settings.within_edges is not None:
             start = space.mask(np.asarray(settings.within_edges, dtype=np.int32))
-        fast = isinstance(problem.bench.forward, ResidualForward) and not settings.plain
+        fast = supports(problem.bench.forward) and not settings.plain
         trial: Trial = Fast(problem, start) if fast else Plain(problem, start)
         decisions, kept, change = _search(problem, trial, start, settings)
         edges = np.flatnonzero(space.prune_dead_ends(kept)).astype(np.int32)

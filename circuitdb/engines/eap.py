@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from circuitdb.circuit import Context
 from circuitdb.engines.attribution import PerPrompt, attribute, change, objective
-from circuitdb.engines.engine import Found, Problem, Settings
+from circuitdb.engines.engine import Found, Granularities, Problem, Settings
 from circuitdb.errors import OptionError
 from circuitdb.evaluate import BenchBatch
 
@@ -26,9 +26,12 @@ class Eap:
     summary: ClassVar[str] = "edge attribution patching: one backward scores every edge"
     source: ClassVar[str] = "Syed et al. 2023"
     context: ClassVar[Context] = "full"
-    decides: ClassVar[bool] = False
     ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
     settings: ClassVar[type[Settings]] = Settings
+
+    def granularities(self, settings: Settings) -> Granularities:
+        """What it will give."""
+        return Granularities((), "edge")
 
     def run(self, problem: Problem, settings: Settings) -> Found:
         """Score every edge.

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from circuitdb.circuit import Context
 from circuitdb.engines.attribution import PerPrompt, attribute, change, objective
-from circuitdb.engines.engine import Found, Problem, Settings
+from circuitdb.engines.engine import Found, Granularities, Problem, Settings
 from circuitdb.evaluate import BenchBatch
 
 
@@ -44,9 +44,12 @@ class EapIgInputs:
     summary: ClassVar[str] = "edge attribution, gradients averaged from corrupted to clean inputs"
     source: ClassVar[str] = "Hanna et al. 2024"
     context: ClassVar[Context] = "full"
-    decides: ClassVar[bool] = False
     ablations: ClassVar[tuple[str, ...]] = ("resample",)
     settings: ClassVar[type[Settings]] = EapIgInputsSettings
+
+    def granularities(self, settings: EapIgInputsSettings) -> Granularities:
+        """What it will give."""
+        return Granularities((), "edge")
 
     def run(self, problem: Problem, settings: EapIgInputsSettings) -> Found:
         """Score every edge.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,15 @@ class Members:
         )
 
 
+class Granularities(NamedTuple):
+    """What circuits an engine gives."""
+
+    decided: tuple[Granularity, ...]
+    """Of the circuits it decides itself, in the order in which it gives them."""
+    scored: Granularity | None
+    """What it scores, for a rule to select among; None where it scores nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What an engine leaves behind: scores, decisions, and circuits where it decides itself."""
@@ -83,10 +92,12 @@ class Engine(Protocol):
     source: ClassVar[str]
     context: ClassVar[Context]
     """Where its scores were measured: in the full model, in a circuit, or sequentially."""
-    decides: ClassVar[bool]
-    """Whether it decides members itself; others leave that to a selection rule."""
     ablations: ClassVar[tuple[str, ...]]
     settings: ClassVar[type[Settings]]
+
+    def granularities(self, settings: Any) -> Granularities:
+        """What it will give under these settings, known before the search."""
+        ...
 
     def run(self, problem: Problem, settings: Any) -> Found:
         """Measure, and decide where that is this engine's way.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from circuitdb.circuit import Context, Scores
-from circuitdb.engines.engine import Found, Problem, Settings
+from circuitdb.engines.engine import Found, Granularities, Problem, Settings
 from circuitdb.space import EdgeMask, Space
 
 
@@ -35,9 +35,12 @@ class Exact:
     summary: ClassVar[str] = "ablate each edge (or node) alone: slow, and the truth"
     source: ClassVar[str] = "Vig et al. 2020"
     context: ClassVar[Context] = "full"
-    decides: ClassVar[bool] = False
     ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
     settings: ClassVar[type[Settings]] = ExactSettings
+
+    def granularities(self, settings: ExactSettings) -> Granularities:
+        """What it will give."""
+        return Granularities((), "edge" if settings.level == "edges" else "node")
 
     def run(self, problem: Problem, settings: ExactSettings) -> Found:
         """Score every edge or every node."""

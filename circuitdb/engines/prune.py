@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from circuitdb.circuit import Context, Decision
-from circuitdb.engines.engine import Found, Members, Problem, Settings
+from circuitdb.engines.engine import Found, Granularities, Members, Problem, Settings
 from circuitdb.engines.exact import knock_out, node_cuts
 from circuitdb.errors import OptionError
 from circuitdb.space import EdgeMask, Space
@@ -67,9 +67,12 @@ class Prune:
     summary: ClassVar[str] = "iterative node pruning by sweeps, then edges by path patching"
     source: ClassVar[str] = "Lan et al. 2024"
     context: ClassVar[Context] = "circuit"
-    decides: ClassVar[bool] = True
     ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
     settings: ClassVar[type[Settings]] = PruneSettings
+
+    def granularities(self, settings: PruneSettings) -> Granularities:
+        """What it will give."""
+        return Granularities(("node", "edge"), "edge")
 
     def run(self, problem: Problem, settings: PruneSettings) -> Found:
         """Find a node circuit, then the edge circuit inside it.

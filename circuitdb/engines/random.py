@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from circuitdb.circuit import Context
-from circuitdb.engines.engine import Found, Members, Problem, Settings
+from circuitdb.engines.engine import Found, Granularities, Members, Problem, Settings
 from circuitdb.errors import OptionError
 from circuitdb.space import EdgeIds, Space
 
@@ -48,9 +48,12 @@ class Random:
     summary: ClassVar[str] = "a random connected circuit, matched to another: the floor"
     source: ClassVar[str] = "Maslov and Sneppen 2002"
     context: ClassVar[Context] = "full"
-    decides: ClassVar[bool] = True
     ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
     settings: ClassVar[type[Settings]] = RandomSettings
+
+    def granularities(self, settings: RandomSettings) -> Granularities:
+        """What it will give."""
+        return Granularities(("edge" if settings.like_nodes is None else "node",), None)
 
     def run(self, problem: Problem, settings: RandomSettings) -> Found:
         """Draw one circuit.

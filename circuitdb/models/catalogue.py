@@ -35,6 +35,13 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 AGREES = 1e-3
 """Largest deviation of logits, relative to the largest, at which the residual forward is used."""
+MOST_THREADS = 1024
+"""More threads than any machine has cores for; torch crashes where it cannot start as many."""
+COUPLED_NOTE = (
+    "a norm stands between the heads of a layer and the residual stream: what a head writes is its "
+    "share of their normed sum and depends on the other heads too, so cutting a head's outgoing "
+    "edges alone does not silence it"
+)
 SMALL = 5_000_000
 """Models of fewer parameters run on one thread: two get in each other's way."""
 
@@ -105,27 +112,45 @@ def _hub_entries() -> list[ModelEntry]:
 
 def _checked(device: str, dtype: str, forward: str, threads: int | None) -> str:
     """The device with ``auto`` resolved, once every option is seen to be in range."""
-    import torch
-
     if dtype not in DTYPES:
         raise OptionError(f"unknown dtype {dtype!r}; choose {', '.join(DTYPES)}")
     if forward not in WAYS:
         raise OptionError(f"unknown forward {forward!r}; choose {', '.join(WAYS)}")
     if threads is not None and threads < 1:
         raise OptionError(f"threads must be at least 1, not {threads!r}")
+    if threads is not None and threads > MOST_THREADS:
+        raise OptionError(f"threads is {threads}; give at most {MOST_THREADS}")
+    return _device(device)
+
+
+def _device(name: str) -> str:
+    """A device that is there, ``auto`` resolved.
+
+    Raises:
+        OptionError: torch knows no such device, or cannot use it here.
+    """
+    import torch
+
     has_cuda = torch.cuda.is_available()
-    if device == "auto":
+    if name == "auto":
         return "cuda" if has_cuda else "cpu"
     try:
-        kind = torch.device(device).type
+        kind = torch.device(name).type
     except RuntimeError as error:
-        raise OptionError(f"unknown device {device!r}; choose auto, cpu or cuda") from error
+        raise OptionError(f"unknown device {name!r}; choose auto, cpu or cuda") from error
     if kind == "cuda" and not has_cuda:
-        raise OptionError(f"device {device!r} is not there: torch sees no GPU; choose cpu")
-    return device
+        raise OptionError(f"device {name!r} is not there: torch sees no GPU; choose cpu")
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        why = str(error).splitlines()[0].split(". ")[0]
+        raise OptionError(f"device {name!r} cannot be used here: {why}; choose auto") from error
+    return name
 
 
 def _read(name: str, checkpoint: int | None, seed: int | None) -> Stored:
+    if not name.strip():
+        raise ModelError("the model's name is empty; 'circuitdb models' lists names")
     known = {alias: e for e in entries() for alias in (e.name, *e.aliases)}
     entry = known.get(name)
     if entry is None:
@@ -165,6 +190,8 @@ def _build(stored: Stored, device: str, dtype: str, way: str, threads: int | Non
         torch.set_num_threads(chosen)
     weights_hash = stored.weights_hash or hash_state(stored.state)
     forward, notes = _forward(stored, weights_hash, device, dtype, way)
+    if forward.heads_coupled:
+        notes = (*notes, COUPLED_NOTE)
     if threads is None and chosen is not None:
         notes = (*notes, f"runs on one thread: it has only {size:,} parameters")
     return LoadedModel(
@@ -227,8 +254,8 @@ def _forward(
 def _residual(stored: Stored, device: str, dtype: str) -> MaskedForward:
     import torch
 
+    from circuitdb.models.families import from_hf
     from circuitdb.models.residual import ResidualForward
-    from circuitdb.models.weights import from_hf
 
     state: dict[str, Tensor] = {name: t.to(device) for name, t in stored.state.items()}
     return ResidualForward(from_hf(state, stored.config, getattr(torch, dtype)))
@@ -288,6 +315,7 @@ def compare(fast: MaskedForward, slow: MaskedForward, vocab_size: int) -> float:
 def _code_hash() -> str:
     """Changes with what the comparison depends on beside the weights."""
     here = Path(__file__).parent
-    parts = [(here / f"{module}.py").read_bytes() for module in ("residual", "weights", "hooked")]
+    modules = ("residual", "stream", "rotary", "weights", "families", "hooked")
+    parts = [(here / f"{module}.py").read_bytes() for module in modules]
     parts += [importlib.metadata.version(p).encode() for p in ("transformer_lens", "transformers")]
     return hashlib.sha256(b"\n".join(parts)).hexdigest()[:12]

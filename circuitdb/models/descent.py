@@ -37,6 +37,19 @@ Kept = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
 
+def supports(forward: object) -> bool:
+    """Whether a forward can be run in parts: heads and positions apart, over all that came before.
+
+    Not where a norm couples the heads of a layer (Gemma 2 and 3), where attention caps its scores
+    or sees a window only, and where models look ahead or answer at every position.
+    """
+    if not isinstance(forward, ResidualForward) or forward.heads_coupled:
+        return False
+    weights = forward.weights
+    plain = all(b.attention.softcap is None and b.attention.window is None for b in weights.blocks)
+    return plain and weights.causal and weights.reads == "last"
+
+
 class Group(NamedTuple):
     """Prompts of one length."""
 
@@ -279,7 +292,8 @@ class Descent:
             ports[port] = full
         q, k, v = (ports[p].flatten(1, 2) for p in ("q", "k", "v"))
         mask = self._mask[:, :, -q.shape[2] :]
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        scale = self.forward.weights.blocks[layer].attention.scale
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
         chosen = [self.space.writers[w].index or 0 for w in stage.writers.tolist()]
         z = z.reshape(len(z), n_cuts, len(chosen), *z.shape[2:]).permute(2, 1, 0, 3, 4)
         return self.forward.write(layer, z, chosen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import torch  # noqa: TID253
 from jaxtyping import Bool, Float, Int
 from torch import Tensor  # noqa: TID253
 
@@ -25,19 +26,38 @@ Objective = Callable[[Logits], Float[Tensor, " batch"]]
 
 @runtime_checkable
 class MaskedForward(Protocol):
-    """A model over its graph space. Logits are those of the last position.
+    """A model over its graph space. Logits are those of the last position, or of every position
+    in turn where the weights say so.
 
     The input of a reader is the sum of what the writers before it wrote plus the attention
     output biases of the layers before it; those biases belong to no writer and are never
     ablated. The output of a head excludes that bias, the output of an MLP includes its own,
     and ``input`` is the token embedding plus, where there is one, the position embedding.
+
+    Where a norm stands between a component and the stream (Gemma 2), the component's output is
+    what the norm lets through: the MLP's normed output, and of a head its share of the heads'
+    normed sum, ``head · weight / rms(sum of the layer's live heads)``.
     """
 
     @property
     def space(self) -> Space: ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and tokens and ablated activations must be."""
+        ...
+
+    @property
+    def heads_coupled(self) -> bool:
+        """Whether a norm stands between the heads of a layer and the residual stream.
+
+        A head's output then depends on what all heads of its layer read. Cutting the edges out
+        of a head does not silence it; ablating its inputs too does.
+        """
+        ...
+
     def logits(self, tokens: Tokens) -> Logits:
-        """The full model's logits at the last position."""
+        """The full model's logits."""
         ...
 
     def writers(self, tokens: Tokens) -> Writers:

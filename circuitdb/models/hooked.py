@@ -7,8 +7,9 @@
 3. Every reader is replaced, so what the model's own residual stream holds no longer matters.
 
 It is slower than :mod:`circuitdb.models.residual` and knows far more architectures; it is that
-module's oracle in tests. An architecture whose writers do not add up to what its readers read
-(a norm between a head and the residual stream, say) is refused when it is loaded.
+module's oracle in tests. Where a norm stands between the heads and the residual stream (Gemma 2),
+the head's hook comes before it, and what it gives is divided by the scale the norm then has. An
+architecture whose writers do not add up to what its readers read is refused when it is loaded.
 
 Source: hook names are those of TransformerLens, https://github.com/TransformerLensOrg.
 """
@@ -27,6 +28,7 @@ from torch import Tensor  # noqa: TID253
 
 from circuitdb.errors import ModelError, OptionError
 from circuitdb.models import hub
+from circuitdb.models.families import FAMILIES
 from circuitdb.models.forward import (
     EdgeMask,
     Embedding,
@@ -70,6 +72,9 @@ class HookedForward:
         self.space = Space(spec_of(bridge.cfg))
         self._switch_on()
         self._writers = _writer_sites(self.space.spec)
+        self._post_norms = [
+            site for site in _post_norm_sites(self.space.spec) if self._post_norm(site)
+        ]
         self._readers = _reader_sites(self.space.spec)
         self._visible = (self.space.edge_id >= 0).sum(1).tolist()
         self.deviation = self._require_adding_up()
@@ -79,6 +84,17 @@ class HookedForward:
     def bridge(self) -> Any:
         """The ``TransformerBridge``, for what the graph view does not offer."""
         return self._bridge
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self._bridge.original_model.parameters()).device
+        return device
+
+    @property
+    def heads_coupled(self) -> bool:
+        """Whether a norm stands between the heads of a layer and the residual stream."""
+        return bool(self._post_norms)
 
     @torch.no_grad()
     def logits(self, tokens: Tokens) -> Logits:
@@ -104,8 +120,7 @@ class HookedForward:
             mixed = mixed + self._bias(site.layer, x)
             return (mixed if site.heads else mixed[:, :, 0]).to(x)
 
-        writes = _hooks(self._writers, lambda site, x: _store(live, site, x))
-        return self._run(tokens, writes + _hooks(self._readers, read))
+        return self._run(tokens, self._writes(live) + _hooks(self._readers, read))
 
     def masked_run(self, tokens: Tokens, ablated: Writers) -> MaskedRun:
         """The masked forward on fixed prompts; nothing is remembered between masks."""
@@ -167,9 +182,23 @@ class HookedForward:
         def read(site: _Site, x: Tensor) -> None:
             seen.append((site, x.clone()))
 
-        writes = _hooks(self._writers, lambda site, x: _store(out, site, x))
-        self._run(tokens, writes + _hooks(self._readers, read))
+        self._run(tokens, self._writes(out) + _hooks(self._readers, read))
         return out, seen
+
+    def _writes(self, out: Writers) -> list[_Hook]:
+        """Hooks that put into `out` what every writer adds to the residual stream."""
+
+        def share(site: _Site, scale: Tensor) -> None:
+            norm = self._post_norm(site)
+            weight = 1 + norm.weight if norm.uses_weight_offset else norm.weight
+            out[site.rows] *= weight / scale
+
+        stored = _hooks(self._writers, lambda site, x: _store(out, site, x))
+        return stored + _hooks(self._post_norms, share)
+
+    def _post_norm(self, site: _Site) -> Any:
+        """The norm between a layer's heads and the residual stream; none in most architectures."""
+        return getattr(self._bridge.blocks[site.layer], "ln1_post", None)
 
     def _switch_on(self) -> None:
         bridge, name = self._bridge, type(self._bridge.original_model).__name__
@@ -179,10 +208,7 @@ class HookedForward:
             bridge.set_use_hook_mlp_in(True)
             biases = [block.attn.b_O for block in bridge.blocks]
         except (AttributeError, NotImplementedError, ValueError) as error:
-            raise ModelError(
-                f"{name} offers no per-head inputs and outputs in TransformerLens: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
+            raise _not_apart(name, "TransformerLens has no hooks at its single heads") from error
         bridge.original_model.eval().requires_grad_(False)
         self._biases: list[Tensor | None] = biases
 
@@ -196,12 +222,12 @@ class HookedForward:
     @torch.no_grad()
     def _require_adding_up(self) -> float:
         n = min(6, int(getattr(self._bridge.cfg, "n_ctx", 0) or 6))
-        device = next(self._bridge.original_model.parameters()).device
-        writers, seen = self._observe(torch.arange(n, device=device)[None] + 1)
+        writers, seen = self._observe(torch.arange(n, device=self.device)[None] + 1)
         name = type(self._bridge.original_model).__name__
         if [site for site, _ in seen] != self._readers:
             missing = {s.hook for s in self._readers} - {s.hook for s, _ in seen}
-            raise ModelError(f"{name} does not pass the hooks {', '.join(sorted(missing))}")
+            first = min(missing, default="its hooks in order")
+            raise _not_apart(name, f"in TransformerLens it does not pass {first}")
         worst = max(self._deviation(site, x, writers) for site, x in seen)
         # Half precision rounds every partial sum; what is looked for is a term left out.
         tolerance = ADDS_UP if writers.dtype in (torch.float32, torch.float64) else 0.05
@@ -238,6 +264,13 @@ def boot(directory: Path, dtype: str = "float32", device: str = "cpu") -> Hooked
             raise ModelError(
                 f"TransformerLens cannot boot {str(directory)!r}: {reason[0]}"
             ) from error
+
+
+def _not_apart(name: str, why: str) -> ModelError:
+    return ModelError(
+        f"{name} cannot be taken apart into heads and MLPs: {why}; "
+        f"choose a model of type {', '.join(FAMILIES)} or another that docs/models.md names"
+    )
 
 
 def _bridge(directory: Path, dtype: str, device: str) -> Any:
@@ -293,6 +326,12 @@ def _writer_sites(spec: SpaceSpec) -> list[_Site]:
             sites.append(_Site(f"blocks.{layer}.hook_mlp_out", slice(at, at + 1), False, layer))
             at += 1
     return sites
+
+
+def _post_norm_sites(spec: SpaceSpec) -> list[_Site]:
+    """Where the scale of a norm behind attention would pass, with the rows of its heads."""
+    heads = [site for site in _writer_sites(spec) if site.heads]
+    return [s._replace(hook=f"blocks.{s.layer}.ln1_post.hook_scale", heads=False) for s in heads]
 
 
 def _reader_sites(spec: SpaceSpec) -> list[_Site]:

@@ -3,27 +3,39 @@
 1. Keep what every writer wrote, live and ablated (:mod:`~circuitdb.models.stream`).
 2. Before each layer, mix for each reader its own input.
 3. Run attention head by head and the MLP on their own inputs; append what they wrote.
-4. Logits of the last position from the input of ``logits``.
+4. Logits from the input of ``logits``.
+
+Where MLP and attention of a layer run side by side (GPT-NeoX), both read the stream before it.
+Where a norm stands between the heads and the stream (Gemma 2), what a head writes is its share of
+the normed sum: divided by the layer's one live scale. Heads then still add up, but each depends,
+through that scale, on all heads of its layer.
 
 For gradients nothing is split in the forward: the model runs as usual, and the backward hands
 over each head's gradient before heads are summed. It is pulled through the norm in closed form
 and contracted with the senders' deltas at once, so memory stays near one plain pass.
 
 Source: the edge view of a transformer is that of Conmy et al. 2023 and Syed et al. 2023.
+Differs: for Gemma 2, EAP-IG (Hanna et al. 2024) norms the mixture of live and ablated heads anew for
+every reader, so that what a reader reads is no sum of writers; here an edge carries the head's share.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch  # noqa: TID253
 import torch.nn.functional as F  # noqa: TID253
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor  # noqa: TID253
 
 from circuitdb.errors import ModelError, OptionError
+from circuitdb.models.families import FAMILIES
 from circuitdb.models.forward import (
     EdgeMask,
     Embedding,
@@ -33,17 +45,18 @@ from circuitdb.models.forward import (
     Tokens,
     Writers,
 )
+from circuitdb.models.rotary import rotate
 from circuitdb.models.stream import (
     Boundaries,
+    Heard,
     IncrementalRun,
     Mixed,
     Readers,
     Stream,
     or_zero,
-    plain_rows,
     reader_blocks,
 )
-from circuitdb.models.weights import FAMILIES, Attention, Mlp, Norm, Weights
+from circuitdb.models.weights import Attention, Block, Mlp, Norm, Weights
 from circuitdb.space import Space
 
 # One input shared by all heads, or one for each.
@@ -73,44 +86,72 @@ class _Normed(NamedTuple):
 
 
 class ResidualForward:
-    """Masked forward for :data:`~circuitdb.models.weights.FAMILIES`.
+    """Masked forward for any :class:`~circuitdb.models.weights.Weights`.
 
     Raises:
-        ModelError: the activation function is not known.
+        ModelError: an activation function is not known, or attention's post-norm does not
+            divide what the heads write.
     """
 
     def __init__(self, weights: Weights) -> None:
         for block in weights.blocks:
-            if block.mlp.activation not in _ACTIVATIONS:
-                raise ModelError(
-                    f"the residual forward does not know activation {block.mlp.activation!r}; "
-                    f"known: {', '.join(_ACTIVATIONS)}"
-                )
+            _check(block)
         self.weights = weights
         self.space = Space(weights.spec)
-        blocks = reader_blocks(self.space)
-        self._attention_readers, self._mlp_readers = blocks[0:-1:2], blocks[1:-1:2]
-        self._logits_readers = blocks[-1]
-        self.blocks = tuple(blocks)
+        self._parallel = weights.spec.parallel
+        self.blocks = tuple(reader_blocks(self.space))
         """Attention and MLP readers by turns, layer by layer; last ``logits``."""
-        self._boundaries = Boundaries(self.blocks, tuple(self._steps()), self._logits_layer)
+        *layers, self._logits_readers = self.blocks
+        self._attention_readers, self._mlp_readers = layers[::2], layers[1::2]
+        self._boundaries = self._cut()
 
-    def _steps(self) -> Iterator[Callable[[Stream], None]]:
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights.embed.device
+
+    @property
+    def heads_coupled(self) -> bool:
+        """Whether a norm stands between the heads of a layer and the residual stream."""
+        return any(block.attention_post_norm is not None for block in self.weights.blocks)
+
+    def _cut(self) -> Boundaries:
+        """The model as steps between which the stream may be kept."""
+        readers: list[Readers] = []
+        steps: list[Callable[[Stream], None]] = []
         for layer in range(len(self.weights.blocks)):
-            yield functools.partial(self._attention_layer, layer)
-            yield functools.partial(self._mlp_layer, layer)
+            attention, mlp = self._attention_readers[layer], self._mlp_readers[layer]
+            if self._parallel:
+                readers.append(attention.and_next(mlp))
+                steps.append(functools.partial(self._parallel_layer, layer))
+            else:
+                readers += [attention, mlp]
+                steps.append(functools.partial(self._attention_layer, layer))
+                steps.append(functools.partial(self._mlp_layer, layer))
+        readers.append(self._logits_readers)
+        return Boundaries(tuple(readers), tuple(steps), self._logits_layer, self._behind())
+
+    def _behind(self) -> NDArray[np.bool_]:
+        """Which components each reader can change by what it reads, ``[reader, component]``."""
+        space = self.space
+        found = np.zeros((len(space.readers), len(space.components)), dtype=np.bool_)
+        for reader, components in enumerate(space.reader_components):
+            found[reader, list(components)] = True
+        for readers, block in zip(self._attention_readers, self.weights.blocks, strict=True):
+            if block.attention_post_norm is not None:
+                first = readers.n_visible
+                found[readers.rows, first : first + space.spec.n_heads] = True
+        return found
 
     @torch.no_grad()
     def logits(self, tokens: Tokens) -> Logits:
-        """The full model's logits at the last position."""
+        """The full model's logits."""
         x = self.embed(tokens)
         for block in self.weights.blocks:
-            z = self._attend(
-                block.attention, *self._qkv(block.attention, _normalized(block.attention_norm, x))
-            )
-            x = x + _write_summed(block.attention, z)
-            x = x + _mlp(block.mlp, _normalized(block.mlp_norm, x))
-        return self._unembed(x[:, -1])
+            z = self._attend_to(block, x)
+            attended = x + _write_summed(block, z)
+            x = attended + _run_mlp(block, x if self._parallel else attended)
+        return self._unembed(x)
 
     @torch.no_grad()
     def writers(self, tokens: Tokens) -> Writers:
@@ -120,15 +161,12 @@ class ResidualForward:
         out[0] = x
         at = 1
         for block in self.weights.blocks:
-            z = self._attend(
-                block.attention, *self._qkv(block.attention, _normalized(block.attention_norm, x))
-            )
-            heads = _write(block.attention, z)
+            heads = _write(block, self._attend_to(block, x))
             out[at : at + len(heads)] = heads
-            x = x + heads.sum(0) + or_zero(block.attention.b_o)
-            out[at + len(heads)] = _mlp(block.mlp, _normalized(block.mlp_norm, x))
+            attended = x + heads.sum(0) + or_zero(block.attention.b_o)
+            out[at + len(heads)] = _run_mlp(block, x if self._parallel else attended)
             at += len(heads) + 1
-            x = x + out[at - 1]
+            x = attended + out[at - 1]
         return out
 
     def masked(self, tokens: Tokens, ablated: Writers, keep: EdgeMask) -> Logits:
@@ -137,12 +175,9 @@ class ResidualForward:
 
     @torch.no_grad()
     def masked_writers(self, tokens: Tokens, ablated: Writers, keep: EdgeMask) -> Writers:
-        """What every writer adds to the residual stream of a masked forward.
-
-        Of a component that no kept edge leaves it is what it would write on the plain stream.
-        """
-        rows, _ = plain_rows(self.space, keep.cpu().numpy())
-        stream = Stream(rows, ablated)
+        """What every writer adds to the residual stream of a masked forward."""
+        rows = self.space.matrix(keep.cpu().numpy())
+        stream = Stream(rows, np.ones(len(rows), dtype=np.bool_), ablated, {})
         stream.append(self.embed(tokens)[None], None)
         for step in self._boundaries.steps:
             step(stream)
@@ -154,19 +189,49 @@ class ResidualForward:
 
     def _attention_layer(self, layer: int, stream: Stream) -> None:
         """Run one attention layer of a masked forward."""
-        a, norm = self.weights.blocks[layer].attention, self.weights.blocks[layer].attention_norm
-        x = _per_reader(norm, stream.inputs(self._attention_readers[layer]))
-        stream.append(_write(a, self._attend(a, *self._qkv(a, x))), a.b_o)
+        self._append_heads(layer, stream, self._heads(layer, stream))
 
     def _mlp_layer(self, layer: int, stream: Stream) -> None:
         """Run one MLP of a masked forward."""
+        self._append_mlp(layer, stream, self._mlp(layer, stream))
+
+    def _parallel_layer(self, layer: int, stream: Stream) -> None:
+        """Run attention and MLP of one layer of a masked forward on the same stream."""
+        heads, out = self._heads(layer, stream), self._mlp(layer, stream)
+        self._append_heads(layer, stream, heads)
+        self._append_mlp(layer, stream, out)
+
+    def _heads(self, layer: int, stream: Stream) -> PerReader:
+        """What the heads write that are heard."""
+        heard = stream.heard(self._attention_readers[layer])
+        if not heard.any():
+            return _nothing(stream)
         block = self.weights.blocks[layer]
+        x = _per_reader(block.attention_norm, stream.inputs(self._attention_readers[layer]))
+        if heard.all():
+            return _write(block, self._attend(block.attention, *_qkv(block.attention, x)))
+        a, group = _some_heads(block.attention, heard)
+        q, k, v = _qkv(a, x)
+        z = self._attend(a, q, k[:, group], v[:, group])
+        return _write(dataclasses.replace(block, attention=a), z)
+
+    def _append_heads(self, layer: int, stream: Stream, written: PerReader) -> None:
+        heard = stream.heard(self._attention_readers[layer])[: self.space.spec.n_heads]
+        stream.append(written, self.weights.blocks[layer].attention.b_o, heard)
+
+    def _mlp(self, layer: int, stream: Stream) -> PerReader:
+        """What the MLP writes, if it is heard."""
+        if not stream.heard(self._mlp_readers[layer]).any():
+            return _nothing(stream)
         mixed = stream.inputs(self._mlp_readers[layer])
-        stream.append(_mlp(block.mlp, _normalized(block.mlp_norm, mixed.inputs)), None)
+        return _run_mlp(self.weights.blocks[layer], mixed.inputs)
+
+    def _append_mlp(self, layer: int, stream: Stream, written: PerReader) -> None:
+        stream.append(written, None, stream.heard(self._mlp_readers[layer]))
 
     def _logits_layer(self, stream: Stream) -> Logits:
         """The end of a masked forward."""
-        return self._unembed(stream.inputs(self._logits_readers).inputs[0, :, -1])
+        return self._unembed(stream.inputs(self._logits_readers).inputs[0])
 
     def edge_gradients(
         self,
@@ -188,14 +253,15 @@ class ResidualForward:
             for i, block in enumerate(self.weights.blocks):
                 a = block.attention
                 normed = _norm(block.attention_norm, x)
-                qkv = self._qkv(a, normed.out)
+                qkv = _qkv(a, normed.out)
                 _record_attention(
                     self._attention_readers[i], a, block.attention_norm, normed, qkv, record
                 )
-                x = x + _write_summed(a, self._attend(a, *qkv))
-                branch = _recorded(x, self._mlp_readers[i], record)
-                x = x + _mlp(block.mlp, _normalized(block.mlp_norm, branch))
-            logits = self._unembed(_recorded(x, self._logits_readers, record)[:, -1])
+                attended = x + _write_summed(block, self._attend(a, *qkv))
+                read = x if self._parallel else attended
+                branch = _recorded(read, self._mlp_readers[i], record)
+                x = attended + _run_mlp(block, branch)
+            logits = self._unembed(_recorded(x, self._logits_readers, record))
             objective(logits).sum().backward()  # type: ignore[no-untyped-call]
         return scores
 
@@ -215,11 +281,11 @@ class ResidualForward:
 
     def bias_before(self, block: int) -> Tensor | float:
         """The attention output biases that a block of readers sees."""
-        layers = self.weights.blocks[: (block + 1) // 2]
-        return sum((or_zero(b.attention.b_o) for b in layers), 0.0)
+        before = block // 2 if self._parallel else (block + 1) // 2
+        return sum((or_zero(b.attention.b_o) for b in self.weights.blocks[:before]), 0.0)
 
     def port(self, layer: int, port: str, x: Tensor, heads: Sequence[int], start: int) -> Tensor:
-        """Queries, keys or values of some heads, rotated, from an input of each.
+        """Queries, keys or values of some heads, normed and rotated, from an input of each.
 
         Args:
             layer: which layer.
@@ -233,16 +299,19 @@ class ResidualForward:
         """
         block = self.weights.blocks[layer]
         a = block.attention
-        w, b = {"q": (a.w_q, a.b_q), "k": (a.w_k, a.b_k), "v": (a.w_v, a.b_v)}[port]
+        w, b, norm = {
+            "q": (a.w_q, a.b_q, a.q_norm), "k": (a.w_k, a.b_k, a.k_norm), "v": (a.w_v, a.b_v, None),
+        }[port]  # fmt: skip
         chosen = list(heads)
         normed = _normalized(block.attention_norm, x)
         made = (normed.flatten(1, -2) @ w[chosen]).reshape(*x.shape[:-1], w.shape[-1])
         if b is not None:
             made = made + b[chosen].reshape(len(chosen), *[1] * (x.dim() - 2), -1)
-        if port == "v" or self.weights.rotary_base is None:
+        made = _normalized(norm, made)
+        if port == "v" or a.rotary is None:
             return made
-        cos, sin = _rotary(start + x.shape[-2], made.shape[-1], self.weights.rotary_base, made)
-        return _rotate(made, cos[start:], sin[start:])
+        cos, sin = a.rotary.tables(start + x.shape[-2], made)
+        return rotate(made, cos[start:], sin[start:])
 
     def write(self, layer: int, z: Tensor, heads: Sequence[int]) -> Tensor:
         """What some heads write, ``[head, …, pos, d_model]``, from ``[head, …, pos, d_head]``."""
@@ -251,34 +320,113 @@ class ResidualForward:
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """What an MLP writes on an input of its, ``[…, d_model]`` in and out."""
-        block = self.weights.blocks[layer]
-        return _mlp(block.mlp, _normalized(block.mlp_norm, x))
+        return _run_mlp(self.weights.blocks[layer], x)
 
     def unembed(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Logits from the input of ``logits``."""
-        return self._unembed(x)
+        w = self.weights
+        return _capped(_normalized(w.final_norm, x) @ w.unembed, w.softcap)
 
-    def _unembed(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
-        return _normalized(self.weights.final_norm, x) @ self.weights.unembed
+    def _unembed(self, x: Embedding) -> Logits:
+        return self.unembed(x[:, -1] if self.weights.reads == "last" else x).flatten(1)
 
-    def _qkv(self, a: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, values ``[batch, head, pos, d_head]``, before rotation.
-
-        `x` is one normed input for all, or one for each reader: queries, keys, values in order.
-        """
-        n, kv = len(a.w_q), len(a.w_k)
-        parts = (x, x, x) if x.dim() == 3 else (x[:n], x[n : n + kv], x[n + kv :])
-        maps = ((a.w_q, a.b_q), (a.w_k, a.b_k), (a.w_v, a.b_v))
-        q, k, v = (_project(part, w, b) for part, (w, b) in zip(parts, maps, strict=True))
-        return q, k, v
+    def _attend_to(self, block: Block, x: Shared) -> Tensor:
+        """Attention of the full model, ``[batch, head, pos, d_head]``."""
+        a = block.attention
+        return self._attend(a, *_qkv(a, _normalized(block.attention_norm, x)))
 
     def _attend(self, a: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Causal attention, ``[batch, head, pos, d_head]``."""
-        if self.weights.rotary_base is not None:
-            cos, sin = _rotary(q.shape[2], q.shape[3], self.weights.rotary_base, q)
-            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-        grouped = len(a.w_k) != len(a.w_q)
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+        """Attention from unrotated queries and keys, ``[batch, head, pos, d_head]``."""
+        q, k = _normalized(a.q_norm, q), _normalized(a.k_norm, k)
+        if a.rotary is not None:
+            cos, sin = a.rotary.tables(q.shape[2], q)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if a.softcap is not None:
+            return _capped_attention(a, q, k, v, self._visible(a, q))
+        narrow = a.window is not None and a.window < q.shape[2]
+        return F.scaled_dot_product_attention(
+            q, k, v,
+            attn_mask=self._visible(a, q) if narrow else None,
+            is_causal=self.weights.causal and not narrow,
+            scale=a.scale,
+            enable_gqa=k.shape[1] != q.shape[1],
+        )  # fmt: skip
+
+    def _visible(self, a: Attention, q: Tensor) -> Bool[Tensor, "query key"]:
+        """Which positions a query sees."""
+        seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device)
+        if self.weights.causal:
+            seen = seen.tril()
+        return seen if a.window is None else seen.triu(1 - a.window)
+
+
+def _check(block: Block) -> None:
+    """Refuse what the masked forward would get wrong."""
+    activation, behind = block.mlp.activation, block.attention_post_norm
+    if activation not in _ACTIVATIONS:
+        raise ModelError(
+            f"the residual forward does not know activation {activation!r}; "
+            f"known: {', '.join(_ACTIVATIONS)}"
+        )
+    biased = behind is not None and (behind.bias is not None or block.attention.b_o is not None)
+    if biased or (behind is not None and not behind.rms):
+        raise ModelError(
+            "the residual forward knows a norm behind attention only as RMSNorm, and neither the "
+            "norm nor attention's output with a bias"
+        )
+
+
+def _nothing(stream: Stream) -> PerReader:
+    """What a layer writes of which no part is heard."""
+    total = stream.state.live_sum
+    return total.new_empty((0, *total.shape))
+
+
+def _some_heads(a: Attention, heard: Heard) -> tuple[Attention, NDArray[np.intp]]:
+    """The heads that are heard alone, and for each its key/value head among those kept.
+
+    Args:
+        a: the whole layer.
+        heard: which query, key and value inputs are, ``[reader]``.
+    """
+    n, kv = len(a.w_q), len(a.w_k)
+    heads, groups = np.flatnonzero(heard[:n]), np.flatnonzero(heard[n : n + kv])
+
+    def of(tensor: Tensor | None, ids: NDArray[np.intp]) -> Any:
+        return None if tensor is None else tensor[ids]
+
+    kept = dataclasses.replace(
+        a, w_q=of(a.w_q, heads), b_q=of(a.b_q, heads), w_k=of(a.w_k, groups), b_k=of(a.b_k, groups),
+        w_v=of(a.w_v, groups), b_v=of(a.b_v, groups), w_o=of(a.w_o, heads),
+    )  # fmt: skip
+    return kept, np.searchsorted(groups, heads // (n // kv))
+
+
+def _qkv(a: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys, values ``[batch, head, pos, d_head]``, before norm and rotation.
+
+    `x` is one normed input for all, or one for each reader: queries, keys, values in order.
+    """
+    n, kv = len(a.w_q), len(a.w_k)
+    parts = (x, x, x) if x.dim() == 3 else (x[:n], x[n : n + kv], x[n + kv :])
+    maps = ((a.w_q, a.b_q), (a.w_k, a.b_k), (a.w_v, a.b_v))
+    q, k, v = (_project(part, w, b) for part, (w, b) in zip(parts, maps, strict=True))
+    return q, k, v
+
+
+def _capped(x: Tensor, cap: float | None) -> Tensor:
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
+def _capped_attention(
+    a: Attention, q: Tensor, k: Tensor, v: Tensor, visible: Bool[Tensor, "query key"]
+) -> Tensor:
+    """Attention with a soft cap on its scores, which torch's fused kernels do not know."""
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    scale = q.shape[-1] ** -0.5 if a.scale is None else a.scale
+    scores = _capped(q @ k.transpose(2, 3) * scale, a.softcap)
+    return scores.masked_fill(~visible, -math.inf).softmax(-1) @ v
 
 
 def _project(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
@@ -290,45 +438,67 @@ def _project(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     return out if b is None else out + b[:, None]
 
 
-def _write(a: Attention, z: Tensor) -> PerReader:
-    """What each head writes, ``[head, batch, pos, d_model]``, without the output bias."""
-    return torch.einsum("bhte,hed->hbtd", z, a.w_o)
+def _write(block: Block, z: Tensor) -> PerReader:
+    """What each head writes, ``[head, batch, pos, d_model]``, without the output bias.
+
+    Behind a norm it is the head's share of the normed sum.
+    """
+    heads, norm = torch.einsum("bhte,hed->hbtd", z, block.attention.w_o), block.attention_post_norm
+    if norm is None:
+        return heads
+    scale = (heads.sum(0).square().mean(-1, keepdim=True) + norm.eps).rsqrt()
+    return heads * (norm.weight * scale)
 
 
-def _write_summed(a: Attention, z: Tensor) -> Shared:
+def _write_summed(block: Block, z: Tensor) -> Shared:
     """What all heads write together, output bias included."""
-    return z.transpose(1, 2).flatten(2) @ a.w_o.flatten(0, 1) + or_zero(a.b_o)
+    a = block.attention
+    total = z.transpose(1, 2).flatten(2) @ a.w_o.flatten(0, 1) + or_zero(a.b_o)
+    return _normalized(block.attention_post_norm, total)
+
+
+def _run_mlp(block: Block, x: Tensor) -> Tensor:
+    """What the MLP writes where it reads `x` ``[…, pos, d_model]``."""
+    return _normalized(block.mlp_post_norm, _mlp(block.mlp, _normalized(block.mlp_norm, x)))
 
 
 def _mlp(m: Mlp, x: Tensor) -> Tensor:
     act = _ACTIVATIONS[m.activation]
     pre = x @ m.w_in + or_zero(m.b_in)
-    hidden = act(pre) if m.w_gate is None else act(x @ m.w_gate) * pre
+    hidden = act(pre) if m.w_gate is None else act(x @ m.w_gate + or_zero(m.b_gate)) * pre
     return hidden @ m.w_out + or_zero(m.b_out)
 
 
-def _per_reader(norm: Norm, mixed: Mixed) -> Tensor:
+def _per_reader(norm: Norm | None, mixed: Mixed) -> Tensor:
     """Normed inputs: one shared ``[batch, pos, d_model]`` where all are equal, else one a reader."""
     normed = _normalized(norm, mixed.inputs)
-    return normed[0] if len(normed) == 1 else normed[mixed.of_reader]
+    if len(normed) == 1:
+        return normed[0]
+    return normed if mixed.of_reader is None else normed[mixed.of_reader]
 
 
-def _normalized(norm: Norm, x: Tensor) -> Tensor:
+def _normalized(norm: Norm | None, x: Tensor) -> Tensor:
     """The norm's output alone, by torch's fused kernels."""
+    if norm is None:
+        return x
     if norm.rms:
         return F.rms_norm(x, norm.weight.shape, norm.weight, norm.eps) + or_zero(norm.bias)
     return F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)
 
 
-def _norm(norm: Norm, x: Tensor) -> _Normed:
+def _norm(norm: Norm | None, x: Tensor) -> _Normed:
+    if norm is None:
+        return _Normed(x, x, torch.ones_like(x[..., :1]))
     centred = x if norm.rms else x - x.mean(-1, keepdim=True)
     scale = (centred.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
     unit = centred * scale
     return _Normed(unit * norm.weight + or_zero(norm.bias), unit, scale)
 
 
-def _norm_backward(norm: Norm, normed: _Normed, grad: PerReader) -> PerReader:
+def _norm_backward(norm: Norm | None, normed: _Normed, grad: PerReader) -> PerReader:
     """The gradient at the norm's input, from that at its output."""
+    if norm is None:
+        return grad
     weighted = grad * norm.weight
     along = (weighted * normed.unit).mean(-1, keepdim=True)
     centre = 0.0 if norm.rms else weighted.mean(-1, keepdim=True)
@@ -338,7 +508,7 @@ def _norm_backward(norm: Norm, normed: _Normed, grad: PerReader) -> PerReader:
 def _record_attention(
     readers: Readers,
     a: Attention,
-    norm: Norm,
+    norm: Norm | None,
     normed: _Normed,
     qkv: tuple[Tensor, Tensor, Tensor],
     record: Callable[[Readers, PerReader], None],
@@ -363,18 +533,3 @@ def _recorded(x: Tensor, readers: Readers, record: Callable[[Readers, PerReader]
     branch = x.view_as(x)
     branch.register_hook(lambda grad: record(readers, grad[None]))  # type: ignore[no-untyped-call]
     return branch
-
-
-def _rotary(length: int, width: int, base: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines ``[pos, d_head]`` of the rotary embedding (halves, as in Llama)."""
-    frequency = base ** -(
-        torch.arange(0, width, 2, device=like.device, dtype=torch.float32) / width
-    )
-    angle = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * frequency
-    angle = torch.cat([angle, angle], dim=1)
-    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin

@@ -119,7 +119,8 @@ def _wanted(recipe: TrainRecipe, seeds: Iterable[int] | None) -> tuple[int, ...]
     wanted = recipe.seeds if seeds is None else tuple(seeds)
     unknown = [s for s in wanted if s not in recipe.seeds]
     if unknown:
-        raise OptionError(f"recipe {recipe.name!r} has no seeds {unknown}; it has {recipe.seeds}")
+        there = ", ".join(map(str, recipe.seeds))
+        raise OptionError(f"recipe {recipe.name!r} has no seed {unknown[0]}; it has {there}")
     return wanted
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
-from circuitdb.render.caption import html, printable
+from circuitdb.render.caption import html
 from circuitdb.render.picture import Anchor, Box, Look, Picture, anchor
 from circuitdb.render.style import FAINT, FONT, INK, PAPER, QUIET, text_on, text_width
+from circuitdb.text import printable
 
 _PORT: Final = 13.0
 _NAME: Final = 15.0

@@ -9,7 +9,8 @@ from html import escape
 from typing import Final, NamedTuple
 
 from circuitdb.circuit import Circuit
-from circuitdb.render.style import INK, QUIET, number, text_width
+from circuitdb.render.style import INK, QUIET, text_width
+from circuitdb.text import number, printable
 
 _COLUMNS: Final = 92
 """Characters to a caption line."""
@@ -91,11 +92,6 @@ def figures_line(figures: Mapping[str, Value]) -> str:
                 f"{name} {number(float(value)) if isinstance(value, int | float) else value}"
             )
     return " · ".join(shown)
-
-
-def printable(text: str) -> str:
-    """Text without control characters, which neither XML nor a label can hold."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def html(text: str) -> str:

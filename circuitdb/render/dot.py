@@ -24,13 +24,13 @@ from circuitdb.render.style import (
     QUIET,
     SUPPORTS,
     UNMEASURED,
-    number,
     sign_colour,
     stroke,
     tint,
     with_opacity,
 )
 from circuitdb.space import Space
+from circuitdb.text import number
 
 MAX_RANKS = 14
 """More ranks than this make `dot`'s drawing a ribbon; the map of layers and heads fits a page."""

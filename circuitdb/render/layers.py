@@ -1,7 +1,7 @@
 """Large drawings: a fixed place for every component, and curves between them.
 
 The map has a row for each layer and a column for each attention head; the MLPs stand in a column
-of their own, half a row above the heads they read. A component has the same place in every
+of their own, half a row above the heads of their layer. A component has the same place in every
 drawing of its model, so that drawings can be compared side by side. Components of the model that
 are not in the circuit leave a dot. Circuits of features, neurons or positions have no such map:
 their boxes are packed rank by rank.

@@ -34,15 +34,26 @@ def save(dot: str, path: str | Path, *, table: Table | None = None) -> Path:
         RenderError: the suffix is unknown, the file cannot be written, or nothing installed can
             draw it.
     """
+    target = check_path(path)
+    _write(target, _MAKERS[target.suffix.lower()](dot, table))
+    return target
+
+
+def check_path(path: str | Path) -> Path:
+    """The file a drawing would go to; worth knowing before long work that ends in a drawing.
+
+    Raises:
+        RenderError: it has no known suffix, or no directory to stand in.
+    """
+    if str(path).endswith(os.sep):  # A Path would drop it.
+        raise RenderError(f"{str(path)!r} names a directory; name a file")
     target = Path(path)
-    make = _MAKERS.get(target.suffix.lower())
-    if make is None:
+    if target.suffix.lower() not in _MAKERS:
         raise RenderError(
             f"cannot tell the format of {str(path)!r}: end it in " + ", ".join(_MAKERS)
         )
     if not target.parent.is_dir():
         raise RenderError(f"cannot write {str(path)!r}: no directory {str(target.parent)!r}")
-    _write(target, make(dot, table))
     return target
 
 

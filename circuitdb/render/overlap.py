@@ -16,12 +16,15 @@ from circuitdb.names import parse_component
 from circuitdb.render.caption import Key, Value, caption, figures_line, heading
 from circuitdb.render.dot import drawn_edges, node_names, write
 from circuitdb.render.picture import Line, Look, Picture, boxes_of, with_ends
-from circuitdb.render.style import THREE, TWO, number, stroke, tint
+from circuitdb.render.style import THREE, TWO, stroke, tint
+from circuitdb.text import number
 
 ENDS = ("input", "logits")
 """In every circuit, so they say nothing about an overlap."""
 UNCOUNTED = (*ENDS, "kv")
 """A key/value head is a receiver and no component."""
+DRAWN = (2, 3)
+"""Numbers of circuits that one diagram shows."""
 _LEAST_SHARE = 0.1
 """Light colours of hairlines cannot be told apart, so no line is drawn thinner than this share."""
 
@@ -72,9 +75,18 @@ def region_text(region: int, labels: Sequence[str]) -> str:
     return f"{inside[0]} only" if len(inside) == 1 else " and ".join(inside) + " only"
 
 
+def check_number(n: int) -> None:
+    """Refuse a number of circuits that one diagram cannot tell apart by colour.
+
+    Raises:
+        RenderError: it is neither two nor three.
+    """
+    if n not in DRAWN:
+        raise RenderError(f"an overlap is drawn of two or three circuits, not of {n}")
+
+
 def _labels(circuits: Sequence[Circuit], labels: Sequence[str] | None) -> list[str]:
-    if len(circuits) not in (2, 3):
-        raise RenderError(f"an overlap is drawn of two or three circuits, not of {len(circuits)}")
+    check_number(len(circuits))
     if labels is not None and len(labels) != len(circuits):
         raise RenderError(f"{len(circuits)} circuits need as many labels, not {list(labels)!r}")
     for other in circuits[1:]:

@@ -12,8 +12,7 @@ from html import escape, unescape
 from typing import Final, NamedTuple
 
 from circuitdb.circuit import Circuit
-from circuitdb.render.caption import printable
-from circuitdb.render.style import number
+from circuitdb.text import number, printable
 
 Cell = str | float | None
 

@@ -115,14 +115,3 @@ _EM: Final = {
     **dict.fromkeys("cskvxyz", 0.5), **dict.fromkeys("mw%", 0.89), "@": 1.02,
 }  # fmt: skip
 """Widths of characters as parts of the font size."""
-
-
-def number(value: float) -> str:
-    """A figure as people read it: three significant digits, no needless zeros.
-
-    >>> number(0.31), number(2.5e-7), number(1234.0)
-    ('0.31', '2.5e-07', '1234')
-    """
-    if value and 1000 <= abs(value) < 1e7:
-        return f"{value:.0f}"
-    return f"{value:.3g}"

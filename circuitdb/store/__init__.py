@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from circuitdb.store.care import Problem, Report
-    from circuitdb.store.connection import default_path
+    from circuitdb.store.connection import default_path, examine
     from circuitdb.store.edit import CheckpointMetric
     from circuitdb.store.merge import Merged
     from circuitdb.store.read import CircuitRow, Record
@@ -27,6 +27,7 @@ __all__ = [
     "SqlResult",
     "Store",
     "default_path",
+    "examine",
     "run_sql",
 ]
 
@@ -40,6 +41,7 @@ _HOMES = {
     "SqlResult": "sandbox",
     "Store": "store",
     "default_path": "connection",
+    "examine": "connection",
     "run_sql": "sandbox",
 }
 

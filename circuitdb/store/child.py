@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -54,11 +55,14 @@ def _say(value: Any) -> int:
 
 def _answer(duckdb: Any, con: Any, request: dict[str, Any]) -> None:
     statements = duckdb.extract_statements(request["sql"])
-    kinds = [s.type.name for s in statements]
-    if len(kinds) != 1 or kinds[0] not in ("SELECT", "EXPLAIN"):
-        _say({"refused": kinds})
+    if len(statements) != 1 or _kind(statements[0]) not in ("SELECT", "EXPLAIN"):
+        _say({"refused": [_word(s) for s in statements]})
         return
-    found = con.execute(statements[0], request["params"] or None)
+    given, wanted = request["params"] or {}, statements[0].named_parameters
+    if wanted != set(given):
+        _say({"has_parameters": sorted(wanted), "given": sorted(given)})
+        return
+    found = con.execute(statements[0], given or None)
     _say({"columns": [d[0] for d in found.description]})
     left, size = request["max_rows"] + 1, 0
     while left > 0 and (rows := found.fetchmany(min(left, _BATCH))):
@@ -67,6 +71,20 @@ def _answer(duckdb: Any, con: Any, request: dict[str, Any]) -> None:
             size += _say([plain(value) for value in row])
             if size > _MAX_BYTES:
                 raise ValueError(f"the result is larger than {_MAX_BYTES // 2**20} MiB")
+
+
+def _kind(statement: Any) -> str:
+    try:
+        return str(statement.type.name)
+    except ValueError:  # A kind that DuckDB has and its Python binding does not name.
+        return ""
+
+
+def _word(statement: Any) -> str:
+    """What a statement does, in its own word: DuckDB counts INSTALL as LOAD and USE as SET."""
+    found = re.match(r"(?:\s|--[^\n]*|/\*.*?\*/)*(\w+)", statement.query, re.DOTALL)
+    word = found[1].upper() if found else ""
+    return word if word not in ("", "WITH") else _kind(statement)
 
 
 def plain(value: Any) -> Any:

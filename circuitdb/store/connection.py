@@ -74,6 +74,28 @@ def connect(path: Path, *, read_only: bool, create: bool, lock_seconds: float) -
     return con
 
 
+def examine(path: Path) -> None:
+    """Refuse a file that is there and is no database this circuitdb can use.
+
+    What is not there yet passes, and so does a database that another process holds, or one that
+    the next writing command brings up to date.
+
+    Raises:
+        CorruptError: it is no database, or damaged.
+        NewerSchemaError: a newer circuitdb wrote it.
+        StoreError: it belongs to something else, or may not be read.
+    """
+    if not path.exists():
+        return
+    _check_path(path, read_only=True, create=False)
+    try:
+        con = _connect_patiently(path, read_only=True, lock_seconds=0.0)
+    except LockedError:
+        return
+    with con, in_our_words(path):
+        _compared(con, path)
+
+
 def _check_path(path: Path, *, read_only: bool, create: bool) -> None:
     if path.is_dir():
         raise StoreError(f"{str(path)!r} is a directory; name a database file")
@@ -131,7 +153,7 @@ def explain(error: duckdb.Error, path: Path) -> StoreError:
     if "different configuration" in text or "Conflict" in text:
         return LockedError(f"{str(path)!r} is in use elsewhere in this process; close it there")
     if "not a valid DuckDB database" in text:
-        return CorruptError(f"{str(path)!r} is no DuckDB database; name another with --db")
+        return CorruptError(f"{str(path)!r} is no DuckDB database; name another")
     if "No space left" in text or "disk full" in text.lower():
         return StoreError(f"the disk is full; nothing was added to {str(path)!r}")
     if "Read-only file system" in text or "Permission denied" in text:
@@ -236,8 +258,8 @@ def copy_database(con: Any, target: Path) -> None:
     """Copy the connected database to a new file, compacted, whole or not at all.
 
     Raises:
-        StoreError: the target exists, or its directory does not.
-        duckdb.Error: it cannot be written.
+        StoreError: the target exists, its directory does not, or it cannot be written.
+        duckdb.Error: the connected database cannot be read.
     """
     if target.exists():
         raise StoreError(f"{str(target)!r} exists already and is not overwritten")
@@ -256,9 +278,27 @@ def copy_database(con: Any, target: Path) -> None:
         _place(partial, target)
     except FileExistsError:
         raise StoreError(f"{str(target)!r} exists already and is not overwritten") from None
+    except (duckdb.Error, OSError) as error:
+        problem = _not_written(error, target, partial)
+        if problem is None:
+            raise
+        raise problem from error
     finally:
         for leftover in (partial, partial.with_name(partial.name + ".wal")):
-            leftover.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # The reason it is there is told already.
+                leftover.unlink(missing_ok=True)
+
+
+def _not_written(error: Exception, target: Path, partial: Path) -> StoreError | None:
+    """The error of a copy whose target fails it; None where the source does."""
+    text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    text = " ".join(text.split())
+    if "No space left" in text or "disk full" in text.lower():
+        return StoreError(f"{str(target)!r} was not written: its disk is full")
+    if isinstance(error, OSError) or partial.name in text:
+        said = text.replace(str(partial), str(target))
+        return StoreError(f"{str(target)!r} was not written: {said[:300]}")
+    return None
 
 
 def _place(partial: Path, target: Path) -> None:

@@ -31,7 +31,7 @@ class Kept(NamedTuple):
 RUN: Final = (
     "run_id", "space_key", "provenance_key", "task", "task_params", "prompt_set", "model", "checkpoint", "seed",
     "weights", "engine", "engine_version", "settings", "metric", "ablation", "ablation_source",
-    "data_seed", "dtype", "score_context",
+    "data_seed", "dtype", "score_context", "inert",
 )  # fmt: skip
 PROVENANCE: Final = (
     "created_at", "circuitdb", "versions", "device", "threads", "wall_seconds", "command",

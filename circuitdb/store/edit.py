@@ -14,6 +14,7 @@ from circuitdb.errors import CircuitReferenceError, OptionError
 from circuitdb.store import read, write
 from circuitdb.store.connection import one, utc_now
 from circuitdb.store.content import FIGURES, KEPT, seal_rows
+from circuitdb.text import printable
 
 ALIAS_RULE: Final = "letters, digits, '_', '.' and '-', beginning with a letter"
 
@@ -71,7 +72,8 @@ def remove(con: Any, circuit_keys: Sequence[int]) -> None:
     kept = {row[0] for row in still.fetchall()}
     _remove_owned(con, "run_key", [k for k in run_keys if k not in kept])
     unused = con.execute(
-        "SELECT prompt_set_key FROM prompt_set WHERE prompt_set NOT IN (SELECT prompt_set FROM run)"
+        "SELECT prompt_set_key FROM prompt_set WHERE prompt_set NOT IN (SELECT prompt_set FROM run "
+        "UNION ALL SELECT ablation_source FROM run WHERE ablation_source IS NOT NULL)"
     ).fetchall()
     _remove_owned(con, "prompt_set_key", [row[0] for row in unused])
     unused = con.execute(
@@ -127,7 +129,7 @@ def set_note(con: Any, circuit_key: int, note: str | None) -> None:
     Raises:
         OptionError: it holds control characters, which a terminal would obey.
     """
-    if note and any(not c.isprintable() and c not in "\n\t" for c in note):
+    if note and printable(note, keep="\n\t") != note:
         raise OptionError(f"a note holds text only, no control characters: {note!r}")
     con.execute("DELETE FROM note WHERE circuit_key = ?", [circuit_key])
     if note and note.strip():

@@ -39,7 +39,13 @@ from circuitdb.errors import (
 from circuitdb.space import Space, SpaceSpec
 from circuitdb.store.connection import explain
 from circuitdb.store.content import FIGURES, PROMPT, PROVENANCE, filled
-from circuitdb.store.read import CircuitRow, make_prompt, make_provenance, make_run
+from circuitdb.store.read import (
+    CircuitRow,
+    make_inert,
+    make_prompt,
+    make_provenance,
+    make_run,
+)
 
 _NAME: Final = "stranger"
 _RULE: Final = ("rule", "value", "unit", "ranking", "reached", "members")
@@ -203,7 +209,9 @@ def _discovery(con: Any, run_key: int, provenance_key: int, circuits: Sequence[i
         node_scores=_scores(con, "node_score", "component_id", run_key, len(space.components)),
         decisions=_decisions(con, run_key),
         effects=_effects(con, run_key, space.n_edges),
+        inert=make_inert(_rows(con, "run", ("inert",), ("run_key", run_key))[0][0]),
         prompts=_prompts(con, run.prompt_set),
+        means_over=_prompts(con, run.ablation_source),
     )
     stored = [_rows(con, "circuit", ("circuit_id",), ("circuit_key", k))[0][0] for k in circuits]
     for circuit_id, made in zip(stored, found.circuit_ids, strict=True):
@@ -266,10 +274,10 @@ def _decisions(con: Any, run_key: int) -> tuple[Decision, ...]:
     )
 
 
-def _prompts(con: Any, prompt_set: str) -> PromptRows | None:
+def _prompts(con: Any, prompt_set: str | None) -> PromptRows | None:
     columns = ("prompt_set", "prompt_set_key", "task", "params", "tokenizer", "bos", "dropped")
     heads = [row for row in _rows(con, "prompt_set", columns) if row[0] == prompt_set]
-    if not heads:
+    if prompt_set is None or not heads:
         return None
     _, key, task, params, tokenizer, bos, dropped = heads[0]
     rows = sorted(_rows(con, "prompt", PROMPT, ("prompt_set_key", key)))

@@ -85,6 +85,8 @@ class Record(NamedTuple):
     """Member edge ids, int32, ascending; of a node circuit those among its nodes."""
     nodes: NodeIds
     """Member component ids, int32, ascending."""
+    inert: tuple[str, ...] | None
+    """Components that the run's ablation leaves as they are; None where not known."""
 
 
 _ROW: Final = ", ".join(f"v.{name}" for name in CircuitRow._fields)
@@ -335,6 +337,11 @@ def make_run(values: dict[str, Any]) -> Run:
     return Run(**values)
 
 
+def make_inert(text: str | None) -> tuple[str, ...] | None:
+    """Inert components from the column of a run's row."""
+    return None if text is None else tuple(json.loads(text))
+
+
 def make_provenance(row: Sequence[Any]) -> Provenance:
     """A provenance from the columns of its row, in the order of the table."""
     from circuitdb.circuit import Provenance
@@ -373,7 +380,7 @@ def record(con: Any, circuit_id: str) -> Record:
     of_run = tuple(Run.model_fields)
     found = one(
         con,
-        f"SELECT c.circuit_key, r.run_id, c.granularity, s.spec, s.grows, "
+        f"SELECT c.circuit_key, r.run_id, c.granularity, r.inert, s.spec, s.grows, "
         f"{', '.join(f'c.{n}' for n in _RULE)}, {', '.join(f'r.{n}' for n in of_run)} "
         "FROM circuit c JOIN run r USING (run_key) JOIN space s USING (space_key) "
         "WHERE c.circuit_id = ?",
@@ -381,7 +388,7 @@ def record(con: Any, circuit_id: str) -> Record:
     )
     if found is None:
         raise unknown_circuit(circuit_id)
-    key, run_id, granularity, spec_text, grows, *values = found
+    key, run_id, granularity, inert, spec_text, grows, *values = found
     if grows:
         raise StoreError(_GROWS)
     return Record(
@@ -393,6 +400,7 @@ def record(con: Any, circuit_id: str) -> Record:
         selection=Selection(**dict(zip(_RULE, values, strict=False))),
         edges=ids_by_circuit(con, "member", "edge_id", [key])[0],
         nodes=ids_by_circuit(con, "node_member", "component_id", [key])[0],
+        inert=make_inert(inert),
     )
 
 
@@ -406,9 +414,10 @@ def get(con: Any, circuit_id: str, measured: bool) -> Circuit:
     from circuitdb.space import SpaceSpec
 
     key = circuit_keys(con, [circuit_id])[0]
-    owner, made_by, granularity, run_id, spec_text, alias, note = one(
+    owner, made_by, granularity, run_id, inert, spec_text, alias, note = one(
         con,
-        "SELECT c.run_key, c.provenance_key, c.granularity, r.run_id, s.spec, a.alias, n.note "
+        "SELECT c.run_key, c.provenance_key, c.granularity, r.run_id, r.inert, s.spec, a.alias, "
+        "n.note "
         "FROM circuit c JOIN run r USING (run_key) JOIN space s USING (space_key) "
         "LEFT JOIN alias a USING (circuit_key) LEFT JOIN note n USING (circuit_key) "
         "WHERE c.circuit_key = ?",
@@ -422,6 +431,7 @@ def get(con: Any, circuit_id: str, measured: bool) -> Circuit:
         run=run(con, owner),
         selection=_selection(con, key),
         figures=primary(con, key),
+        inert=make_inert(inert),
         nodes=_nodes(con, circuit_id, measured),
         edges=_edges(con, circuit_id, measured),
         provenance=provenance(con, made_by),

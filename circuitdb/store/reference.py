@@ -2,26 +2,33 @@
 
 A reference is an id or a unique prefix of one (6 or more hexadecimal digits), ``@alias``, or
 ``task[,key=value…]`` with the keys model, step, seed, engine, granularity, metric and ablation, as
-in ``ioi,model=toy-4l,step=500``. Several references are resolved together:
+in ``ioi,model=toy-4l,step=500``. Of the several circuits one run can have, ``edges=60``, ``nodes=12``,
+``threshold=0.01`` or ``faithfulness=0.85`` names one by its selection rule and that rule's value,
+compared as numbers; ``rule=`` by the rule alone (``rule=engine``: what the engine decided by itself)
+and ``ranking=`` by what members were ranked by. Several references are resolved together:
 
 1. Every reference has its candidates: the circuits that match what it states.
 2. A key that a reference leaves unstated must come out equal for all references that leave it
    unstated, and equal to what the others state where they state one value. An id or an alias
-   states every key.
+   states every key. How members were selected is no such key: it may differ.
 3. Of the combinations left, the newest wins: the one whose newest circuit is newest, then the
-   next. Two references that differ must not end at one circuit.
+   next. It fixes the keys of rule 2.
+4. Of the combinations with those keys, one of circuits all selected alike (rule, value and ranking)
+   goes before newer ones, then one of an equal rule; among equals the newest wins. Two references
+   that differ must not end at one circuit.
 
-Circuits of random runs, those written by hand and imports take part only where ``engine=`` names
-them, circuits of control runs only where ``answers=random`` or ``replicate=N`` does. A run is as
-new as its newest circuit, and of the circuits of one run the edge circuits come before the node
-circuits.
+A reference that could have stood for other selections of the run it ends at is told of. Circuits of
+random runs, those written by hand and imports take part only where ``engine=`` names them,
+circuits of control runs only where ``answers=random`` or ``replicate=N`` does. A run is as new as
+its newest circuit, and of the circuits of one run the edge circuits come before the node circuits.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -39,10 +46,20 @@ COLUMNS: Final = {
 }
 """Key of a reference → column of the `circuits` view."""
 _CONTROLS: Final = {"answers": "task", "replicate": 0}
+_RULES: Final = ("edges", "nodes", "threshold", "faithfulness")
+"""Keys that state a selection rule together with its value."""
+KEYS: Final = (*COLUMNS, *_CONTROLS, *_RULES, "rule", "ranking")
+"""All keys of a reference."""
+_SHOWN: Final = 8
 _NUMBERS: Final = ("step", "seed", "replicate")
 _PREFIX: Final = re.compile(r"[0-9a-f]{6,64}")
+_HEX: Final = re.compile(r"[0-9a-f]+")
+_ALSO_CALLED: Final = {"checkpoint": "step"}
+"""What people write for a key, because other places call it so."""
 _Age = tuple[datetime, datetime, bool, datetime, datetime]
 _Agreed = frozenset[tuple[str, Any]]
+_Rows = list[CircuitRow]
+_AgeOf = Callable[[Sequence[CircuitRow]], list[_Age]]
 _NOT_UNLESS_NAMED: Final = ("random", "manual", "import")
 
 
@@ -60,25 +77,56 @@ class _Wanted(NamedTuple):
     text: str
     stated: frozenset[str]
     candidates: list[CircuitRow]
+    by_id: bool = False
+    """Whether it names one circuit by id or alias."""
+
+
+def names_stored(text: str) -> bool:
+    """Whether a reference can only mean what is stored: an alias, or the digits of an id."""
+    return text.startswith("@") or bool(_HEX.fullmatch(text.strip().lower()))
 
 
 def parse(text: str) -> Reference:
     """A ``task[,key=value…]`` reference, taken apart.
 
     Raises:
-        CircuitReferenceError: an unknown key, or a value that is no number where one must be.
+        CircuitReferenceError: an unknown key, one given twice, or a value that is no number where
+            one must be.
     """
     task, *parts = (part.strip() for part in text.split(","))
     stated: dict[str, Any] = {}
     for part in parts:
         key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or key not in (*COLUMNS, *_CONTROLS):
-            known = (*COLUMNS, *_CONTROLS)
+        if not equals or key not in KEYS:
             raise CircuitReferenceError(
-                f"{part!r} in {text!r} is no key=value with a known key{near(key, known)}"
+                f"{part!r} in {text!r} is no key=value with a known key{_near_key(key)}"
             )
-        stated[key] = _number(key, value, text) if key in _NUMBERS else value
+        if key in stated:
+            raise CircuitReferenceError(f"{text!r} gives the key {key!r} twice; give it once")
+        stated[key] = _value(key, value, text)
     return Reference(text, task, stated)
+
+
+def _value(key: str, value: str, text: str) -> str | int | float | None:
+    if key in _RULES:
+        return _amount(key, value, text)
+    return _number(key, value, text) if key in _NUMBERS else value
+
+
+def _amount(key: str, value: str, text: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise CircuitReferenceError(f"{key}={value!r} in {text!r} is no number")
+    return number
+
+
+def _near_key(key: str) -> str:
+    if key in _ALSO_CALLED:
+        return f"; did you mean {_ALSO_CALLED[key]!r}?"
+    return near(key, KEYS)
 
 
 def _number(key: str, value: str, text: str) -> int | None:
@@ -99,8 +147,12 @@ def near(name: str, known: Iterable[str]) -> str:
     return f"; known: {shown}" if names else ""
 
 
-def resolve(con: Any, texts: Sequence[str]) -> list[CircuitRow]:
+def resolve(
+    con: Any, texts: Sequence[str], notice: Callable[[str], None] | None = None
+) -> list[CircuitRow]:
     """The circuits that references stand for, one each, in their order.
+
+    `notice` is told of every reference that other selections of the same run answer to as well.
 
     Raises:
         CircuitReferenceError: a reference names none, or several, or none agree; the choices are
@@ -110,33 +162,59 @@ def resolve(con: Any, texts: Sequence[str]) -> list[CircuitRow]:
     best = _best(wanted)
     if best is None:
         raise CircuitReferenceError(_disagreement(wanted))
-    _check_distinct(wanted, best)
+    for one, other, row in _collisions(wanted, best):
+        raise CircuitReferenceError(
+            f"{one.text!r} and {other.text!r} both stand for {describe(row)}; state more "
+            f"keys. Choices for {other.text!r}: {_choices(other.candidates)}"
+        )
+    if notice is not None:
+        for text in _other_selections(wanted, best):
+            notice(text)
     return best
 
 
-def _check_distinct(wanted: Sequence[_Wanted], best: Sequence[CircuitRow]) -> None:
+def _collisions(
+    wanted: Sequence[_Wanted], chosen: Sequence[CircuitRow]
+) -> Iterator[tuple[_Wanted, _Wanted, CircuitRow]]:
+    """References that differ and end at one circuit. Ids and aliases may."""
     seen: dict[str, _Wanted] = {}
-    for want, row in zip(wanted, best, strict=True):
+    for want, row in zip(wanted, chosen, strict=True):
         other = seen.setdefault(row.circuit_id, want)
-        by_name = len(want.stated) == len(other.stated) == len(COLUMNS)
-        if other.text != want.text and not by_name:
-            raise CircuitReferenceError(
-                f"{other.text!r} and {want.text!r} both stand for {describe(row)}; state more "
-                f"keys. Choices for {want.text!r}: {_choices(want.candidates)}"
+        if other.text != want.text and not (want.by_id and other.by_id):
+            yield other, want, row
+
+
+def _other_selections(wanted: Sequence[_Wanted], best: Sequence[CircuitRow]) -> Iterator[str]:
+    """What to say of references that other selections of the run they end at answer to."""
+    for want, row in zip(wanted, best, strict=True):
+        origin = (row.run_id, row.granularity)
+        alike = [c for c in want.candidates if (c.run_id, c.granularity) == origin]
+        if len(alike) > 1:
+            keys = _selection_keys(alike)
+            # Circuits given by hand are told apart by their ids alone.
+            names = [
+                c.circuit_id[:12] if keys.count(key) > 1 else key
+                for c, key in zip(alike, keys, strict=True)
+            ]
+            own = names.pop(alike.index(row))
+            which = "the newest" if alike[0] is row else "one"
+            yield (
+                f"{want.text} stands for {which} of {len(alike)}: {own}; "
+                f"also {_listed(names, ', ')}"
             )
 
 
 def _wanted(con: Any, text: str) -> _Wanted:
     everything = frozenset(COLUMNS)
     if text.startswith("@"):
-        return _Wanted(text, everything, [_by_alias(con, text[1:])])
+        return _Wanted(text, everything, [_by_alias(con, text[1:])], by_id=True)
     if _PREFIX.fullmatch(text.lower()):
         rows = rows_where(con, "starts_with(v.circuit_id, ?)", [text.lower()])
         if len(rows) > 1:
             choices = "; ".join(describe(row) for row in rows[:8])
             raise CircuitReferenceError(f"{text!r} begins {len(rows)} ids: {choices}")
         if rows:
-            return _Wanted(text, everything, rows)
+            return _Wanted(text, everything, rows, by_id=True)
     reference = parse(text)
     return _Wanted(text, frozenset(reference.stated), _candidates(con, reference))
 
@@ -166,6 +244,8 @@ def _candidates(con: Any, reference: Reference) -> list[CircuitRow]:
 
 
 def _holds(row: CircuitRow, key: str, value: Any) -> bool:
+    if key in _RULES:
+        return row.rule == key and row.value == value
     return bool(getattr(row, COLUMNS.get(key, key)) == value)
 
 
@@ -173,11 +253,18 @@ def _no_such_task(con: Any, reference: Reference) -> str:
     tasks = [r[0] for r in con.execute("SELECT DISTINCT task FROM run ORDER BY 1").fetchall()]
     if not tasks:
         return f"no circuit is {reference.text!r}: the database is empty; run circuitdb discover"
-    if _PREFIX.fullmatch(reference.text.lower()):
+    if not reference.task:
+        return f"{reference.text!r} names no task; give an id, @alias or task[,key=value…]"
+    if _PREFIX.fullmatch(reference.task.lower()):
+        if reference.stated:
+            return f"no task {reference.task!r} is stored; an id takes no keys: {reference.text!r}"
         return f"no circuit id begins with {reference.text!r}; see circuitdb ls"
     hint = near(reference.task, tasks)
     stored = "" if "known:" in hint else f" Stored tasks: {', '.join(tasks)}"
-    return f"no circuit of task {reference.task!r} is stored{hint.replace('known', 'stored tasks')}{stored}"
+    said = f"no circuit of task {reference.task!r} is stored{hint.replace('known', 'stored tasks')}{stored}"
+    if not _HEX.fullmatch(reference.task.lower()):
+        return said
+    return f"{said}. An id's beginning has 6 to 64 hex digits, not {len(reference.task)}"
 
 
 def _fixed(wanted: Sequence[_Wanted]) -> dict[str, Any]:
@@ -191,26 +278,77 @@ def _fixed(wanted: Sequence[_Wanted]) -> dict[str, Any]:
 
 
 def _best(wanted: Sequence[_Wanted]) -> list[CircuitRow] | None:
-    """The newest combination that agrees; partial ones are kept once per set of unstated values."""
+    """The combination that references stand for: rules 2 to 4."""
     ages = _ages(row for want in wanted for row in want.candidates)
 
     def age(rows: Sequence[CircuitRow]) -> list[_Age]:
         return sorted((ages[row.circuit_id] for row in rows), reverse=True)
 
-    partial: dict[_Agreed, list[CircuitRow]] = {frozenset(_fixed(wanted).items()): []}
+    found = _newest(wanted, age)
+    if found is None:
+        return None
+    agreed, newest = found
+    agreeing = [
+        [row for row in want.candidates if _open_keys(want, row).items() <= agreed.items()]
+        for want in wanted
+    ]
+    for kind in (_selection, _rule):
+        alike = [c for c in _alike(agreeing, kind, age) if not any(_collisions(wanted, c))]
+        if alike:
+            return max(alike, key=age)
+    return newest
+
+
+def _newest(wanted: Sequence[_Wanted], age: _AgeOf) -> tuple[dict[str, Any], _Rows] | None:
+    """The newest combination that agrees, and what it agrees in.
+
+    Partial ones are kept once per set of unstated values.
+    """
+    partial: dict[_Agreed, _Rows] = {frozenset(_fixed(wanted).items()): []}
     for want in wanted:
-        extended: dict[_Agreed, list[CircuitRow]] = {}
+        extended: dict[_Agreed, _Rows] = {}
         for agreed, chosen in partial.items():
             known = dict(agreed)
             for row in want.candidates:
-                values = {k: getattr(row, c) for k, c in COLUMNS.items() if k not in want.stated}
+                values = _open_keys(want, row)
                 if any(known.get(k, v) != v for k, v in values.items()):
                     continue
                 made, combination = frozenset((known | values).items()), [*chosen, row]
                 if made not in extended or age(combination) > age(extended[made]):
                     extended[made] = combination
         partial = extended
-    return max(partial.values(), key=age, default=None)
+    if not partial:
+        return None
+    agreed, newest = max(partial.items(), key=lambda item: age(item[1]))
+    return dict(agreed), newest
+
+
+def _open_keys(want: _Wanted, row: CircuitRow) -> dict[str, Any]:
+    """What a candidate says to the keys its reference leaves unstated."""
+    return {k: getattr(row, c) for k, c in COLUMNS.items() if k not in want.stated}
+
+
+def _selection(row: CircuitRow) -> Hashable:
+    return row.rule, row.value, row.ranking
+
+
+def _rule(row: CircuitRow) -> Hashable:
+    return row.rule
+
+
+def _alike(
+    candidates: Sequence[_Rows], kind: Callable[[CircuitRow], Hashable], age: _AgeOf
+) -> Iterator[_Rows]:
+    """The newest combination of each kind that all references have candidates of."""
+    newest: list[dict[Hashable, CircuitRow]] = []
+    for rows in candidates:
+        found: dict[Hashable, CircuitRow] = {}
+        for row in sorted(rows, key=lambda row: age([row]), reverse=True):
+            found.setdefault(kind(row), row)
+        newest.append(found)
+    for value in newest[0]:
+        if all(value in found for found in newest):
+            yield [found[value] for found in newest]
 
 
 def _ages(rows: Iterable[CircuitRow]) -> dict[str, _Age]:
@@ -233,18 +371,63 @@ def _ages(rows: Iterable[CircuitRow]) -> dict[str, _Age]:
 
 def describe(row: CircuitRow) -> str:
     """A circuit as one would refer to it: short id, task and the keys that are set."""
-    keys = [f"{k}={v}" for k, c in COLUMNS.items() if (v := getattr(row, c)) is not None]
-    return f"{row.circuit_id[:12]} {','.join([row.task, *keys])}"
+    return f"{row.circuit_id[:12]} {_references([row])[0]}"
 
 
 def _choices(rows: Sequence[CircuitRow]) -> str:
-    seen: dict[str, None] = {}
+    named: dict[str, list[str]] = {}
+    for row, text in zip(rows, _references(rows), strict=True):
+        named.setdefault(text, []).append(row.circuit_id[:12])
+    return _listed([_numbered(text, ids) for text, ids in named.items()], "; ")
+
+
+def _numbered(text: str, ids: Sequence[str]) -> str:
+    """A reference, with the ids of the circuits that no key tells apart."""
+    if len(ids) == 1:
+        return text
+    return f"{text} ({len(ids)} circuits: {', '.join(ids[:3])}{' …' if len(ids) > 3 else ''})"
+
+
+def _listed(texts: Sequence[str], separator: str) -> str:
+    """The first texts, and how many more there are."""
+    more = [f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
+    return separator.join([*texts[:_SHOWN], *more])
+
+
+def _references(rows: Sequence[CircuitRow]) -> list[str]:
+    """Each circuit as a reference that names it, as far as keys tell the circuits apart.
+
+    A key that is not set is written out where it is set for another of them.
+    """
+    varies = {k for k, c in COLUMNS.items() if len({getattr(row, c) for row in rows}) > 1}
+    made = []
+    for row, selected in zip(rows, _selection_keys(rows), strict=True):
+        values = {k: getattr(row, c) for k, c in COLUMNS.items()}
+        values = {k: v for k, v in values.items() if v is not None or k in varies}
+        values |= {k: getattr(row, k) for k, v in _CONTROLS.items() if getattr(row, k) != v}
+        keys = [f"{k}={'none' if v is None else v}" for k, v in values.items()]
+        made.append(",".join([row.task, *keys, selected]))
+    return made
+
+
+def _selection_keys(rows: Sequence[CircuitRow]) -> list[str]:
+    """How each circuit was selected, as keys; the ranking where it tells two of them apart."""
+    rankings: dict[tuple[str, float | None], set[str]] = {}
     for row in rows:
-        keys = [f"{k}={v}" for k, c in COLUMNS.items() if (v := getattr(row, c)) is not None]
-        controls = [f"{k}={getattr(row, k)}" for k, v in _CONTROLS.items() if getattr(row, k) != v]
-        seen[",".join([row.task, *keys, *controls])] = None
-    shown = list(seen)[:8]
-    return "; ".join(shown) + (f"; and {len(seen) - 8} more" if len(seen) > 8 else "")
+        rankings.setdefault((row.rule, row.value), set()).add(row.ranking)
+    made = []
+    for row in rows:
+        told = f"rule={row.rule}"
+        if row.rule in _RULES and row.value is not None:
+            told = f"{row.rule}={_shortest(row.value)}"
+        several = len(rankings[row.rule, row.value]) > 1
+        made.append(f"{told},ranking={row.ranking}" if several else told)
+    return made
+
+
+def _shortest(value: float) -> str:
+    """A number that reads back as itself: 60, 0.85, 1e-05."""
+    return str(int(value)) if value.is_integer() else repr(value)
 
 
 def _disagreement(wanted: Sequence[_Wanted]) -> str:

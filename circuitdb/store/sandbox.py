@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from circuitdb.errors import LockedError, MissingStoreError, QueryError, StoreError
+from circuitdb.errors import LockedError, MissingStoreError, OptionError, QueryError, StoreError
 
 TIMEOUT_SECONDS: Final = 30.0
+_LONGEST_SECONDS: Final = 7 * 86400
 MEMORY_LIMIT: Final = "1GB"
 MAX_ROWS: Final = 100_000
 # Address space beside the memory limit: code, thread stacks, allocator slack.
@@ -51,9 +52,12 @@ def run_sql(
     """Run one reading statement on a database, named parameters written ``$name``.
 
     Raises:
+        OptionError: `timeout_s` is no time, or longer than any.
         QueryError: the statement fails, is not a reading one, or runs too long.
         StoreError: the database is missing, damaged, or held by a writer (LockedError).
     """
+    if not 0 < timeout_s <= _LONGEST_SECONDS:
+        raise OptionError(f"--timeout is {timeout_s!r}; give seconds above 0, a week at most")
     path = Path(path)
     if not path.is_file():
         raise MissingStoreError(
@@ -121,6 +125,8 @@ def _parse(answer: str, path: Path, sql: str, max_rows: int) -> SqlResult:
     said = json.loads(head)
     if "refused" in said:
         raise QueryError(_refusal(said["refused"]))
+    if "has_parameters" in said:
+        raise QueryError(_mismatch(said["has_parameters"], said["given"]))
     for line in (head, lines[-2] if len(lines) > 1 else head):
         failure = json.loads(line)
         if isinstance(failure, dict) and "error" in failure:
@@ -129,10 +135,22 @@ def _parse(answer: str, path: Path, sql: str, max_rows: int) -> SqlResult:
     return SqlResult(said["columns"], rows[:max_rows], len(rows) > max_rows)
 
 
-def _refusal(kinds: list[str]) -> str:
-    if len(kinds) == 1:
-        return f"{kinds[0]} is refused: only SELECT, DESCRIBE, SHOW and EXPLAIN are allowed here"
-    return f"expected one statement, got {len(kinds)}; write one SELECT"
+def _refusal(words: list[str]) -> str:
+    if len(words) == 1:
+        return f"{words[0]} is refused: only SELECT, DESCRIBE, SHOW and EXPLAIN are allowed here"
+    return f"expected one statement, got {len(words)}; write one SELECT"
+
+
+def _mismatch(wanted: list[str], given: list[str]) -> str:
+    """What to say where a statement's parameters are not those that have values."""
+    if any(name.isdigit() for name in wanted):
+        return "parameters go by name: write $name in the statement, not ? or $1"
+    extra = [name for name in given if name not in wanted]
+    if extra:
+        has = ", ".join(f"${name}" for name in wanted)
+        return f"the statement has no parameter ${extra[0]}; it has {has or 'none'}"
+    missing = [name for name in wanted if name not in given]
+    return f"the statement needs a value for ${missing[0]}; write -p {missing[0]}=…"
 
 
 def _failure(failure: dict[str, str], path: Path, sql: str) -> QueryError | StoreError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from circuitdb.store.read import NodeIds
 
 
-@functools.lru_cache(maxsize=32)
 def _space(spec: SpaceSpec) -> Space:
-    from circuitdb.space import Space
+    # Numpy is loaded where it is used: listing needs none.
+    from circuitdb.space import shared
 
-    return Space(spec)
+    return shared(spec)
 
 
 class Store:
@@ -205,6 +205,8 @@ class Store:
 
     def backup(self, target: str | Path) -> Path:
         """Copy the database to a new file, compacted; an existing file is never overwritten."""
+        if str(target).endswith(os.sep):
+            raise StoreError(f"{str(target)!r} names a directory; name a file")
         with self._reading() as con:
             copy_database(con, Path(target))
         return Path(target)
@@ -251,14 +253,18 @@ class Store:
         with self._reading() as con:
             return read.find(con, filters, limit)
 
-    def resolve(self, refs: Sequence[str]) -> list[CircuitRow]:
+    def resolve(
+        self, refs: Sequence[str], notice: Callable[[str], None] | None = None
+    ) -> list[CircuitRow]:
         """The circuits that references stand for, resolved together.
+
+        `notice` is told of references that other selections of the same run answer to as well.
 
         Raises:
             CircuitReferenceError: one names none or several, or none agree; choices are listed.
         """
         with self._reading() as con:
-            return reference.resolve(con, refs)
+            return reference.resolve(con, refs, notice)
 
     def get(self, circuit_id: str, measured: bool = False) -> Circuit:
         """One circuit by name; with `measured` also what its run measured beside it."""

@@ -76,11 +76,12 @@ class Known(NamedTuple):
     run_key: int | None
     circuits: frozenset[str]
     """Ids of the run's stored circuits."""
-    prompts: bool
+    prompts: frozenset[str]
+    """Hashes of its stored prompt sets."""
 
     def covers(self, discovery: Discovery) -> bool:
         """Whether there is nothing left to add."""
-        if self.run_key is None or not (self.prompts or discovery.prompts is None):
+        if self.run_key is None or not self.prompts.issuperset(discovery.prompt_sets):
             return False
         return self.circuits.issuperset(discovery.circuit_ids)
 
@@ -90,9 +91,12 @@ def look_up(con: Any, discovery: Discovery) -> Known:
     run_key = key_of(con, "run", "run_id", discovery.run.run_id)
     sql = "SELECT circuit_id FROM circuit WHERE run_key = ?"
     found = [] if run_key is None else con.execute(sql, [run_key]).fetchall()
-    rows = discovery.prompts
-    prompts = rows and key_of(con, "prompt_set", "prompt_set", rows.prompt_set) is not None
-    return Known(run_key, frozenset(row[0] for row in found), bool(prompts))
+    prompts = [
+        name
+        for name in discovery.prompt_sets
+        if key_of(con, "prompt_set", "prompt_set", name) is not None
+    ]
+    return Known(run_key, frozenset(row[0] for row in found), frozenset(prompts))
 
 
 def add(con: Any, keys: Keys, discovery: Discovery, known: Known) -> tuple[str, ...]:
@@ -104,8 +108,9 @@ def add(con: Any, keys: Keys, discovery: Discovery, known: Known) -> tuple[str, 
     """
     check(discovery)
     ids, seals = discovery.circuit_ids, list[Seal]()
-    if discovery.prompts is not None and not known.prompts:
-        _add_prompts(con, keys, discovery.prompts, seals)
+    for name, rows in discovery.prompt_sets.items():
+        if name not in known.prompts:
+            _add_prompts(con, keys, rows, seals)
     new = [(i, name) for i, name in enumerate(ids) if name not in known.circuits]
     if known.run_key is None or new:
         provenance_key = _add_provenance(con, keys, discovery.provenance, seals)
@@ -125,7 +130,7 @@ def check(discovery: Discovery) -> None:
     """Refuse a discovery whose arrays do not fit together.
 
     Raises:
-        OptionError: what does not fit.
+        OptionError, NameSyntaxError: what does not fit.
         NumericalError: an infinite score.
     """
     space = discovery.space
@@ -139,6 +144,7 @@ def check(discovery: Discovery) -> None:
                 _check_floats(name, values, size)
     for name, values in discovery.effects.items():
         _check_floats(f"effect {name!r}", values, space.n_edges)
+    space.writer_ids(discovery.inert or ())
     for draft in discovery.circuits:
         _check_ids("edges", draft.edges, space.n_edges)
         _check_ids("nodes", draft.nodes, len(space.components))
@@ -291,8 +297,9 @@ def utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
 
 
-def run_row(run: Run, space_key: int, provenance_key: int) -> tuple[Any, ...]:
+def _run_row(found: Discovery, space_key: int, provenance_key: int) -> tuple[Any, ...]:
     """The columns of a run's row."""
+    run = found.run
     values: dict[str, Any] = run.model_dump()
     values.update(
         run_id=run.run_id,
@@ -300,6 +307,7 @@ def run_row(run: Run, space_key: int, provenance_key: int) -> tuple[Any, ...]:
         provenance_key=provenance_key,
         task_params=canonical_json(run.task_params),
         settings=canonical_json(run.settings),
+        inert=None if found.inert is None else canonical_json(found.inert),
     )
     return tuple(values[name] for name in RUN)
 
@@ -318,7 +326,7 @@ def _add_run(con: Any, keys: Keys, found: Discovery, provenance_key: int, seals:
         con, "edge_effect", ("run_key", key), ("quantity", "edge_id", "value"), effects, seals
     )
     _add_decisions(con, key, found.decisions, seals)
-    row = run_row(found.run, space_key, provenance_key)
+    row = _run_row(found, space_key, provenance_key)
     insert(con, "run", ("run_key", *RUN), (key, *row))
     seals.append(seal_rows("run", key, [row]))
     return key

@@ -4,7 +4,8 @@ Each line is an object with `clean` and `corrupted` (a text, or a list of token 
 and `incorrect` (a text or id, or a list of them), optionally `template` (a name) and `roles`
 (role → token position in both prompts, from 0, not counting BOS; negative from the end). The file
 has one corruption, `file`, and no split ``shift``; its prompts fall into splits by their text like
-any other's, and each split has as many as it has.
+any other's, and each split has as many as it has. A line with a word outside a closed vocabulary
+is left out for that tokenizer, and reported; what else a tokenizer cannot take is an error.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from circuitdb.errors import PromptError
+from circuitdb.errors import PromptError, unreadable
 from circuitdb.tasks.pairs import Ids, Lexicon, Pair, Segments
 from circuitdb.tasks.rows import prompt_text
 from circuitdb.tasks.tokenizer import Tokenizer
@@ -65,6 +66,10 @@ class JsonlTask:
         """
         made: dict[str, Pair] = {}
         for line in self.lines:
+            unknown = _unknown(line, words.tokenizer)
+            if unknown:
+                words.drop("a word this tokenizer does not know", f"{line.where} {unknown[0]!r}")
+                continue
             pair = _pair(line, words.tokenizer)
             text = prompt_text(pair.clean, words.tokenizer)
             if text in made:
@@ -86,7 +91,8 @@ def from_jsonl(path: str | Path) -> JsonlTask:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"the task file {str(path)!r} cannot be read: {error}") from error
+        why = unreadable(error)
+        raise PromptError(f"the task file {str(path)!r} cannot be read: {why}") from error
     lines = [
         _line(raw, f"{path}:{number}")
         for number, raw in enumerate(text.split("\n"), 1)
@@ -151,6 +157,12 @@ def _roles(value: object, where: str) -> dict[str, int]:
 
 def _is_id(value: object) -> bool:
     return type(value) is int and value >= 0
+
+
+def _unknown(line: Line, tokenizer: Tokenizer) -> list[str]:
+    """The words of a line that the tokenizer does not know; ids are what the file says."""
+    texts = (line.clean, line.corrupted, *line.correct, *line.incorrect)
+    return [word for text in texts if isinstance(text, str) for word in tokenizer.unknown(text)]
 
 
 def _pair(line: Line, tokenizer: Tokenizer) -> Pair:

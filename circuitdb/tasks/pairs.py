@@ -53,12 +53,11 @@ class Lexicon:
 
     Attributes:
         tokenizer: the tokenizer underneath.
-        dropped: reason → words or templates left out, in the order they came.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.dropped: dict[str, list[str]] = {}
+        self._dropped: dict[str, dict[str, None]] = {}
 
     @property
     def splits_digits(self) -> bool:
@@ -67,9 +66,12 @@ class Lexicon:
 
     def drop(self, reason: str, item: str) -> None:
         """Record that an item is left out."""
-        items = self.dropped.setdefault(reason, [])
-        if item not in items:
-            items.append(item)
+        self._dropped.setdefault(reason, {})[item] = None
+
+    @property
+    def dropped(self) -> dict[str, list[str]]:
+        """Reason → words, templates or lines left out, in the order they came."""
+        return {reason: list(items) for reason, items in self._dropped.items()}
 
     def single(self, words: Iterable[str], lead: str = " ", at_least: int = 0) -> list[str]:
         """The words that are one token after `lead`, in order; the others are recorded.
@@ -160,6 +162,11 @@ def split_of(text: str) -> str:
     'validation'
     """
     return _BY_REMAINDER[int.from_bytes(hashlib.sha256(text.encode()).digest()) % 10]
+
+
+def share_of(split: str) -> float:
+    """The share of all texts that fall into ``train``, ``validation`` or ``test``."""
+    return _BY_REMAINDER.count(split) / len(_BY_REMAINDER)
 
 
 def pair_split(pair: Pair, clean: str) -> str | None:

@@ -7,7 +7,7 @@ are never padded: a batch holds prompts of one length, and the answer follows th
 
 from __future__ import annotations
 
-import functools
+import math
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from circuitdb.tasks.pairs import (
     Segment,
     Task,
     pair_split,
+    share_of,
 )
 from circuitdb.tasks.rows import checked, prompt_text
 from circuitdb.tasks.tokenizer import Tokenizer
@@ -52,6 +53,8 @@ ANSWERS: Final = ("task", "random")
 MEAN_PROMPTS: Final = 256
 # So many draws in a row without a new prompt, and the task is taken to have no more.
 _PATIENCE: Final = 20_000
+# A text misses a split of a fifth with .8 ** n: about once in a hundred of so many.
+_ENOUGH_PAIRS: Final = 20
 # Random answers come from the tasks' own words where the tokenizer knows this many of them.
 _ENOUGH_WORDS: Final = 200
 
@@ -85,11 +88,6 @@ class Prompts:
     @property
     def n(self) -> int:
         return len(self.rows)
-
-    @functools.cached_property
-    def hash(self) -> str:
-        """SHA-256 of token ids, answers, roles and templates."""
-        return digest([_hashed(row) for row in self.rows])
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -160,6 +158,20 @@ class PromptSet:
             raise UnknownNameError("split", name, SPLITS)
         return Prompts(name, tuple(r for r in self.rows.rows if r.split == name))
 
+    @classmethod
+    def restored(cls, rows: PromptRows, tokenizer: Tokenizer) -> PromptSet:
+        """A stored set, its content compared with its hash.
+
+        Raises:
+            PromptError: its prompts are not those the hash was taken of.
+        """
+        if _set_hash(rows.rows, rows.bos) != rows.prompt_set:
+            raise PromptError(
+                f"the stored prompts {rows.prompt_set[:12]!r} of task {rows.task!r} were changed "
+                "since they were stored; circuitdb verify says more"
+            )
+        return cls(rows, tokenizer)
+
     def keep(self, rows: Iterable[PromptRow], **params: object) -> PromptSet:
         """The same set with these rows only, its hash made anew and `params` recorded."""
         chosen = tuple(rows)
@@ -207,7 +219,8 @@ def build(
     rows: list[PromptRow] = []
     for split, n in wanted.items():
         part = found[split][replicate * n : (replicate + 1) * n]
-        _check_enough(task, split, len(found[split]), len(part), n, replicate, stream)
+        if not _enough(split, len(part), n, replicate, stream):
+            raise PromptError(_too_few(task, split, len(found[split]), wanted, replicate, stream))
         rows += part
     if answers == "random":
         rows = list(_with_random_answers(rows, tokenizer, data_seed))
@@ -227,25 +240,21 @@ def build(
 def mean_prompts(
     task: Task,
     tokenizer: Tokenizer,
-    n: int = MEAN_PROMPTS,
     *,
-    split: str = "train",
     data_seed: int = 0,
     corruption: str | None = None,
     bos: bool = False,
     drop_templates: Collection[str] = (),
-) -> Prompts:
-    """The pairs whose corrupted prompts mean ablation averages: `n` of the train split.
+) -> PromptSet:
+    """The pairs whose corrupted prompts mean ablation averages: 256 of the train split.
 
-    They depend on neither the number of prompts discovered on nor the replicate. Templates of
-    the split ``shift`` do not occur in train: to evaluate on them, ask for their own means.
+    They depend on neither the number of prompts discovered on nor the replicate.
     """
-    sizes = dict.fromkeys(SPLITS, 0) | {split: n}
-    made = build(
+    sizes = dict.fromkeys(SPLITS, 0) | {"train": MEAN_PROMPTS}
+    return build(
         task, tokenizer, sizes=sizes, data_seed=data_seed, corruption=corruption, bos=bos,
         drop_templates=drop_templates,
     )  # fmt: skip
-    return made.split(split)
 
 
 class _Stream:
@@ -301,7 +310,7 @@ class _Stream:
     @property
     def dropped(self) -> dict[str, list[str]]:
         """Reason → words and templates left out; pairs that were refused, with their number."""
-        dropped = {reason: list(items) for reason, items in self.words.dropped.items()}
+        dropped = self.words.dropped
         for reason, counts in self._refused.items():
             dropped[reason] = [f"{template} ({n} pairs)" for template, n in counts.items()]
         if self.left_out:
@@ -380,20 +389,45 @@ def _check_options(
             raise UnknownNameError(f"template of task {task.name!r}", template, task.templates)
 
 
-def _check_enough(
-    task: Task, split: str, found: int, part: int, n: int, replicate: int, stream: _Stream
-) -> None:
-    """Complain of too few prompts: ``shift``, and a stream that ended, give what they have."""
+def _enough(split: str, part: int, n: int, replicate: int, stream: _Stream) -> bool:
+    """Whether `part` prompts do for `n`: ``shift``, and a stream that ended, give what they have."""
     if part == n or (split == "shift" and (replicate == 0 or part == 0)):
-        return
-    if stream.ended and replicate == 0 and part > 0:
-        return
-    which = f" in replicate {replicate}" if replicate else ""
-    reasons = "; ".join(f"{why}: {', '.join(items[:5])}" for why, items in stream.dropped.items())
-    raise PromptError(
-        f"task {task.name!r} has only {found} distinct {split} prompts for this tokenizer, "
-        f"{n} were asked for{which}" + (f" (left out: {reasons})" if reasons else "")
-    )
+        return True
+    return stream.ended and replicate == 0 and part > 0
+
+
+def _too_few(
+    task: Task, split: str, found: int, wanted: Mapping[str, int], replicate: int, stream: _Stream
+) -> str:
+    """How many prompts there are, how many are needed, and what was left out."""
+    needed = {name: n * (replicate + 1) for name, n in wanted.items()}
+    said = f"task {task.name!r} has only {found} distinct {split} prompts for this tokenizer, "
+    if replicate:
+        said += f"{needed[split]} are needed for replicate {replicate}"
+    else:
+        said += "one is needed" if stream.ended else f"{needed[split]} were asked for"
+    if stream.ended:
+        said += f"; {_advice(needed, everything=replicate > 0)}"
+    reasons = left_out(stream.dropped)
+    return said + (f" (left out: {'; '.join(reasons)})" if reasons else "")
+
+
+def _advice(needed: Mapping[str, int], everything: bool) -> str:
+    """How many pairs a stream that ends should have: to fill all splits, or to miss none."""
+    shares = {name: share_of(name) for name in needed if share_of(name)}
+    fall = ", ".join(f"{share:.0%} {name}" for name, share in shares.items())
+    full = max(_ENOUGH_PAIRS, *(math.ceil(needed[k] / share) for k, share in shares.items()))
+    advice = f"pairs fall by their text, {fall}: give {full if everything else _ENOUGH_PAIRS}"
+    return advice + (" or more" if everything else f" or more ({full} fill every split)")
+
+
+def left_out(dropped: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is not in a prompt set: one text a reason, with the first few items."""
+    return [
+        f"{reason}: {', '.join(items[:5])}"
+        + (f" and {len(items) - 5} more" if len(items) > 5 else "")
+        for reason, items in dropped.items()
+    ]
 
 
 def _padded(rows: Sequence[Ids]) -> IntArray:

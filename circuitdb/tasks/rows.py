@@ -14,6 +14,9 @@ def checked(pair: Pair, split: str, clean: str, tokenizer: Tokenizer) -> PromptR
     """A pair as a row without BOS, or the reason why it is none."""
     clean_ids, roles = _located(pair.clean, pair.roles, tokenizer)
     corrupted_ids, corrupted_roles = _located(pair.corrupted, pair.roles, tokenizer)
+    given = ((pair.clean, clean_ids), (pair.corrupted, corrupted_ids))
+    if any(tokenizer.unknown_id in ids for prompt, ids in given if not _is_ids(prompt)):
+        return "a word this tokenizer does not know"
     correct, incorrect = _answers(pair.correct, tokenizer), _answers(pair.incorrect, tokenizer)
     if correct is None or incorrect is None:
         return "an answer is not one token"

@@ -29,6 +29,7 @@ class Tokenizer:
     Attributes:
         backend: the `tokenizers.Tokenizer` underneath.
         bos_id: id of the token a prompt may start with; None where there is none.
+        unknown_id: id that words outside a closed vocabulary get; None where every text has tokens.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, bos: str | None = None) -> None:
@@ -37,7 +38,7 @@ class Tokenizer:
         if bos is not None and self.bos_id is None:
             raise PromptError(f"the tokenizer has no token {bos!r} to start prompts with")
         unknown = getattr(backend.model, "unk_token", None)
-        self._unknown = None if unknown is None else backend.token_to_id(unknown)
+        self.unknown_id: int | None = None if unknown is None else backend.token_to_id(unknown)
         self._single: dict[str, int | None] = {}
 
     @classmethod
@@ -73,11 +74,19 @@ class Tokenizer:
         encoding = self.backend.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """The pieces of a text that are in no vocabulary and would all be read as one token."""
+        if self.unknown_id is None:
+            return ()
+        ids, spans = self.encode_spans(text)
+        read = zip(ids, spans, strict=True)
+        return tuple(dict.fromkeys(text[a:b] for i, (a, b) in read if i == self.unknown_id))
+
     def single(self, text: str) -> int | None:
         """The id of a text that is exactly one known token, else None."""
         if text not in self._single:
             ids = self.encode(text)
-            known = len(ids) == 1 and ids[0] != self._unknown
+            known = len(ids) == 1 and ids[0] != self.unknown_id
             self._single[text] = ids[0] if known else None
         return self._single[text]
 
