@@ -174,7 +174,7 @@ class Database:
             pass  # A database that cannot be written is better known now than after the search.
         models: dict[tuple[str, int | None, int | None], LoadedModel] = {}
         circuits = []
-        for plan in [self._matched(plan) for plan in plans]:
+        for plan in [self._looked_up(plan) for plan in plans]:
             key = (plan.model, plan.checkpoint, plan.seed)
             if key not in models:
                 report(f"loading {plan.model}", 0, 0)
@@ -205,10 +205,23 @@ class Database:
                 for i in prepared.circuit_ids
             ]
 
+    def _looked_up(self, plan: Plan) -> Plan:
+        """The plan with the stored circuits that its engine's settings name."""
+        if plan.settings.get("within") is not None:
+            return self._within(plan)
+        return self._matched(plan) if plan.engine == "random" else plan
+
+    def _within(self, plan: Plan) -> Plan:
+        """The plan of a search inside a stored circuit, with that circuit's edges."""
+        with self.reading() as store:
+            row = self._resolve(store, plan.settings["within"])[0]
+            space = store.space(row.run_id)
+            edges = tuple(str(space.edge(e)) for e in store.member_ids(row.circuit_id).tolist())
+        found = {**plan.settings, "within": row.circuit_id, "within_edges": edges}
+        return plan.model_copy(update={"settings": found})
+
     def _matched(self, plan: Plan) -> Plan:
-        """The plan of a random circuit with the circuit it is to match looked up."""
-        if plan.engine != "random":
-            return plan
+        """The plan of a random circuit with the circuit it is to match."""
         settings = dict(plan.settings)
         if plan.edges is not None:
             settings.setdefault("n_edges", plan.edges)

@@ -99,14 +99,16 @@ def prepare(
         PromptError, OptionError, UnknownNameError: the plan cannot be carried out.
     """
     check(plan, task=prompts is None)
-    engine, metric = engines.get(plan.engine), metrics.get(plan.metric)
+    engine = engines.get(plan.engine)
+    metric = metrics.get(plan.metric or engine.metric)
+    plan = plan.model_copy(update={"metric": metric.name})
     does: tuple[Does, ...] = ()
     told: tuple[str, ...] = ()
     if prompts is None:
         report("making prompts", 0, 0)
         plan, prompts, does, told = _made(plan, model, metric)
     settings = engine_settings(plan, engine)
-    run = _run(plan, model, engine, settings, prompts)
+    run = _run(plan, model, engine, settings, metric, prompts)
     selections = _selections(plan, engine, settings, metric)
     for granularity, selection in selections:
         if selection.rule in ("edges", "nodes"):
@@ -201,8 +203,9 @@ def _failing(plan: Plan, task: str, model: str, does: Sequence[Does]) -> tuple[s
 
 
 def _run(
-    plan: Plan, model: LoadedModel, engine: Engine, settings: Settings, material: Material
-) -> Run:
+    plan: Plan, model: LoadedModel, engine: Engine, settings: Settings, metric: Metric,
+    material: Material,
+) -> Run:  # fmt: skip
     prompts, means_over = material
     return Run(
         task=prompts.rows.task,
@@ -220,7 +223,7 @@ def _run(
         engine=engine.name,
         engine_version=engine.version,
         settings=settings.model_dump(mode="json"),
-        metric=plan.metric,
+        metric=metric.name,
         ablation=plan.ablation,
         ablation_source=None if means_over is None else means_over.hash,
         data_seed=plan.data_seed,

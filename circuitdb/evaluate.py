@@ -260,7 +260,8 @@ def figures(
     outcome = bench.outcomes(keep, tuple(measured.values()))
     full, empty = bench.full(metric), bench.empty(metric, keep_input)
     circuit = outcome[metric.name]
-    faithful, whole = faithfulness(circuit, full, empty), ratio(circuit, full)
+    faithful = faithfulness(circuit, full, empty)
+    whole = Ratio(None) if metric.of_reference else ratio(circuit, full)
     gap = float((full - empty).mean())
     spread = None if faithful.value is None else float(((circuit - empty) / gap).std(ddof=1))
     band = band or Band(())

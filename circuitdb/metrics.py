@@ -80,6 +80,11 @@ class Metric:
     differentiable: bool
     function: Callable[[Logits, Correct, Incorrect], PerPrompt] | None
 
+    @property
+    def of_reference(self) -> bool:
+        """Whether it measures a distance from the full model, whose own value is 0."""
+        return self.function is None
+
     def per_prompt(
         self,
         logits: Logits,

@@ -33,7 +33,8 @@ class Plan(BaseModel):
     seed: int | None = None
     engine: str = "prune"
     settings: dict[str, Any] = {}
-    metric: str = "logit_diff"
+    metric: str | None = None
+    """By default the engine's own: ``logit_diff``, of ``acdc`` ``kl``."""
     ablation: str = "resample"
     corruption: str | None = None
     examples: int = 64
@@ -59,10 +60,10 @@ class Plan(BaseModel):
     def command(self) -> str:
         """The command line that repeats this plan."""
         words = ["circuitdb", "discover", "--task", self.task]
-        defaults = Plan(task=self.task)
+        defaults = Plan(task=self.task, metric=engines.get(self.engine).metric)
         for name in Plan.model_fields:
             value = getattr(self, name)
-            if name in ("task", "settings") or value == getattr(defaults, name):
+            if name in ("task", "settings") or value in (None, getattr(defaults, name)):
                 continue
             option = f"--{name.replace('_', '-')}"
             if isinstance(value, bool):
@@ -99,7 +100,7 @@ def check(plan: Plan, *, task: bool = True) -> None:
     if task:
         tasks.get(plan.task)
     engine = engines.get(plan.engine)
-    metrics.get(plan.metric)
+    metrics.get(plan.metric or engine.metric)
     if plan.ablation not in ABLATIONS:
         raise UnknownNameError("ablation", plan.ablation, ABLATIONS)
     if plan.ablation not in engine.ablations:

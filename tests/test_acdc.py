@@ -140,9 +140,10 @@ def test_decisions_tell_every_edge_once_in_order():
 
 def test_a_search_inside_a_circuit_stays_in_it():
     on = random_problem()
-    some = tuple(range(0, on.bench.space.n_edges, 2))
-    found = search(on, tau=0.003, within_edges=some)
-    same(found, search(on, tau=0.003, within_edges=some, plain=True))
+    some, space = range(0, on.bench.space.n_edges, 2), on.bench.space
+    names = tuple(str(space.edge(e)) for e in some)
+    found = search(on, tau=0.003, within_edges=names)
+    same(found, search(on, tau=0.003, within_edges=names, plain=True))
     assert set(found.members[0].edges.tolist()) <= set(some)
     assert len(found.decisions) == len(some)
 

@@ -251,6 +251,35 @@ def test_new_controls_of_a_task_whose_file_is_gone_are_refused_in_one_line(ask, 
     assert document(ask, "overlap", "a", "b")["floor"] is None
 
 
+def test_acdc_finds_stores_and_recognises_and_searches_inside_a_stored_circuit(ask, tmp_path):
+    file = write_task(tmp_path / "gifts.jsonl", 0)
+    options = ["--task", file, "--force", "--examples", "16", "--band", "0", "--engine", "acdc"]
+    small = [*options, "--tau", "0.0005"]
+    (found,) = document(ask, "discover", *small)["circuits"]
+    code, out, _ = ask("sql", "SELECT metric, rule, command FROM circuits", "--json")
+    assert code == 0
+    (row,) = json.loads(out)["rows"]
+    assert (row["metric"], row["rule"]) == ("kl", "engine")
+    assert "--metric" not in row["command"]
+    assert "--set tau=0.0005" in row["command"]
+    (count,) = document(ask, "sql", "SELECT count(*) AS n FROM decisions")["rows"]
+    (edges,) = document(ask, "sql", "SELECT count(*) AS n FROM edges")["rows"]
+    assert count == edges
+    code, _, err = ask("discover", *small)
+    assert code == 0
+    assert "1 of 1 circuit stored before" in err
+    (inside,) = document(ask, "discover", *options, "--tau", "0.0007", "--within", "gifts")[
+        "circuits"
+    ]
+    assert 0 < inside["n_edges"] < found["n_edges"]
+    outside = (
+        "SELECT count(*) AS n FROM edges WHERE in_circuit AND circuit_id = $inner AND (src, dst, port)"
+        " NOT IN (SELECT (src, dst, port) FROM edges WHERE in_circuit AND circuit_id = $outer)"
+    )
+    given = ["-p", f"inner={inside['circuit_id']}", "-p", f"outer={found['circuit_id']}"]
+    assert document(ask, "sql", outside, *given)["rows"] == [{"n": 0}]
+
+
 def test_new_controls_of_a_task_that_was_changed_are_refused(ask, tmp_path):
     files = [write_task(tmp_path / f"{name}.jsonl", i) for i, name in enumerate(("a", "b"))]
     for file in files:

@@ -34,7 +34,7 @@ def discover(
     checkpoint: options.Checkpoint = None,
     seed: options.Seed = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="Of 'circuitdb engines'.")] = "prune",
-    metric: options.Metric = "logit_diff",
+    metric: options.EngineMetric = None,
     ablation: options.Ablation = "resample",
     corruption: options.Corruption = None,
     threshold: Annotated[
@@ -101,6 +101,16 @@ def discover(
     level: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="exact: edges, or nodes.")
     ] = None,
+    tau: Annotated[
+        float | None,
+        typer.Option(metavar="T", help="acdc: an edge goes when the metric moves by less."),
+    ] = None,
+    order_seed: Annotated[
+        int | None, typer.Option(metavar="N", help="acdc: shuffle the order of edges.")
+    ] = None,
+    within: Annotated[
+        str | None, typer.Option(metavar="REF", help="acdc: search in this circuit only.")
+    ] = None,
     like: Annotated[
         str | None, typer.Option(metavar="REF", help="random: the circuit to be matched.")
     ] = None,
@@ -116,13 +126,14 @@ def discover(
     """Find circuits and store them with everything they came from.
 
     Work that is stored already is recognised and not done twice. One of --threshold, --edges,
-    --nodes and --faithfulness says how members are chosen from scores; prune decides by itself,
-    attribution engines take --faithfulness 0.85 where nothing is said.
+    --nodes and --faithfulness says how members are chosen from scores; prune and acdc
+    decide by themselves, attribution engines take --faithfulness 0.85 where nothing is said.
 
     \b
     Examples:
       circuitdb discover --task ioi
       circuitdb discover --task months --task numerals --engine eap-ig --edges 200
+      circuitdb discover --task ioi --engine acdc --tau 0.02
       circuitdb discover --task ioi --checkpoint 500 --seed 1 --replicates 3
       circuitdb discover --task my.jsonl --model ./my-model --set edge_keep=0.9
     """
@@ -130,6 +141,7 @@ def discover(
     settings = settings_of(
         set_, node_threshold=node_threshold, edge_keep=edge_keep, edge_rule=edge_rule,
         must_keep=must_keep or None, steps=steps, grid=grid, level=level, like=like,
+        tau=tau, order_seed=order_seed, within=within,
     )  # fmt: skip
     plans = [
         api.make_plan(

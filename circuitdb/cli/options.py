@@ -47,6 +47,13 @@ Seed = Annotated[
 Metric = Annotated[
     str, typer.Option(help="logit_diff, prob_diff, accuracy, rank0, logprob or kl.", metavar="NAME")
 ]
+EngineMetric = Annotated[
+    str | None,
+    typer.Option(
+        help="logit_diff, prob_diff, accuracy, rank0, logprob or kl; by default the engine's.",
+        metavar="NAME",
+    ),
+]
 Ablation = Annotated[str, typer.Option(help="resample, mean, mean_global or zero.", metavar="NAME")]
 Corruption = Annotated[
     str | None,

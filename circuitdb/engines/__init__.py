@@ -28,6 +28,10 @@ ENGINES: tuple[Listed, ...] = (
         "prune", "circuitdb.engines.prune:Prune",
         "iterative node pruning by sweeps, then edges by path patching",
     ),
+    Listed(
+        "acdc", "circuitdb.engines.acdc:Acdc",
+        "greedy edge removal from the output down, while the output stays close",
+    ),
     Listed("eap", "circuitdb.engines.eap:Eap", "edge attribution patching: one backward scores every edge"),
     Listed(
         "eap-ig-inputs", "circuitdb.engines.eap_ig_inputs:EapIgInputs",

@@ -57,7 +57,7 @@ class AcdcSettings(Settings):
     within: str | None = Field(
         default=None, description="id of a circuit to search in, instead of the whole model"
     )
-    within_edges: tuple[int, ...] | None = Field(default=None, exclude=True, repr=False)
+    within_edges: tuple[str, ...] | None = Field(default=None, exclude=True, repr=False)
     plain: bool = Field(
         default=False, exclude=True, description="one whole masked forward an edge: slow, the same"
     )
@@ -73,6 +73,7 @@ class Acdc:
     )
     source: ClassVar[str] = "Conmy et al. 2023"
     context: ClassVar[Context] = "sequential"
+    metric: ClassVar[str] = "kl"
     ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
     settings: ClassVar[type[Settings]] = AcdcSettings
 
@@ -84,12 +85,13 @@ class Acdc:
         """Remove edges until none can go.
 
         Raises:
+            OptionError: the circuit to search in has edges that this model lacks.
             NumericalError: the metric is NaN or infinite.
         """
         space = problem.bench.space
         start = np.ones(space.n_edges, dtype=np.bool_)
         if settings.within_edges is not None:
-            start = space.mask(np.asarray(settings.within_edges, dtype=np.int32))
+            start = space.mask(space.edge_ids(settings.within_edges))
         fast = supports(problem.bench.forward) and not settings.plain
         trial: Trial = Fast(problem, start) if fast else Plain(problem, start)
         decisions, kept, change = _search(problem, trial, start, settings)

@@ -26,6 +26,7 @@ class Eap:
     summary: ClassVar[str] = "edge attribution patching: one backward scores every edge"
     source: ClassVar[str] = "Syed et al. 2023"
     context: ClassVar[Context] = "full"
+    metric: ClassVar[str] = "logit_diff"
     ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
     settings: ClassVar[type[Settings]] = Settings
 

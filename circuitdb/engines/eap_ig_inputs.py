@@ -44,6 +44,7 @@ class EapIgInputs:
     summary: ClassVar[str] = "edge attribution, gradients averaged from corrupted to clean inputs"
     source: ClassVar[str] = "Hanna et al. 2024"
     context: ClassVar[Context] = "full"
+    metric: ClassVar[str] = "logit_diff"
     ablations: ClassVar[tuple[str, ...]] = ("resample",)
     settings: ClassVar[type[Settings]] = EapIgInputsSettings
 

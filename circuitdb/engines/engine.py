@@ -92,6 +92,8 @@ class Engine(Protocol):
     source: ClassVar[str]
     context: ClassVar[Context]
     """Where its scores were measured: in the full model, in a circuit, or sequentially."""
+    metric: ClassVar[str]
+    """What it explains where nothing else is asked for."""
     ablations: ClassVar[tuple[str, ...]]
     settings: ClassVar[type[Settings]]
 

@@ -35,6 +35,7 @@ class Exact:
     summary: ClassVar[str] = "ablate each edge (or node) alone: slow, and the truth"
     source: ClassVar[str] = "Vig et al. 2020"
     context: ClassVar[Context] = "full"
+    metric: ClassVar[str] = "logit_diff"
     ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
     settings: ClassVar[type[Settings]] = ExactSettings
 

@@ -67,6 +67,7 @@ class Prune:
     summary: ClassVar[str] = "iterative node pruning by sweeps, then edges by path patching"
     source: ClassVar[str] = "Lan et al. 2024"
     context: ClassVar[Context] = "circuit"
+    metric: ClassVar[str] = "logit_diff"
     ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
     settings: ClassVar[type[Settings]] = PruneSettings
 

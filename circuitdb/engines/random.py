@@ -48,6 +48,7 @@ class Random:
     summary: ClassVar[str] = "a random connected circuit, matched to another: the floor"
     source: ClassVar[str] = "Maslov and Sneppen 2002"
     context: ClassVar[Context] = "full"
+    metric: ClassVar[str] = "logit_diff"
     ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
     settings: ClassVar[type[Settings]] = RandomSettings
 
