@@ -21,8 +21,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
+from circuitdb import engines
 from circuitdb.ablation import Ablation
 from circuitdb.circuit import PromptRow
+from circuitdb.engines.engine import Problem
 from circuitdb.evaluate import Bench
 from circuitdb.metrics import Metric
 from circuitdb.models.residual import ResidualForward
@@ -149,7 +151,6 @@ def _weights(arrays: dict[str, Tensor]) -> Weights:
         blocks=tuple(block(i) for i in range(n_layers)),
         final_norm=None,
         unembed=unembed,
-        rotary_base=None,
         context=len(arrays["position"]),
         causal=False,
         reads="every",
@@ -213,6 +214,26 @@ def projection(weights: Weights, own: slice) -> Metric:
         "projection", "squared output", 1, "", False, True, None,
         lambda found, full: found * full, lambda x: answers(weights, x, own),
     )  # fmt: skip
+
+
+TAUS = (1e-9, 1e-3, 1e-1)
+"""Thresholds of ACDC, in the squared distance from the full model's outputs."""
+
+
+def survival(
+    problem: Problem, taus: Sequence[float] = TAUS
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """By how many of some thresholds ACDC keeps each edge and each writer; ascending thresholds.
+
+    This is how Conmy et al. 2023 make a ranking of a search that decides.
+    """
+    acdc, space = engines.get("acdc"), problem.bench.space
+    edges, writers = np.zeros(space.n_edges), np.zeros(len(space.writers))
+    for rank, tau in enumerate(sorted(taus), start=1):
+        (members,) = acdc.run(problem, acdc.settings(tau=tau)).members
+        edges[members.edges] = rank
+        writers[members.nodes[members.nodes < len(writers)]] = rank
+    return edges, np.append(writers, 0.0)
 
 
 def auc(scores: ArrayLike, truth: ArrayLike) -> float:

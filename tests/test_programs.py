@@ -107,6 +107,17 @@ def test_exact_patching_finds_the_true_edges_and_nodes(program, kind):
     assert programs.edge_auc(space, edges, truth) == 1.0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_acdc_ranks_every_true_edge_and_node_above_every_false_one(program, kind):
+    bench = programs.bench(program.weights, program.tokens(), kind)
+    metric = programs.distance(program.weights, slice(program.n_outputs))
+    edges, nodes = programs.survival(Problem(bench, metric))
+    truth = program.truth(kind)
+    assert programs.edge_auc(bench.space, edges, truth) == 1.0
+    if len(truth.nodes) < len(bench.space.writers):
+        assert programs.node_auc(bench.space, nodes, truth) == 1.0
+
+
 def test_auc_is_the_share_of_pairs_in_order_and_ties_count_half():
     # True 3, 2, 0 against false 2, 1: above in 3 of 6 pairs, equal in 1.
     assert programs.auc([3, 2, 2, 1, 0], [1, 1, 0, 0, 1]) == pytest.approx(3.5 / 6)

@@ -7,7 +7,7 @@ from circuitdb.engines.engine import Problem
 from tests import programs
 from tests.programs import KINDS, PROGRAMS, Kind
 
-ENGINES = ("exact", "eap", "eap-ig-inputs")
+ENGINES = ("exact", "acdc", "eap", "eap-ig-inputs")
 
 INTRODUCTION = """\
 # Ground truth: compiled programs
@@ -41,9 +41,10 @@ orthonormal basis and behind LayerNorm or RMSNorm. Norms stay out of the way bec
 of 10⁴, which belongs to no writer, holds their scale; outputs then differ by less than 10⁻⁵.
 
 The area under the ROC curve over edges, by |score|, ties counting half; all 81 inputs, each
-resampled from one other. `exact` measures the squared distance to the full model's outputs. Its
-gradient at the clean run is 0, so the attribution engines measure outputs · the full model's
-outputs. `exact` reaches 1 everywhere, or a test fails; the others are reported: a lookup table is a
+resampled from one other. `exact` and `acdc` measure the squared distance to the full model's outputs;
+`acdc` ranks edges by how many of the thresholds 10⁻⁹, 10⁻³ and 10⁻¹ they survive. That distance has
+gradient 0 at the clean run, so the attribution engines measure outputs · the full model's outputs.
+`exact` and `acdc` reach 1 everywhere, or a test fails; the others are reported: a lookup table is a
 sum of steps, on whose flat parts gradients see nothing.
 """
 
@@ -83,11 +84,15 @@ def row(name: str, kind: Kind, able: list[str]) -> list[str]:
     areas = []
     for chosen in able:
         engine = engines.get(chosen)
-        measure = programs.distance if chosen == "exact" else programs.projection
+        measure = programs.distance if chosen in ("exact", "acdc") else programs.projection
         problem = Problem(bench, measure(program.weights, own))
-        scores = engine.run(problem, engine.settings()).edge_scores
-        assert scores is not None
-        areas.append(f"{programs.edge_auc(bench.space, scores.mean, truth):.3f}")
+        if chosen == "acdc":
+            ranks, _ = programs.survival(problem)
+        else:
+            scores = engine.run(problem, engine.settings()).edge_scores
+            assert scores is not None
+            ranks = scores.mean
+        areas.append(f"{programs.edge_auc(bench.space, ranks, truth):.3f}")
     counts = (bench.space.n_edges, len(truth.edges), len(truth.exceptions))
     return [f"`{name}`", f"{spec.n_layers} × {spec.n_heads}", *map(str, counts), *areas]
 
