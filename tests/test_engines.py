@@ -158,7 +158,15 @@ def test_one_step_of_eap_ig_is_the_gradient_at_the_corrupted_prompt(forward):
     assert found.mean == pytest.approx(there.mean(0).numpy(), rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("engine", ["eap", "eap-ig"])
+def test_clean_corrupted_lies_half_way_between_the_gradients_at_the_ends(forward):
+    on = problem(forward)
+    ends = [run("eap", on).edge_scores.mean, run("eap-ig", on, steps=1).edge_scores.mean]
+    found = run("eap-clean-corrupted", on).edge_scores.mean
+    assert found == pytest.approx((ends[0] + ends[1]) / 2, rel=1e-4, abs=1e-6)
+    assert not np.allclose(*ends, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["eap", "eap-ig", "eap-clean-corrupted"])
 def test_attribution_refuses_metrics_without_a_gradient(chain, engine):
     with pytest.raises(OptionError, match="'accuracy' has no gradient"):
         run(engine, Problem(chain.bench, metrics.get("accuracy")))

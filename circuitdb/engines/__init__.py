@@ -38,6 +38,10 @@ ENGINES: tuple[Listed, ...] = (
         "edge attribution, gradients averaged from corrupted to clean inputs", ("eap-ig",),
     ),
     Listed(
+        "eap-clean-corrupted", "circuitdb.engines.eap_clean_corrupted:EapCleanCorrupted",
+        "edge attribution, gradients averaged over clean and corrupted inputs",
+    ),
+    Listed(
         "exact", "circuitdb.engines.exact:Exact",
         "ablate each edge (or node) alone: slow, and the truth",
     ),
