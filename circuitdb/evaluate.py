@@ -27,7 +27,7 @@ from circuitdb.tasks.prompts import Batch, Prompts
 
 Values = NDArray[np.float64]
 
-_CACHE_BYTES = 1024 * 2**20
+_CACHE_BYTES = 1536 * 2**20
 """What a bench keeps between masks: ablated activations, then the forwards remembered."""
 _BATCH_BYTES = 192 * 2**20
 """Target size of one batch's writer outputs."""
