@@ -74,10 +74,13 @@ class Run(_Frozen):
     def run_id(self) -> str:
         """SHA-256 of what decides the result; libraries, device and threads do not count.
 
-        The model's name, checkpoint and seed are not part of it: the weights hash is.
+        The model's name, checkpoint and seed are not part of it: the weights hash is. Nor is the
+        path of a task file: the prompt set's hash is.
         """
-        named = {"model", "checkpoint", "seed"}
-        return digest(self.model_dump(mode="json", exclude=named))
+        decides = self.model_dump(mode="json", exclude={"model", "checkpoint", "seed"})
+        if "file" in self.task_params:
+            decides["task_params"]["file"] = None
+        return digest(decides)
 
 
 class Selection(_Frozen):
@@ -123,6 +126,8 @@ class Figures(_Frozen):
     split: Literal["train", "validation", "test", "shift"] = "test"
     task: str | None = None
     """The task evaluated on, where it is not the run's own."""
+    corruption: str | None = None
+    """How the corrupted prompts were made, where it is not the run's own way."""
     metric: str
     ablation: str
     n_prompts: int

@@ -143,7 +143,7 @@ class Bench:
         for batch, x in self.logits(keep):
             for m in measured:
                 found = m.per_prompt(x, batch.correct, batch.incorrect, batch.reference)
-                values[m.name][batch.index] = found.detach().cpu().numpy()
+                values[m.name][batch.index] = found.detach().cpu().double().numpy()
             same = x.argmax(1) == batch.reference.argmax(1)
             values["agreement"][batch.index] = same.cpu().numpy()
         for name, found_values in values.items():
@@ -247,6 +247,7 @@ def figures(
     *,
     split: str = "test",
     task: str | None = None,
+    corruption: str | None = None,
     keep_input: bool = False,
     band: Band | None = None,
 ) -> Figures:
@@ -269,6 +270,7 @@ def figures(
     return Figures(
         split=split,  # type: ignore[arg-type]
         task=task,
+        corruption=corruption,
         metric=metric.name,
         ablation=bench.ablation.kind,
         n_prompts=len(bench),

@@ -26,6 +26,7 @@ from circuitdb.circuit import (
 from circuitdb.discovery import (
     Benches,
     Material,
+    Prepared,
     inert_components,
     left_out_lines,
     make_prompts,
@@ -35,7 +36,13 @@ from circuitdb.discovery import (
     random_band,
 )
 from circuitdb.engines.engine import Members, Report, silent
-from circuitdb.errors import ModelError, OptionError, PromptError, UnknownNameError
+from circuitdb.errors import (
+    ModelError,
+    OptionError,
+    PromptError,
+    TaskNotDoneError,
+    UnknownNameError,
+)
 from circuitdb.evaluate import figures
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
@@ -151,9 +158,7 @@ def by_hand(
         ends = [0, len(space.components) - 1]
         given = np.union1d(space.writer_ids(inner), ends).astype(np.int32)
         members = Members("node", np.empty(0, np.int32), given)
-    prepared = prepare(
-        plan.model_copy(update={"engine": "exact", "force": True}), model, report=report
-    )
+    prepared = _prepared_by_hand(plan.model_copy(update={"engine": "exact"}), model, report)
     run = prepared.run.model_copy(update={"engine": "manual", "engine_version": 1, "settings": {}})
     listed = members.edges if members.granularity == "edge" else members.nodes
     selection = Selection(rule="given", ranking="none", members=digest(listed.tolist()))
@@ -177,6 +182,14 @@ def by_hand(
         means_over=None if prepared.means_over is None else prepared.means_over.rows,
     )
     return found, prepared.notices
+
+
+def _prepared_by_hand(plan: Plan, model: LoadedModel, report: Report) -> Prepared:
+    """On the prompts a search would have; on all of them where the model does no template."""
+    try:
+        return prepare(plan, model, report=report)
+    except TaskNotDoneError:
+        return prepare(plan.model_copy(update={"force": True}), model, report=report)
 
 
 def evaluate_again(
@@ -225,7 +238,7 @@ def evaluate_again(
     values = random_band(bench, members, prepared.metric, plan.keep_input, band, report)
     measured = figures(
         bench, members.mask(model.space), prepared.metric, split=split, task=other_task,
-        keep_input=plan.keep_input, band=values,
+        corruption=None if own else plan.corruption, keep_input=plan.keep_input, band=values,
     )  # fmt: skip
     notes = [measured.note]
     if prompts is None:

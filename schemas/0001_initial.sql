@@ -220,6 +220,7 @@ CREATE TABLE evaluation (
     is_primary BOOLEAN NOT NULL,
     split TEXT NOT NULL,
     task TEXT,
+    corruption TEXT,
     metric TEXT NOT NULL,
     ablation TEXT NOT NULL,
     n_prompts INTEGER NOT NULL,
@@ -240,7 +241,7 @@ CREATE TABLE evaluation (
     note TEXT,
     added_at TIMESTAMP NOT NULL
 );
-COMMENT ON TABLE evaluation IS 'What circuits do on prompts. One row per circuit is primary and stands in the circuits view; task is null for the run''s own.';
+COMMENT ON TABLE evaluation IS 'What circuits do on prompts. One row per circuit is primary and stands in the circuits view; task and corruption are null for the run''s own.';
 
 CREATE TABLE alias (
     circuit_key INTEGER NOT NULL,
@@ -346,6 +347,10 @@ SELECT
     c.granularity,
     r.metric,
     r.ablation,
+    r.task_params ->> 'corruption' AS corruption,
+    CAST(r.task_params ->> '$.sizes.train' AS INTEGER) AS examples,
+    r.data_seed,
+    r.dtype,
     c.rule,
     c.value,
     c.unit,
@@ -387,6 +392,10 @@ COMMENT ON COLUMN circuits.engine IS 'Discovery engine';
 COMMENT ON COLUMN circuits.granularity IS 'edge, or node: stands for every edge among its nodes, input and logits';
 COMMENT ON COLUMN circuits.metric IS 'Metric of scores and figures';
 COMMENT ON COLUMN circuits.ablation IS 'What an ablated component or edge carries: resample, mean, mean_global or zero';
+COMMENT ON COLUMN circuits.corruption IS 'How the corrupted prompts were made';
+COMMENT ON COLUMN circuits.examples IS 'Train prompts asked for; null where a run does not say';
+COMMENT ON COLUMN circuits.data_seed IS 'Seed of the prompts';
+COMMENT ON COLUMN circuits.dtype IS 'Floating-point type of the computation';
 COMMENT ON COLUMN circuits.rule IS 'Selection rule: engine, threshold, edges, nodes, faithfulness or given';
 COMMENT ON COLUMN circuits.value IS 'Value of the rule: threshold in the unit, number of edges or nodes, or target faithfulness';
 COMMENT ON COLUMN circuits.unit IS 'Unit of the value, where the rule has one';
@@ -519,6 +528,8 @@ SELECT
     e.is_primary,
     e.split,
     coalesce(e.task, r.task) AS task,
+    CASE WHEN e.task IS NULL THEN coalesce(e.corruption, r.task_params ->> 'corruption')
+        ELSE e.corruption END AS corruption,
     e.metric,
     e.ablation,
     e.n_prompts,
@@ -548,6 +559,7 @@ COMMENT ON COLUMN evaluations.ordinal IS 'Number of the evaluation of this circu
 COMMENT ON COLUMN evaluations.is_primary IS 'Whether it stands in the circuits view';
 COMMENT ON COLUMN evaluations.split IS 'train, validation, test or shift';
 COMMENT ON COLUMN evaluations.task IS 'Task evaluated on';
+COMMENT ON COLUMN evaluations.corruption IS 'How the corrupted prompts were made; null for the default of another task than the run''s';
 COMMENT ON COLUMN evaluations.metric IS 'Metric of the m_ columns';
 COMMENT ON COLUMN evaluations.ablation IS 'What ablated edges carry';
 COMMENT ON COLUMN evaluations.n_prompts IS 'Number of prompts';

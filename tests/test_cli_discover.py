@@ -280,6 +280,65 @@ def test_acdc_finds_stores_and_recognises_and_searches_inside_a_stored_circuit(a
     assert document(ask, "sql", outside, *given)["rows"] == [{"n": 0}]
 
 
+def test_circuits_from_other_prompts_are_told_apart(ask, tmp_path):
+    """Sample size, data seed and arithmetic are keys; a reference that leaves them open is told."""
+    file = write_task(tmp_path / "gifts.jsonl", 0)
+    options = ["--task", file, "--engine", "eap", "--force", "--band", "0", "--edges", "20"]
+    for more in (["--examples", "16"], ["--examples", "12"], ["--examples", "16", "--data-seed", "3"],
+                 ["--examples", "16", "--dtype", "bfloat16"]):  # fmt: skip
+        document(ask, "discover", *options, *more)
+    code, out, err = ask("show", "gifts", "--json")
+    assert code == 0
+    assert "gifts stands for the newest of 4" in err
+    assert "examples=12" in err
+    newest = json.loads(out)["circuit_id"]
+    chosen = "gifts,examples=16,data_seed=0,dtype=float32"
+    code, out, err = ask("show", chosen, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["circuit_id"] != newest
+    code, out, _ = ask("ls")
+    assert code == 0
+    assert [word for word in out.split() if "=" in word] == [
+        "dtype=bfloat16", "data_seed=3", "examples=12",
+    ]  # fmt: skip
+
+
+def test_a_task_file_is_known_by_its_content_whatever_path_leads_there(ask, tmp_path, monkeypatch):
+    file = write_task(tmp_path / "gifts.jsonl", 0)
+    document(ask, "discover", "--task", file, *SMALL, "--edges", "20")
+    monkeypatch.chdir(tmp_path)
+    _, _, err = ask("discover", "--task", "./gifts.jsonl", *SMALL, "--edges", "20")
+    assert "1 of 1 circuit stored before" in err
+
+
+def test_figures_under_another_corruption_say_so(tmp_path, capsys):
+    db = ["--db", str(tmp_path / "ioi.duckdb")]
+    small = ["--engine", "eap", "--edges", "20", "--examples", "8", "--band", "0"]
+    assert run(["discover", "--task", "ioi", *small, *db]) == 0
+    assert run(["evaluate", "ioi", "--corruption", "flip", "--band", "0", *db]) == 0
+    capsys.readouterr()
+    assert run(["show", "ioi", *db]) == 0
+    assert "128 prompts, corruption flip" in capsys.readouterr().out
+    assert run(["sql", "SELECT corruption, is_primary FROM evaluations", "--json", *db]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {(r["corruption"], r["is_primary"]) for r in rows} == {
+        ("abc", True), ("abc", False), ("flip", False),
+    }  # fmt: skip
+
+
+def test_a_circuit_by_hand_is_measured_on_the_prompts_of_a_search(tmp_path, capsys):
+    """toy-4l does not do one template of ioi: neither takes its prompts."""
+    db = ["--db", str(tmp_path / "ioi.duckdb"), "--json"]
+    small = ["--examples", "8", "--band", "0"]
+    assert run(["discover", "--task", "ioi", "--engine", "eap", "--edges", "20", *small, *db]) == 0
+    assert run(["add", "--task", "ioi", "--nodes", "a0.h1,m0", *small, *db]) == 0
+    capsys.readouterr()
+    assert run(["sql", "SELECT engine, m_full FROM circuits", *db]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {r["engine"] for r in rows} == {"eap", "manual"}
+    assert len({r["m_full"] for r in rows}) == 1
+
+
 def test_new_controls_of_a_task_that_was_changed_are_refused(ask, tmp_path):
     files = [write_task(tmp_path / f"{name}.jsonl", i) for i, name in enumerate(("a", "b"))]
     for file in files:

@@ -126,6 +126,8 @@ def evaluated_on(figures: Figures, run: Run) -> str:
     parts = [f"{figures.split} split, {plural(figures.n_prompts, 'prompt')}"]
     if figures.task:
         parts.append(f"task {figures.task}")
+    if figures.corruption:
+        parts.append(f"corruption {figures.corruption}")
     for name in ("metric", "ablation"):
         if getattr(figures, name) != getattr(run, name):
             parts.append(f"{name} {getattr(figures, name)}")

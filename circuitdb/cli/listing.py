@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -13,9 +14,13 @@ from circuitdb import api
 from circuitdb.cli import options
 from circuitdb.cli.output import Output, line, plural, share
 from circuitdb.cli.tables import Cell, Column, table
+from circuitdb.engines import unaliased
 
 if TYPE_CHECKING:
     from circuitdb.store import CircuitRow
+
+_TELLING: Final = ("metric", "ablation", "corruption", "examples", "data_seed", "dtype")
+"""Columns that are listed only where a circuit differs in them from most of its task."""
 
 
 def ls(
@@ -52,7 +57,8 @@ def ls(
     """
     out = Output(as_json, quiet)
     wanted = {
-        "task": task, "model": model, "checkpoint": checkpoint, "seed": seed, "engine": engine,
+        "task": task, "model": model, "checkpoint": checkpoint, "seed": seed,
+        "engine": None if engine is None else unaliased(engine),
         "granularity": granularity, "metric": metric, "ablation": ablation,
     }  # fmt: skip
     given = {key: value for key, value in wanted.items() if value is not None}
@@ -91,9 +97,10 @@ def _columns(rows: Sequence[CircuitRow]) -> list[tuple[Column, Callable[[Circuit
     """What is listed of a circuit; step and seed only where one of them has any."""
     step = (Column("step", right=True), lambda row: row.checkpoint)
     seed = (Column("seed", right=True), lambda row: row.seed)
+    usual = _usual(rows)
     return [
         (Column("circuit", keep=True), lambda row: row.circuit_id[:12]),
-        (Column("task", leads=True), _task),
+        (Column("task", leads=True), lambda row: _task(row, usual)),
         (Column("model"), lambda row: _model(row.model)),
         *([step] if any(row.checkpoint is not None for row in rows) else []),
         *([seed] if any(row.seed is not None for row in rows) else []),
@@ -106,11 +113,24 @@ def _columns(rows: Sequence[CircuitRow]) -> list[tuple[Column, Callable[[Circuit
     ]
 
 
-def _task(row: CircuitRow) -> str:
-    """The task with the circuit's alias and what marks a control."""
-    task = row.task + (f" @{row.alias}" if row.alias else "")
-    task += " random answers" if row.answers == "random" else ""
-    return task + (f" replicate {row.replicate}" if row.replicate else "")
+def _usual(rows: Sequence[CircuitRow]) -> dict[tuple[str, str], Any]:
+    """The commonest value of each telling column among the circuits of a task, the newest's first."""
+    seen: dict[tuple[str, str], Counter[Any]] = {}
+    for row in rows:
+        for name in _TELLING:
+            seen.setdefault((row.task, name), Counter())[getattr(row, name)] += 1
+    return {key: values.most_common(1)[0][0] for key, values in seen.items()}
+
+
+def _task(row: CircuitRow, usual: Mapping[tuple[str, str], Any]) -> str:
+    """The task with the circuit's alias, what marks a control, and what is unusual, as keys."""
+    words = [row.task, f"@{row.alias}" if row.alias else ""]
+    words += ["random answers" if row.answers == "random" else ""]
+    words += [f"replicate {row.replicate}" if row.replicate else ""]
+    for name in _TELLING:
+        value = getattr(row, name)
+        words += [f"{name}={value}" if value != usual[row.task, name] else ""]
+    return " ".join(filter(None, words))
 
 
 def _model(name: str) -> str:

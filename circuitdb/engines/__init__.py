@@ -58,6 +58,11 @@ def listed() -> tuple[Listed, ...]:
     return (*ENGINES, *(Listed(e.name, e.value, f"from {e.value.split(':')[0]}") for e in others))
 
 
+def unaliased(name: str) -> str:
+    """The name that circuits are stored under; what is no alias of ours comes back as it is."""
+    return next((entry.name for entry in ENGINES if name in entry.aliases), name)
+
+
 def canonical(name: str) -> str:
     """The name of an engine given by name or alias.
 

@@ -30,7 +30,7 @@ class RunningScores:
 
     def add(self, values: PerPrompt) -> None:
         """Take in the scores of some prompts."""
-        array = values.detach().cpu().numpy().astype(np.float64)
+        array = values.detach().cpu().double().numpy()
         self._n += len(array)
         self._sum += array.sum(0)
         self._sum_abs += np.abs(array).sum(0)

@@ -41,7 +41,7 @@ CIRCUIT: Final = (
     "members", "n_nodes", "n_edges",
 )  # fmt: skip
 FIGURES: Final = (
-    "split", "task", "metric", "ablation", "n_prompts", "m_full", "m_empty", "m_circuit",
+    "split", "task", "corruption", "metric", "ablation", "n_prompts", "m_full", "m_empty", "m_circuit",
     "faithfulness", "ratio", "faithfulness_sd", "accuracy", "accuracy_full", "agreement", "kl",
     "random_low", "random_high", "random_mean", "random_n", "note",
 )  # fmt: skip

@@ -50,6 +50,10 @@ class CircuitRow(NamedTuple):
     granularity: str
     metric: str
     ablation: str
+    corruption: str | None
+    examples: int | None
+    data_seed: int
+    dtype: str
     rule: str
     value: float | None
     unit: str | None

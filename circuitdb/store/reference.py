@@ -2,7 +2,8 @@
 
 A reference is an id or a unique prefix of one (6 or more hexadecimal digits), ``@alias``, or
 ``task[,key=value…]`` with the keys model, step, seed, engine, granularity, metric and ablation, as
-in ``ioi,model=toy-4l,step=500``. Of the several circuits one run can have, ``edges=60``, ``nodes=12``,
+in ``ioi,model=toy-4l,step=500``, and corruption, examples, data_seed and dtype, of which agreement
+is not asked. Of the several circuits one run can have, ``edges=60``, ``nodes=12``,
 ``threshold=0.01`` or ``faithfulness=0.85`` names one by its selection rule and that rule's value,
 compared as numbers; ``rule=`` by the rule alone (``rule=engine``: what the engine decided by itself)
 and ``ranking=`` by what members were ranked by. Several references are resolved together:
@@ -17,7 +18,7 @@ and ``ranking=`` by what members were ranked by. Several references are resolved
    goes before newer ones, then one of an equal rule; among equals the newest wins. Two references
    that differ must not end at one circuit.
 
-A reference that could have stood for other selections of the run it ends at is told of. Circuits of
+A reference that could have stood for other selections, or for circuits from other prompts, is told of. Circuits of
 random runs, those written by hand and imports take part only where ``engine=`` names them,
 circuits of control runs only where ``answers=random`` or ``replicate=N`` does. A run is as new as
 its newest circuit, and of the circuits of one run the edge circuits come before the node circuits.
@@ -32,6 +33,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+from circuitdb.engines import unaliased
 from circuitdb.errors import CircuitReferenceError
 from circuitdb.store.read import CircuitRow, rows_where
 
@@ -45,13 +47,16 @@ COLUMNS: Final = {
     "ablation": "ablation",
 }
 """Key of a reference → column of the `circuits` view."""
+_SAMPLE: Final = ("corruption", "examples", "data_seed", "dtype")
+"""Keys of the prompts and the arithmetic, each a column: they may differ between references."""
 _CONTROLS: Final = {"answers": "task", "replicate": 0}
 _RULES: Final = ("edges", "nodes", "threshold", "faithfulness")
 """Keys that state a selection rule together with its value."""
-KEYS: Final = (*COLUMNS, *_CONTROLS, *_RULES, "rule", "ranking")
+KEYS: Final = (*COLUMNS, *_SAMPLE, *_CONTROLS, *_RULES, "rule", "ranking")
 """All keys of a reference."""
 _SHOWN: Final = 8
-_NUMBERS: Final = ("step", "seed", "replicate")
+_NUMBERS: Final = ("step", "seed", "replicate", "examples", "data_seed")
+_NONE: Final = ("none", "null")
 _PREFIX: Final = re.compile(r"[0-9a-f]{6,64}")
 _HEX: Final = re.compile(r"[0-9a-f]+")
 _ALSO_CALLED: Final = {"checkpoint": "step"}
@@ -110,6 +115,10 @@ def parse(text: str) -> Reference:
 def _value(key: str, value: str, text: str) -> str | int | float | None:
     if key in _RULES:
         return _amount(key, value, text)
+    if key == "engine":
+        return unaliased(value)
+    if key == "corruption" and value.lower() in _NONE:
+        return None
     return _number(key, value, text) if key in _NUMBERS else value
 
 
@@ -130,7 +139,7 @@ def _near_key(key: str) -> str:
 
 
 def _number(key: str, value: str, text: str) -> int | None:
-    if value.lower() in ("none", "null"):
+    if value.lower() in _NONE:
         return None
     if not re.fullmatch(r"-?\d+", value):
         raise CircuitReferenceError(f"{key}={value!r} in {text!r} is no whole number")
@@ -187,10 +196,10 @@ def _collisions(
 def _other_selections(wanted: Sequence[_Wanted], best: Sequence[CircuitRow]) -> Iterator[str]:
     """What to say of references that other selections of the run they end at answer to."""
     for want, row in zip(wanted, best, strict=True):
-        origin = (row.run_id, row.granularity)
-        alike = [c for c in want.candidates if (c.run_id, c.granularity) == origin]
+        origin = _origin(row)
+        alike = [c for c in want.candidates if _origin(c) == origin]
         if len(alike) > 1:
-            keys = _selection_keys(alike)
+            keys = _own_keys(alike)
             # Circuits given by hand are told apart by their ids alone.
             names = [
                 c.circuit_id[:12] if keys.count(key) > 1 else key
@@ -202,6 +211,20 @@ def _other_selections(wanted: Sequence[_Wanted], best: Sequence[CircuitRow]) -> 
                 f"{want.text} stands for {which} of {len(alike)}: {own}; "
                 f"also {_listed(names, ', ')}"
             )
+
+
+def _origin(row: CircuitRow) -> tuple[Any, ...]:
+    """What references agree in; circuits of one origin differ in sample and selection only."""
+    return tuple(getattr(row, column) for column in COLUMNS.values())
+
+
+def _own_keys(rows: Sequence[CircuitRow]) -> list[str]:
+    """What tells circuits of one origin apart: their selection, and what else varies."""
+    varies = [k for k in _SAMPLE if len({getattr(row, k) for row in rows}) > 1]
+    return [
+        ",".join([selected, *(f"{k}={getattr(row, k)}" for k in varies)])
+        for row, selected in zip(rows, _selection_keys(rows), strict=True)
+    ]
 
 
 def _wanted(con: Any, text: str) -> _Wanted:
@@ -400,10 +423,12 @@ def _references(rows: Sequence[CircuitRow]) -> list[str]:
     A key that is not set is written out where it is set for another of them.
     """
     varies = {k for k, c in COLUMNS.items() if len({getattr(row, c) for row in rows}) > 1}
+    differing = [k for k in _SAMPLE if len({getattr(row, k) for row in rows}) > 1]
     made = []
     for row, selected in zip(rows, _selection_keys(rows), strict=True):
         values = {k: getattr(row, c) for k, c in COLUMNS.items()}
         values = {k: v for k, v in values.items() if v is not None or k in varies}
+        values |= {k: getattr(row, k) for k in differing}
         values |= {k: getattr(row, k) for k, v in _CONTROLS.items() if getattr(row, k) != v}
         keys = [f"{k}={'none' if v is None else v}" for k, v in values.items()]
         made.append(",".join([row.task, *keys, selected]))

@@ -404,7 +404,9 @@ def _circuit_row(
 
 
 def is_own(figures: Figures, run: Run) -> bool:
-    """Whether figures are of the run's own task, metric and ablation, on the test split."""
+    """Whether figures are of the run's own task, corruption, metric and ablation, on test."""
+    if figures.corruption is not None:
+        return False
     own = (run.metric, run.ablation, run.task, "test")
     return (figures.metric, figures.ablation, figures.task or run.task, figures.split) == own
 
