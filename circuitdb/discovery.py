@@ -331,16 +331,23 @@ def inert_components(bench: Bench) -> tuple[str, ...]:
 
 
 class Benches:
-    """The benches of a prepared run by split, each made when first asked for."""
+    """The benches of a prepared run by split, each made when first asked for.
+
+    Only the one last asked for keeps activations: several would fill the memory.
+    """
 
     def __init__(self, prepared: Prepared, batch_size: int | None = None) -> None:
         self._prepared, self._batch_size = prepared, batch_size
         self._made: dict[str, Bench] = {}
+        self._last: str | None = None
         means = prepared.means_over
         averaged = None if means is None else means.split("train")
         self._ablation = Ablation(prepared.plan.ablation, prepared.model.forward, averaged)
 
     def __getitem__(self, split: str) -> Bench:
+        if self._last is not None and self._last != split:
+            self._made[self._last].forget()
+        self._last = split
         if split not in self._made:
             prompts = self._prepared.prompts.split(split)
             ablation = self._ablation if split != "shift" else self._shift_ablation(prompts)

@@ -112,6 +112,12 @@ class Bench:
             batch.run = run
         return run
 
+    def forget(self) -> None:
+        """Let go of the activations kept between masks; they are made again when needed."""
+        self._kept_bytes = 0
+        for batch in self.batches:
+            batch.ablated = batch.run = None
+
     def _room_for(self, like: Writers) -> int:
         return _CACHE_BYTES // (like.element_size() * like.nelement())
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from circuitdb import evaluate, metrics, tasks
+from circuitdb import discovery, evaluate, metrics, tasks
 from circuitdb.ablation import Ablation
 from circuitdb.errors import NumericalError, PromptError, UnknownNameError
 from circuitdb.evaluate import Bench, does_task, faithfulness, figures, ratio
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
 from circuitdb.models.residual import ResidualForward
+from circuitdb.plan import Plan
 from circuitdb.tasks.prompts import PromptSet
 from tests import planted
 
@@ -213,3 +214,27 @@ def test_edges_of_an_inert_writer_have_no_effect() -> None:
         effect[space.edge_src[e]] = max(effect[space.edge_src[e]], change)
     assert (effect[bench.inert()] < 1e-12).all()
     assert (effect[~bench.inert()] > 1e-12).all()
+
+
+def test_what_is_forgotten_is_made_again(toy: LoadedModel, months: PromptSet) -> None:
+    bench, metric = bench_of(toy, months), metrics.get("logit_diff")
+    mask = bench.space.mask(range(0, bench.space.n_edges, 3))
+    before = bench.values(mask, metric)
+    assert all(batch.ablated is not None for batch in bench.batches)
+    bench.forget()
+    assert all(batch.ablated is None and batch.run is None for batch in bench.batches)
+    assert np.array_equal(bench.values(mask, metric), before)
+
+
+def test_only_the_split_last_asked_for_keeps_activations(toy: LoadedModel) -> None:
+    plan = Plan(task="months", engine="eap", examples=16)
+    benches = discovery.Benches(discovery.prepare(plan, toy))
+    metric, mask = metrics.get("logit_diff"), np.ones(toy.space.n_edges, dtype=np.bool_)
+    mask[::2] = False
+    for split in ("validation", "test"):
+        benches[split].values(mask, metric)
+    kept = {
+        split: any(batch.ablated is not None for batch in benches._made[split].batches)
+        for split in ("validation", "test")
+    }
+    assert kept == {"validation": False, "test": True}
