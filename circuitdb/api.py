@@ -494,7 +494,10 @@ class Database:
             return ids
 
     def merge(self, other: str | Path) -> Merged:
-        """Add all circuits of another database that are not stored yet.
+        """Add what another database has and this one lacks.
+
+        That is circuits, and for circuits stored in both evaluations, aliases and notes; what is
+        here stays as it is.
 
         Raises:
             StoreError: the other database is missing, damaged, or none of circuitdb's.

@@ -335,6 +335,27 @@ def test_backup_and_merge_carry_all_circuits(stored_path, tmp_path, capsys):
     assert (len(merged["added"]), merged["known"]) == (5, 0)
 
 
+def test_merge_says_what_circuits_in_both_took_over_and_what_not(own_copy, tmp_path, capsys):
+    other = tmp_path / "other.duckdb"
+    shutil.copy(own_copy, other)
+    for path, name in ((own_copy, "mine"), (other, "theirs")):
+        assert run(["alias", IOI_REF, name, "--db", str(path), "-q"]) == 0
+        assert run(["note", IOI_REF, name, "--db", str(path), "-q"]) == 0
+    with Store.open(other) as store:
+        circuit_id = store.resolve(["@theirs"])[0].circuit_id
+        store.add_evaluation(circuit_id, stored.figures(0.25, task="months"))
+    capsys.readouterr()
+    assert run(["merge", str(other), "--db", str(own_copy)]) == 0
+    said = capsys.readouterr()
+    assert said.out == "0 circuits added, 5 stored already, 1 evaluation added to them\n"
+    assert "alias @theirs was left out: it names another circuit here, or its" in said.err
+    assert f"the note on {circuit_id[:12]} was left out" in said.err
+    assert run(["merge", str(other), "--db", str(own_copy), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["evaluations"], found["skipped_aliases"]) == (0, ["theirs"])
+    assert found["skipped_notes"] == [circuit_id]
+
+
 def test_python_dash_m_is_the_same_command(stored_path):
     environment = os.environ | {"CIRCUITDB": str(stored_path)}
     done = subprocess.run(

@@ -93,7 +93,8 @@ def merge(
 ) -> None:
     """Add the circuits of another database.
 
-    Those that are stored here already stay as they are. Nothing in the other file is run.
+    Those that are stored here already take over evaluations they lack, and an alias and a note
+    where they have none. Nothing in the other file is run.
 
     \b
     Example:
@@ -103,13 +104,17 @@ def merge(
     with reporting(out) as report:
         report("merging", 0, 0)
         merged = api.Database(db).merge(other)
-    said = f"{plural(len(merged.added), 'circuit')} added, {merged.known} stored already"
-    out.result(
-        {"added": merged.added, "known": merged.known, "skipped_aliases": merged.skipped},
-        lambda: raw(said),
+    said = (
+        f"{plural(len(merged.added), 'circuit')} added, {merged.known} stored already, "
+        f"{plural(merged.evaluations, 'evaluation')} added to them"
     )
-    for name in merged.skipped:
-        out.note(f"note: alias @{name} was left out, another circuit has it")
+    out.result(merged._asdict(), lambda: raw(said))
+    for name in merged.skipped_aliases:
+        out.note(
+            f"note: alias @{name} was left out: it names another circuit here, or its circuit has another"
+        )
+    for circuit_id in merged.skipped_notes:
+        out.note(f"note: the note on {circuit_id[:12]} was left out: it has another one here")
 
 
 def verify(

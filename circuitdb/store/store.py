@@ -198,7 +198,7 @@ class Store:
             edit.set_note(con, read.circuit_keys(con, [circuit_id])[0], note)
 
     def merge(self, other: str | Path) -> Merged:
-        """Add all circuits of another database that are not stored yet; nothing in it runs."""
+        """Add what another database has and this one lacks; nothing in it runs."""
         from circuitdb.store.merge import merge
 
         return merge(self, Path(other))
