@@ -119,11 +119,11 @@ class Database:
             yield store
 
     @contextmanager
-    def writing(self) -> Iterator[Store]:
-        """The store, open for writing, migrated where that is due."""
+    def writing(self, *, create: bool = False) -> Iterator[Store]:
+        """The store, open for writing, migrated where that is due; `create` makes a missing one."""
         from circuitdb.store import Store
 
-        with Store.open(self._in_use()) as store:
+        with Store.open(self._in_use(), create=create) as store:
             yield store
 
     def _resolve(self, store: Store, *refs: str) -> list[CircuitRow]:
@@ -170,7 +170,7 @@ class Database:
             check(plan)
         if batch_size is not None and batch_size < 1:
             raise OptionError(f"--batch-size is {batch_size}; give 1 or more")
-        with self.writing():
+        with self.writing(create=True):
             pass  # A database that cannot be written is better known now than after the search.
         models: dict[tuple[str, int | None, int | None], LoadedModel] = {}
         circuits = []
@@ -197,7 +197,7 @@ class Database:
                 known = _stored_scores(store, prepared.run.run_id)
         if not before.issuperset(prepared.circuit_ids):
             found = discovery.find(prepared, known=known, report=report, batch_size=batch_size)
-            with self.writing() as store:
+            with self.writing(create=True) as store:
                 store.add(found)
         with self.reading() as store:
             return [
@@ -463,7 +463,7 @@ class Database:
             plan, _load(plan, {}), nodes=nodes, edges=edges, report=report
         )
         circuit_id = found.circuit_ids[0]
-        with self.writing() as store:
+        with self.writing(create=True) as store:
             before = circuit_id in store.run_circuits(found.run.run_id)
             store.add(found)
         with self.reading() as store:
@@ -497,12 +497,15 @@ class Database:
         """Add what another database has and this one lacks.
 
         That is circuits, and for circuits stored in both evaluations, aliases and notes; what is
-        here stays as it is.
+        here stays as it is. The file is made where there is none.
 
         Raises:
             StoreError: the other database is missing, damaged, or none of circuitdb's.
         """
-        with self.writing() as store:
+        from circuitdb.store import examine_other
+
+        examine_other(Path(other))  # Before a file is made for nothing.
+        with self.writing(create=True) as store:
             return store.merge(other)
 
     def verify(self) -> Verified:

@@ -204,6 +204,19 @@ def test_databases_that_are_none_are_refused(refused, tmp_path, stored_path):
     assert "not one of circuitdb's" in refused("ls", db=other)
 
 
+def test_a_database_that_is_not_there_is_not_made_to_keep_it(refused, tmp_path, stored_path):
+    typo = tmp_path / "typo.duckdb"
+    for command in (["note", IOI, "seen"], ["alias", IOI, "mine"], ["rm", IOI]):
+        assert f"there is no database {str(typo)!r}; run" in refused(*command, db=typo)
+    assert "there is no database '/nowhere/x'" in refused("merge", "/nowhere/x", db=typo)
+    assert f"there is no database {str(typo)!r}" in refused("merge", str(typo), db=typo)
+    (tmp_path / "text").write_text("no database at all" * 400)
+    assert "no DuckDB database" in refused("merge", str(tmp_path / "text"), db=typo)
+    assert not typo.exists()
+    assert run(["merge", str(stored_path), "--db", str(typo), "-q"]) == 0
+    assert typo.exists()
+
+
 def test_a_newer_database_is_refused(refused, tmp_path, stored_path):
     import duckdb
 

@@ -9,6 +9,7 @@ out as stored, and goes in the ordinary way.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ from circuitdb.errors import (
     StoreError,
 )
 from circuitdb.space import Space, SpaceSpec
-from circuitdb.store.connection import explain
+from circuitdb.store.connection import in_our_words
 from circuitdb.store.content import FIGURES, PROMPT, PROVENANCE, filled
 from circuitdb.store.read import (
     CircuitRow,
@@ -85,6 +86,16 @@ class Merged(NamedTuple):
     """Ids of circuits whose note was left out, as they have another one here."""
 
 
+def examine_other(other: Path) -> None:
+    """Refuse a file that is no database to merge from.
+
+    Raises:
+        StoreError: it is missing, damaged, or none of circuitdb's.
+    """
+    with _opened(other):
+        pass
+
+
 def merge(store: Takes, other: Path) -> Merged:
     """Add what another database has and this one lacks.
 
@@ -94,29 +105,31 @@ def merge(store: Takes, other: Path) -> Merged:
     Raises:
         StoreError: the other database is missing, no circuitdb database, or not trustworthy.
     """
+    if other.is_file() and other.resolve() == store.path.resolve():
+        raise StoreError(f"{str(other)!r} is the database itself; name another")
+    with _opened(other) as con:
+        try:
+            return _take(store, con)
+        except StoreError:
+            raise
+        except (InputError, NumericalError, ValueError, TypeError, IndexError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CorruptError(
+                f"{str(other)!r} holds what circuitdb never writes: {first}"
+            ) from error
+
+
+@contextlib.contextmanager
+def _opened(other: Path) -> Iterator[Any]:
+    """A connection to the other database, which is found to be one of ours."""
     if not other.is_file():
         raise MissingStoreError(f"there is no database {str(other)!r} to merge")
-    if other.resolve() == store.path.resolve():
-        raise StoreError(f"{str(other)!r} is the database itself; name another")
-    try:
-        con = _open(other)
-    except duckdb.Error as error:
-        raise explain(error, other) from error
-    try:
+    with in_our_words(other), contextlib.closing(_connect(other)) as con:
         _check(con, other)
-        return _take(store, con)
-    except duckdb.Error as error:
-        raise explain(error, other) from error
-    except StoreError:
-        raise
-    except (InputError, NumericalError, ValueError, TypeError, IndexError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CorruptError(f"{str(other)!r} holds what circuitdb never writes: {first}") from error
-    finally:
-        con.close()
+        yield con
 
 
-def _open(other: Path) -> Any:
+def _connect(other: Path) -> Any:
     con = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
     quoted = str(other).replace("'", "''")
     try:
