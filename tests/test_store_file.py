@@ -238,6 +238,34 @@ def fill(store: Store, filler: Path) -> Iterator[str]:
         i += 1
 
 
+@pytest.mark.parametrize("free_kib", [0, 4, 20, 300])
+def test_a_database_that_does_not_fit_on_its_disk_is_not_begun(
+    tmp_path: Path, free_kib: int
+) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    with mounted(folder, "size=300k"):
+        (folder / "filler").write_bytes(b"x" * 1024 * (300 - free_kib))
+        with pytest.raises(StoreError, match="the disk is full; nothing was changed in"):
+            Store.open(folder / "new.duckdb")
+        assert [p.name for p in folder.iterdir()] == ["filler"]
+
+
+def test_a_database_of_another_process_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "theirs.duckdb"
+
+    def made_meanwhile(*_: object) -> None:
+        path.write_bytes(b"theirs")
+        raise LockedError("held")
+
+    monkeypatch.setattr("circuitdb.store.connection._connect_patiently", made_meanwhile)
+    with pytest.raises(LockedError):
+        Store.open(path)
+    assert path.exists()
+
+
 def test_a_full_disk_is_named_and_what_was_acknowledged_stays(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()

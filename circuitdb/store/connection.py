@@ -60,6 +60,18 @@ def connect(path: Path, *, read_only: bool, create: bool, lock_seconds: float) -
         StoreError: it belongs to something else, or may not be written.
     """
     _check_path(path, read_only=read_only, create=create)
+    made_here = not path.exists()
+    try:
+        return _connect_current(path, read_only, lock_seconds)
+    except LockedError:
+        raise  # Another process made it meanwhile.
+    except BaseException:
+        if made_here:
+            _remove(path)  # Half a database would only be in the way of the next try.
+        raise
+
+
+def _connect_current(path: Path, read_only: bool, lock_seconds: float) -> Any:
     con = _connect_patiently(path, read_only, lock_seconds)
     try:
         with in_our_words(path):
@@ -155,7 +167,7 @@ def explain(error: duckdb.Error, path: Path) -> StoreError:
     if "not a valid DuckDB database" in text:
         return CorruptError(f"{str(path)!r} is no DuckDB database; name another")
     if "No space left" in text or "disk full" in text.lower():
-        return StoreError(f"the disk is full; nothing was added to {str(path)!r}")
+        return StoreError(f"the disk is full; nothing was changed in {str(path)!r}")
     if "Read-only file system" in text or "Permission denied" in text:
         return StoreError(f"{str(path)!r} may not be written: {text}")
     if re.search(r"read enough|[Cc]hecksum|[Cc]orrupt|[Ss]erializ|WAL|newer version", text):
@@ -238,7 +250,8 @@ def _migrate(con: Any, path: Path) -> None:
             )
             con.commit()
         except BaseException:
-            con.rollback()
+            with contextlib.suppress(duckdb.Error):  # DuckDB may have rolled back by itself.
+                con.rollback()
             raise
     if len(done) < len(known):
         # Into the file itself: a lost write-ahead log then leaves a database behind.
@@ -284,9 +297,14 @@ def copy_database(con: Any, target: Path) -> None:
             raise
         raise problem from error
     finally:
-        for leftover in (partial, partial.with_name(partial.name + ".wal")):
-            with contextlib.suppress(OSError):  # The reason it is there is told already.
-                leftover.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    """Remove a database that was not finished, with its write-ahead log."""
+    for leftover in (path, path.with_name(path.name + ".wal")):
+        with contextlib.suppress(OSError):  # The reason it is there is told already.
+            leftover.unlink(missing_ok=True)
 
 
 def _not_written(error: Exception, target: Path, partial: Path) -> StoreError | None:

@@ -140,7 +140,7 @@ class Store:
         Raises:
             OptionError: arrays that do not fit the space, or two circuits of one id.
             NumericalError: an infinite score.
-            StoreError: it cannot be written; nothing was added.
+            StoreError: it cannot be written; nothing was changed.
         """
         from circuitdb.store import write
 
