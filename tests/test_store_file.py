@@ -373,6 +373,46 @@ def test_verify_notices_a_file_cut_short(tmp_path: Path, share: float) -> None:
     assert not report.ok
 
 
+@pytest.mark.parametrize("cut", [1, 300_000, 4_000_000])
+def test_a_file_cut_short_is_not_written_over(tmp_path: Path, cut: int) -> None:
+    path = filled(tmp_path / "whole.duckdb", 40)
+    whole = path.stat().st_size
+    os.truncate(path, whole - cut)
+    before = path.read_bytes()
+    said = f"it is cut short: {whole - cut} bytes of at least {whole}"
+    with pytest.raises(CorruptError, match=f"is damaged; restore a backup .{said}"):
+        Store.open(path)
+    assert path.read_bytes() == before
+    with Store.open(path, read_only=True) as store:
+        assert ("file", said) in store.verify().problems
+
+
+def test_a_file_cut_short_is_not_written_over_from_its_log(tmp_path: Path) -> None:
+    path = filled(tmp_path / "crashed.duckdb", 40)
+    crashed(path, 44)
+    os.truncate(path, path.stat().st_size - 1)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert "crashed.duckdb.wal" in before
+    with pytest.raises(CorruptError, match="it is cut short"):
+        Store.open(path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_file_that_gave_free_blocks_back_is_whole(tmp_path: Path) -> None:
+    path = filled(tmp_path / "a.duckdb")
+    with Store.open(path) as store:
+        store._con.execute("CREATE TABLE large AS SELECT random() FROM range(1000000)")
+        store._con.execute("CHECKPOINT")
+        store._con.execute("DROP TABLE large")
+    with Store.open(path, read_only=True) as store:
+        _, _, size, blocks, *_ = store._con.execute("PRAGMA database_size").fetchone()
+        assert path.stat().st_size < size * blocks, "its header counts what it gave back"
+        assert store.verify().ok
+    with Store.open(path) as store:
+        store.add(stored.months())
+        assert store.verify().ok
+
+
 def crashed(path: Path, n: int = 4) -> list[str]:
     """A database whose writer was killed, so that its write-ahead log is still beside it."""
     with child(ADD_FOREVER, path, 0) as writer:

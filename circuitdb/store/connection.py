@@ -41,6 +41,8 @@ _SAFE: Final = {
 }
 # A writer's many small statements lose more to a second thread than they win.
 _WRITER: Final = {"threads": "1"}
+_HEADER_BYTES: Final = 3 * 4096
+"""Of a database file, before its first block."""
 _HOLDER: Final = re.compile(r"held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 
 
@@ -75,6 +77,8 @@ def _connect_current(path: Path, read_only: bool, lock_seconds: float) -> Any:
     con = _connect_patiently(path, read_only, lock_seconds)
     try:
         with in_our_words(path):
+            if not read_only:
+                _check_length(con, path)
             _check_schema(con, path) if read_only else _migrate(con, path)
             lost = lost_commits(con, path)
     except BaseException:
@@ -203,6 +207,45 @@ def applied(con: Any) -> list[tuple[int, str, str]]:
     if tables:
         raise StoreError("it is a DuckDB database, but not one of circuitdb's")
     return []
+
+
+def _check_length(con: Any, path: Path) -> None:
+    """Refuse a file that was cut short, before a write covers it up."""
+    # Closing would write the log into it.
+    con.execute("PRAGMA disable_checkpoint_on_shutdown")
+    cut = cut_short(con, path)
+    if cut:
+        raise CorruptError(f"{str(path)!r} is damaged; restore a backup ({cut})")
+    con.execute("PRAGMA enable_checkpoint_on_shutdown")
+
+
+def cut_short(con: Any, path: Path) -> str | None:
+    """What is missing where a database's file ends before its last block in use, else None.
+
+    Raises:
+        duckdb.Error: what is missing is needed to tell.
+    """
+    # stat() looks at the file without opening it.
+    size = path.stat().st_size
+    _, _, block_size, blocks, *_ = one(con, "PRAGMA database_size")
+    if size >= _HEADER_BYTES + block_size * blocks:
+        return None
+    # Free blocks at its end may be gone: a checkpoint gives them back after it wrote their number.
+    needed = _HEADER_BYTES + block_size * (_last_block(con) + 1)
+    return f"it is cut short: {size} bytes of at least {needed}" if size < needed else None
+
+
+def _last_block(con: Any) -> int:
+    """The number of the last block in use, -1 where there is none."""
+    used = ["SELECT max(block_id) AS block FROM pragma_metadata_info()"]
+    tables = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main'"
+    for (table,) in con.execute(tables).fetchall():
+        used.append(
+            "SELECT max(greatest(block_id, list_max(additional_block_ids))) "
+            f"FROM pragma_storage_info({_quoted(table)}) WHERE persistent"
+        )
+    found: int = one(con, f"SELECT coalesce(max(block), -1) FROM ({' UNION ALL '.join(used)})")[0]
+    return found
 
 
 def _check_schema(con: Any, path: Path) -> None:
