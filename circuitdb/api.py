@@ -487,9 +487,13 @@ class Database:
             return circuit_id
 
     def remove(self, *refs: str) -> list[str]:
-        """Remove circuits; runs and prompts nobody needs any more go with them."""
+        """Remove circuits; runs and prompts nobody needs any more go with them.
+
+        Raises:
+            CircuitReferenceError: a reference names none, or several; nothing is removed.
+        """
         with self.writing() as store:
-            ids = list(dict.fromkeys(self._resolve(store, ref)[0].circuit_id for ref in refs))
+            ids = list(dict.fromkeys(store.resolve_only(ref).circuit_id for ref in refs))
             store.remove(ids)
             return ids
 

@@ -24,14 +24,15 @@ def rm(
 ) -> None:
     """Remove circuits.
 
-    Runs and prompts that nothing needs any more go with them.
+    A REF must stand for one circuit alone. Runs and prompts that nothing needs any more go with
+    them.
 
     \b
     Example:
       circuitdb rm 3f9a1c @old
     """
     out = Output(as_json, quiet)
-    removed = api.Database(db, notice=out.remark).remove(*ref)
+    removed = api.Database(db).remove(*ref)
     out.result({"removed": removed}, lambda: raw("\n".join(f"removed {i[:12]}" for i in removed)))
 
 

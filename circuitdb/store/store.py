@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from circuitdb.errors import StoreError
+from circuitdb.errors import CircuitReferenceError, StoreError
 from circuitdb.store import read, reference
 from circuitdb.store.connection import (
     LOCK_SECONDS,
@@ -265,6 +265,21 @@ class Store:
         """
         with self._reading() as con:
             return reference.resolve(con, refs, notice)
+
+    def resolve_only(self, ref: str) -> CircuitRow:
+        """The one circuit that a reference stands for, where the newest of several will not do.
+
+        Raises:
+            CircuitReferenceError: it names none or several; choices are listed.
+        """
+        with self._reading() as con:
+            found = reference._wanted(con, ref.strip()).candidates
+        if len(found) > 1:
+            choices = reference._listed([reference.describe(row) for row in found], "; ")
+            raise CircuitReferenceError(
+                f"{ref!r} stands for {len(found)} circuits; name one by its id: {choices}"
+            )
+        return found[0]
 
     def get(self, circuit_id: str, measured: bool = False) -> Circuit:
         """One circuit by name; with `measured` also what its run measured beside it."""
