@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from circuitdb.errors import CircuitReferenceError, OptionError, StoreError, UnknownNameError
 
@@ -70,6 +70,15 @@ def open(path: str | Path | None = None, *, notice: Notice = _warn) -> Database:
     database = Database(path, notice=notice)
     examine(database.path)
     return database
+
+
+class Renamed(NamedTuple):
+    """What an alias was changed to."""
+
+    circuit_id: str
+    alias: str | None
+    was: str | None
+    """The alias it had before, which finds it no more."""
 
 
 class Database:
@@ -469,18 +478,18 @@ class Database:
         with self.reading() as store:
             return StoredCircuit.of(store.get(circuit_id), stored_before=before, notices=notices)
 
-    def alias(self, ref: str, name: str | None) -> str:
-        """Give a circuit an alias (``@name``), or take its aliases away with None."""
+    def alias(self, ref: str, name: str | None) -> Renamed:
+        """Give a circuit an alias (``@name``) in place of an earlier one, or take it away with None."""
         with self.writing() as store:
-            circuit_id = self._resolve(store, ref)[0].circuit_id
+            row = self._resolve(store, ref)[0]
             if name is None:
-                store.remove_alias(circuit_id)
+                store.remove_alias(row.circuit_id)
             else:
-                store.set_alias(circuit_id, name)
-            return circuit_id
+                store.set_alias(row.circuit_id, name)
+            return Renamed(row.circuit_id, name, row.alias)
 
     def note(self, ref: str, text: str | None) -> str:
-        """Write a note on a circuit, or take it away with None."""
+        """Write a note on a circuit in place of an earlier one, or take it away with None."""
         with self.writing() as store:
             circuit_id = self._resolve(store, ref)[0].circuit_id
             store.set_note(circuit_id, text)

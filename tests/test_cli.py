@@ -335,6 +335,19 @@ def test_backup_and_merge_carry_all_circuits(stored_path, tmp_path, capsys):
     assert (len(merged["added"]), merged["known"]) == (5, 0)
 
 
+def test_an_alias_that_goes_is_told(own_copy, capsys):
+    def said(*arguments: str) -> str:
+        assert run(["alias", IOI_REF, *arguments, "--db", str(own_copy)]) == 0
+        return capsys.readouterr().out.partition(" ")[2]
+
+    assert said("one") == "is @one\n"
+    assert said("one") == "is @one\n"
+    assert said("@two") == "is @two, @one no more\n"
+    assert '"was": "two"' in said("three", "--json")
+    assert said("--remove") == "has no alias, @three no more\n"
+    assert said("--remove") == "has no alias\n"
+
+
 def test_rm_removes_nothing_where_several_circuits_are_meant(two_sizes, capsys):
     db = ["--db", str(two_sizes)]
     with Store.open(two_sizes, read_only=True) as store:

@@ -99,6 +99,8 @@ def refused(stored_path: Path, capsys: pytest.CaptureFixture[str]):
         (["sql", "SELECT 1", "--timeout", "nan"], "--timeout is nan"),
         (["train", "toy-2l", "--seeds", "99"], "recipe 'toy-2l' has no seed 99; it has 0, 1"),
         (["note", IOI], "give either a TEXT or --remove"),
+        (["note", IOI, ""], "the note is empty; --remove"),
+        (["note", IOI, " \n"], "the note is empty; --remove"),
         (["pull", "smollm"], "did you mean"),
         (["train", "toy-9l"], "unknown recipe 'toy-9l'"),
         (["tasks", "show", "iio"], "did you mean 'ioi'"),

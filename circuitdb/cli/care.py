@@ -46,7 +46,7 @@ def alias(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Give a circuit a name that @NAME finds.
+    """Give a circuit a name that @NAME finds, in place of an earlier one.
 
     \b
     Examples:
@@ -57,9 +57,11 @@ def alias(
         raise OptionError("give either a NAME or --remove")
     out = Output(as_json, quiet)
     name = None if name is None else name.removeprefix("@")
-    circuit_id = api.Database(db, notice=out.remark).alias(ref, name)
-    said = f"{circuit_id[:12]} is @{name}" if name else f"{circuit_id[:12]} has no alias"
-    out.result({"circuit_id": circuit_id, "alias": name}, lambda: raw(said))
+    renamed = api.Database(db, notice=out.remark).alias(ref, name)
+    said = f"{renamed.circuit_id[:12]} {f'is @{name}' if name else 'has no alias'}"
+    if renamed.was not in (None, name):
+        said += f", @{renamed.was} no more"
+    out.result(renamed._asdict(), lambda: raw(said))
 
 
 def note(

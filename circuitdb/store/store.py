@@ -191,7 +191,7 @@ class Store:
             edit.remove_alias(con, read.circuit_keys(con, [circuit_id])[0])
 
     def set_note(self, circuit_id: str, note: str | None) -> None:
-        """Write a note on a circuit in place of an earlier one; None or blank removes it."""
+        """Write a note on a circuit in place of an earlier one; None removes it."""
         from circuitdb.store import edit
 
         with self._writing() as con:
