@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -309,16 +310,47 @@ def child(arguments: list[str], db: Path, **options: object) -> subprocess.Popen
     )  # fmt: skip
 
 
-def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(stored_path):
+def test_an_interrupt_is_exit_code_130_and_one_word(stored_path):
     query = "SELECT count(*) FROM range(100000000000)"
     with child(["sql", query], stored_path, start_new_session=True) as running:
         time.sleep(2.0)
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=30)
     assert running.returncode == cli.INTERRUPTED
-    assert err.count("\n") == 1
-    assert "the database is whole" in err
-    assert "run the same command again" in err
+    assert err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "method"),
+    [
+        (["--db", "verify", "-q", "discover", "--task", "ioi"], "discover_plans"),
+        (["overlap", "ioi", "months"], "overlap"),
+    ],
+)
+def test_an_interrupt_of_what_goes_on_says_how(capsys, monkeypatch, arguments, method):
+    def interrupt(self, *_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    monkeypatch.setattr(api.Database, method, interrupt)
+    assert run(arguments) == cli.INTERRUPTED
+    told = capsys.readouterr().err
+    assert told.startswith("interrupted: the database is whole; run the same command again")
+    assert told.count("\n") == 1
+
+
+def test_a_directory_that_may_not_be_written_is_told_without_a_passing_name(
+    refused, tmp_path, monkeypatch
+):
+    def refuse(self, *_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    for method in ("write_bytes", "unlink"):
+        monkeypatch.setattr(Path, method, refuse)
+    file = tmp_path / "x.dot"
+    said = f"error: cannot write {str(file)!r}: Read-only file system"
+    assert refused("render", IOI, "-o", str(file)) == said
+    assert refused("overlap", IOI, "months", "--force", "--render", str(file), "-q") == said
 
 
 def test_a_reader_that_goes_away_is_no_error(stored_path):

@@ -46,7 +46,9 @@ def alias(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Give a circuit a name that @NAME finds, in place of an earlier one.
+    """Give a circuit a name that @NAME finds.
+
+    It takes the place of an earlier one.
 
     \b
     Examples:
