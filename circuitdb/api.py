@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from circuitdb.errors import CircuitReferenceError, OptionError, StoreError, UnknownNameError
 
@@ -72,6 +72,15 @@ def open(path: str | Path | None = None, *, notice: Notice = _warn) -> Database:
     return database
 
 
+class Renamed(NamedTuple):
+    """What an alias was changed to."""
+
+    circuit_id: str
+    alias: str | None
+    was: str | None
+    """The alias it had before, which finds it no more."""
+
+
 class Database:
     """One file of circuits and everything that can be asked of it.
 
@@ -119,11 +128,11 @@ class Database:
             yield store
 
     @contextmanager
-    def writing(self) -> Iterator[Store]:
-        """The store, open for writing, migrated where that is due."""
+    def writing(self, *, create: bool = False) -> Iterator[Store]:
+        """The store, open for writing, migrated where that is due; `create` makes a missing one."""
         from circuitdb.store import Store
 
-        with Store.open(self._in_use()) as store:
+        with Store.open(self._in_use(), create=create) as store:
             yield store
 
     def _resolve(self, store: Store, *refs: str) -> list[CircuitRow]:
@@ -170,7 +179,7 @@ class Database:
             check(plan)
         if batch_size is not None and batch_size < 1:
             raise OptionError(f"--batch-size is {batch_size}; give 1 or more")
-        with self.writing():
+        with self.writing(create=True):
             pass  # A database that cannot be written is better known now than after the search.
         models: dict[tuple[str, int | None, int | None], LoadedModel] = {}
         circuits = []
@@ -197,7 +206,7 @@ class Database:
                 known = _stored_scores(store, prepared.run.run_id)
         if not before.issuperset(prepared.circuit_ids):
             found = discovery.find(prepared, known=known, report=report, batch_size=batch_size)
-            with self.writing() as store:
+            with self.writing(create=True) as store:
                 store.add(found)
         with self.reading() as store:
             return [
@@ -463,43 +472,53 @@ class Database:
             plan, _load(plan, {}), nodes=nodes, edges=edges, report=report
         )
         circuit_id = found.circuit_ids[0]
-        with self.writing() as store:
+        with self.writing(create=True) as store:
             before = circuit_id in store.run_circuits(found.run.run_id)
             store.add(found)
         with self.reading() as store:
             return StoredCircuit.of(store.get(circuit_id), stored_before=before, notices=notices)
 
-    def alias(self, ref: str, name: str | None) -> str:
-        """Give a circuit an alias (``@name``), or take its aliases away with None."""
+    def alias(self, ref: str, name: str | None) -> Renamed:
+        """Give a circuit an alias (``@name``) in place of an earlier one, or take it away with None."""
         with self.writing() as store:
-            circuit_id = self._resolve(store, ref)[0].circuit_id
+            row = self._resolve(store, ref)[0]
             if name is None:
-                store.remove_alias(circuit_id)
+                store.remove_alias(row.circuit_id)
             else:
-                store.set_alias(circuit_id, name)
-            return circuit_id
+                store.set_alias(row.circuit_id, name)
+            return Renamed(row.circuit_id, name, row.alias)
 
     def note(self, ref: str, text: str | None) -> str:
-        """Write a note on a circuit, or take it away with None."""
+        """Write a note on a circuit in place of an earlier one, or take it away with None."""
         with self.writing() as store:
             circuit_id = self._resolve(store, ref)[0].circuit_id
             store.set_note(circuit_id, text)
             return circuit_id
 
     def remove(self, *refs: str) -> list[str]:
-        """Remove circuits; runs and prompts nobody needs any more go with them."""
+        """Remove circuits; runs and prompts nobody needs any more go with them.
+
+        Raises:
+            CircuitReferenceError: a reference names none, or several; nothing is removed.
+        """
         with self.writing() as store:
-            ids = list(dict.fromkeys(self._resolve(store, ref)[0].circuit_id for ref in refs))
+            ids = list(dict.fromkeys(store.resolve_only(ref).circuit_id for ref in refs))
             store.remove(ids)
             return ids
 
     def merge(self, other: str | Path) -> Merged:
-        """Add all circuits of another database that are not stored yet.
+        """Add what another database has and this one lacks.
+
+        That is circuits, and for circuits stored in both evaluations, aliases and notes; what is
+        here stays as it is. The file is made where there is none.
 
         Raises:
             StoreError: the other database is missing, damaged, or none of circuitdb's.
         """
-        with self.writing() as store:
+        from circuitdb.store import examine_other
+
+        examine_other(Path(other))  # Before a file is made for nothing.
+        with self.writing(create=True) as store:
             return store.merge(other)
 
     def verify(self) -> Verified:

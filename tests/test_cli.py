@@ -335,6 +335,59 @@ def test_backup_and_merge_carry_all_circuits(stored_path, tmp_path, capsys):
     assert (len(merged["added"]), merged["known"]) == (5, 0)
 
 
+def test_an_alias_that_goes_is_told(own_copy, capsys):
+    def said(*arguments: str) -> str:
+        assert run(["alias", IOI_REF, *arguments, "--db", str(own_copy)]) == 0
+        return capsys.readouterr().out.partition(" ")[2]
+
+    assert said("one") == "is @one\n"
+    assert said("one") == "is @one\n"
+    assert said("@two") == "is @two, @one no more\n"
+    assert '"was": "two"' in said("three", "--json")
+    assert said("--remove") == "has no alias, @three no more\n"
+    assert said("--remove") == "has no alias\n"
+
+
+def test_rm_removes_nothing_where_several_circuits_are_meant(two_sizes, capsys):
+    db = ["--db", str(two_sizes)]
+    with Store.open(two_sizes, read_only=True) as store:
+        before = store.find()
+        choices = [
+            r for r in before if r.engine == "eap" and r.task == "ioi" and r.answers == "task"
+        ]
+    assert run(["rm", "months", IOI_REF, *db]) == 2
+    said = capsys.readouterr().err
+    assert f"{IOI_REF!r} stands for 2 circuits; name one by its id: " in said
+    assert all(f"{row.circuit_id[:12]} ioi," in said for row in choices)
+    assert "edges=2" in said
+    assert "edges=5" in said
+    with Store.open(two_sizes, read_only=True) as store:
+        assert store.find() == before
+    assert run(["rm", f"{IOI_REF},edges=5", *db]) == 0
+    assert run(["rm", IOI_REF, *db]) == 0
+
+
+def test_merge_says_what_circuits_in_both_took_over_and_what_not(own_copy, tmp_path, capsys):
+    other = tmp_path / "other.duckdb"
+    shutil.copy(own_copy, other)
+    for path, name in ((own_copy, "mine"), (other, "theirs")):
+        assert run(["alias", IOI_REF, name, "--db", str(path), "-q"]) == 0
+        assert run(["note", IOI_REF, name, "--db", str(path), "-q"]) == 0
+    with Store.open(other) as store:
+        circuit_id = store.resolve(["@theirs"])[0].circuit_id
+        store.add_evaluation(circuit_id, stored.figures(0.25, task="months"))
+    capsys.readouterr()
+    assert run(["merge", str(other), "--db", str(own_copy)]) == 0
+    said = capsys.readouterr()
+    assert said.out == "0 circuits added, 5 stored already, 1 evaluation added to them\n"
+    assert "alias @theirs was left out: it names another circuit here, or its" in said.err
+    assert f"the note on {circuit_id[:12]} was left out" in said.err
+    assert run(["merge", str(other), "--db", str(own_copy), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["evaluations"], found["skipped_aliases"]) == (0, ["theirs"])
+    assert found["skipped_notes"] == [circuit_id]
+
+
 def test_python_dash_m_is_the_same_command(stored_path):
     environment = os.environ | {"CIRCUITDB": str(stored_path)}
     done = subprocess.run(
@@ -379,7 +432,7 @@ def two_sizes(own_copy: Path) -> Path:
     [
         ("show", IOI_REF), ("show", IOI_REF, "--command"), ("overlap", IOI_REF, "months,edges=4"),
         ("query", "top_edges", "-p", f"circuit={IOI_REF}"), ("note", IOI_REF, "seen"),
-        ("alias", IOI_REF, "mine"), ("rm", IOI_REF), ("render", IOI_REF, "-o", "{}/ioi.dot"),
+        ("alias", IOI_REF, "mine"), ("render", IOI_REF, "-o", "{}/ioi.dot"),
     ],
 )  # fmt: skip
 def test_a_reference_that_names_several_selections_is_told_of_beside_the_result(
@@ -391,9 +444,8 @@ def test_a_reference_that_names_several_selections_is_told_of_beside_the_result(
     told = capsys.readouterr()
     json.loads(told.out)
     assert told.err == said
-    if command[0] != "rm":
-        assert run([*arguments, "--db", str(two_sizes), "--quiet"]) == 0
-        assert capsys.readouterr().err == ""
+    assert run([*arguments, "--db", str(two_sizes), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_stated_selection_is_told_nothing_of(two_sizes, capsys):

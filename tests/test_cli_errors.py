@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -99,6 +100,8 @@ def refused(stored_path: Path, capsys: pytest.CaptureFixture[str]):
         (["sql", "SELECT 1", "--timeout", "nan"], "--timeout is nan"),
         (["train", "toy-2l", "--seeds", "99"], "recipe 'toy-2l' has no seed 99; it has 0, 1"),
         (["note", IOI], "give either a TEXT or --remove"),
+        (["note", IOI, ""], "the note is empty; --remove"),
+        (["note", IOI, " \n"], "the note is empty; --remove"),
         (["pull", "smollm"], "did you mean"),
         (["train", "toy-9l"], "unknown recipe 'toy-9l'"),
         (["tasks", "show", "iio"], "did you mean 'ioi'"),
@@ -204,6 +207,19 @@ def test_databases_that_are_none_are_refused(refused, tmp_path, stored_path):
     assert "not one of circuitdb's" in refused("ls", db=other)
 
 
+def test_a_database_that_is_not_there_is_not_made_to_keep_it(refused, tmp_path, stored_path):
+    typo = tmp_path / "typo.duckdb"
+    for command in (["note", IOI, "seen"], ["alias", IOI, "mine"], ["rm", IOI]):
+        assert f"there is no database {str(typo)!r}; run" in refused(*command, db=typo)
+    assert "there is no database '/nowhere/x'" in refused("merge", "/nowhere/x", db=typo)
+    assert f"there is no database {str(typo)!r}" in refused("merge", str(typo), db=typo)
+    (tmp_path / "text").write_text("no database at all" * 400)
+    assert "no DuckDB database" in refused("merge", str(tmp_path / "text"), db=typo)
+    assert not typo.exists()
+    assert run(["merge", str(stored_path), "--db", str(typo), "-q"]) == 0
+    assert typo.exists()
+
+
 def test_a_newer_database_is_refused(refused, tmp_path, stored_path):
     import duckdb
 
@@ -294,16 +310,47 @@ def child(arguments: list[str], db: Path, **options: object) -> subprocess.Popen
     )  # fmt: skip
 
 
-def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(stored_path):
+def test_an_interrupt_is_exit_code_130_and_one_word(stored_path):
     query = "SELECT count(*) FROM range(100000000000)"
     with child(["sql", query], stored_path, start_new_session=True) as running:
         time.sleep(2.0)
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=30)
     assert running.returncode == cli.INTERRUPTED
-    assert err.count("\n") == 1
-    assert "the database is whole" in err
-    assert "run the same command again" in err
+    assert err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "method"),
+    [
+        (["--db", "verify", "-q", "discover", "--task", "ioi"], "discover_plans"),
+        (["overlap", "ioi", "months"], "overlap"),
+    ],
+)
+def test_an_interrupt_of_what_goes_on_says_how(capsys, monkeypatch, arguments, method):
+    def interrupt(self, *_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    monkeypatch.setattr(api.Database, method, interrupt)
+    assert run(arguments) == cli.INTERRUPTED
+    told = capsys.readouterr().err
+    assert told.startswith("interrupted: the database is whole; run the same command again")
+    assert told.count("\n") == 1
+
+
+def test_a_directory_that_may_not_be_written_is_told_without_a_passing_name(
+    refused, tmp_path, monkeypatch
+):
+    def refuse(self, *_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    for method in ("write_bytes", "unlink"):
+        monkeypatch.setattr(Path, method, refuse)
+    file = tmp_path / "x.dot"
+    said = f"error: cannot write {str(file)!r}: Read-only file system"
+    assert refused("render", IOI, "-o", str(file)) == said
+    assert refused("overlap", IOI, "months", "--force", "--render", str(file), "-q") == said
 
 
 def test_a_reader_that_goes_away_is_no_error(stored_path):

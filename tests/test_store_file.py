@@ -238,6 +238,34 @@ def fill(store: Store, filler: Path) -> Iterator[str]:
         i += 1
 
 
+@pytest.mark.parametrize("free_kib", [0, 4, 20, 300])
+def test_a_database_that_does_not_fit_on_its_disk_is_not_begun(
+    tmp_path: Path, free_kib: int
+) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    with mounted(folder, "size=300k"):
+        (folder / "filler").write_bytes(b"x" * 1024 * (300 - free_kib))
+        with pytest.raises(StoreError, match="the disk is full; nothing was changed in"):
+            Store.open(folder / "new.duckdb")
+        assert [p.name for p in folder.iterdir()] == ["filler"]
+
+
+def test_a_database_of_another_process_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "theirs.duckdb"
+
+    def made_meanwhile(*_: object) -> None:
+        path.write_bytes(b"theirs")
+        raise LockedError("held")
+
+    monkeypatch.setattr("circuitdb.store.connection._connect_patiently", made_meanwhile)
+    with pytest.raises(LockedError):
+        Store.open(path)
+    assert path.exists()
+
+
 def test_a_full_disk_is_named_and_what_was_acknowledged_stays(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
@@ -343,6 +371,46 @@ def test_verify_notices_a_file_cut_short(tmp_path: Path, share: float) -> None:
     except CorruptError:
         return
     assert not report.ok
+
+
+@pytest.mark.parametrize("cut", [1, 300_000, 4_000_000])
+def test_a_file_cut_short_is_not_written_over(tmp_path: Path, cut: int) -> None:
+    path = filled(tmp_path / "whole.duckdb", 40)
+    whole = path.stat().st_size
+    os.truncate(path, whole - cut)
+    before = path.read_bytes()
+    said = f"it is cut short: {whole - cut} bytes of at least {whole}"
+    with pytest.raises(CorruptError, match=f"is damaged; restore a backup .{said}"):
+        Store.open(path)
+    assert path.read_bytes() == before
+    with Store.open(path, read_only=True) as store:
+        assert ("file", said) in store.verify().problems
+
+
+def test_a_file_cut_short_is_not_written_over_from_its_log(tmp_path: Path) -> None:
+    path = filled(tmp_path / "crashed.duckdb", 40)
+    crashed(path, 44)
+    os.truncate(path, path.stat().st_size - 1)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert "crashed.duckdb.wal" in before
+    with pytest.raises(CorruptError, match="it is cut short"):
+        Store.open(path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_file_that_gave_free_blocks_back_is_whole(tmp_path: Path) -> None:
+    path = filled(tmp_path / "a.duckdb")
+    with Store.open(path) as store:
+        store._con.execute("CREATE TABLE large AS SELECT random() FROM range(1000000)")
+        store._con.execute("CHECKPOINT")
+        store._con.execute("DROP TABLE large")
+    with Store.open(path, read_only=True) as store:
+        _, _, size, blocks, *_ = store._con.execute("PRAGMA database_size").fetchone()
+        assert path.stat().st_size < size * blocks, "its header counts what it gave back"
+        assert store.verify().ok
+    with Store.open(path) as store:
+        store.add(stored.months())
+        assert store.verify().ok
 
 
 def crashed(path: Path, n: int = 4) -> list[str]:

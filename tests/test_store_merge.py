@@ -95,8 +95,45 @@ def test_an_alias_of_another_circuit_here_is_skipped_and_told(
 ) -> None:
     (mine,) = fresh_store.add(stored.ioi(data_seed=77))
     fresh_store.set_alias(mine, "best")
-    assert fresh_store.merge(other).skipped == ("best",)
+    assert fresh_store.merge(other).skipped_aliases == ("best",)
     assert fresh_store.resolve(["@best"])[0].circuit_id == mine
+
+
+def test_a_circuit_in_both_takes_over_what_it_lacks(fresh_store: Store, other: Path) -> None:
+    one, two = (fresh_store.add(d)[0] for d in stored.everything()[:2])
+    merged = fresh_store.merge(other)
+    assert (merged.known, merged.evaluations) == (2, 1)
+    with Store.open(other, read_only=True) as theirs:
+        for circuit_id in (one, two):
+            assert fresh_store.evaluations(circuit_id) == theirs.evaluations(circuit_id)
+    assert (fresh_store.get(one).alias, fresh_store.get(two).note) == ("best", "look again")
+    assert fresh_store.merge(other)[2:] == (0, (), ())
+    assert fresh_store.verify().ok
+
+
+def test_the_same_evaluation_from_another_machine_is_not_taken_twice(
+    fresh_store: Store, tmp_path: Path
+) -> None:
+    (circuit_id,) = fresh_store.add(stored.ioi())
+    before = fresh_store.evaluations(circuit_id)
+    own = before[0]
+    near = own.model_copy(update={"m_circuit": own.m_circuit * (1 + 1e-6), "task": "ioi"})
+    elsewhere = own.model_copy(update={"m_empty": own.m_empty + 0.1})
+    with Store.open(tmp_path / "near.duckdb") as theirs:
+        theirs.add(stored.ioi())
+        theirs.add_evaluation(circuit_id, near)
+        theirs.add_evaluation(circuit_id, elsewhere)
+    assert fresh_store.merge(tmp_path / "near.duckdb").evaluations == 1
+    assert fresh_store.evaluations(circuit_id) == (*before, elsewhere)
+
+
+def test_an_alias_and_a_note_here_stay_and_are_told(fresh_store: Store, other: Path) -> None:
+    one, two = (fresh_store.add(d)[0] for d in stored.everything()[:2])
+    fresh_store.set_alias(one, "mine")
+    fresh_store.set_note(two, "mine too")
+    merged = fresh_store.merge(other)
+    assert (merged.skipped_aliases, merged.skipped_notes) == (("best",), (two,))
+    assert (fresh_store.get(one).alias, fresh_store.get(two).note) == ("mine", "mine too")
 
 
 def test_views_and_macros_of_a_stranger_never_run(

@@ -6,7 +6,7 @@
 0    done
 1    a fault of circuitdb's own, or numbers that are none
 2    wrong usage or input, said in one line
-130  interrupted; the database is whole, and the same command goes on where it was
+130  interrupted; the database is whole, and discover and overlap go on where they were
 ==== =======================================================================================
 
 With ``CIRCUITDB_DEBUG=1`` a traceback comes before the line.
@@ -27,6 +27,8 @@ from typing import Final, NoReturn
 from circuitdb.errors import CircuitdbError
 
 INTERRUPTED: Final = 130
+_RESUMED: Final = ("discover", "overlap")
+"""Commands that do not do stored work twice."""
 _HINT: Final = "CIRCUITDB_DEBUG=1 shows where"
 _ERRNO: Final = "the output cannot be written"
 
@@ -56,10 +58,10 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, (GeneratorExit, SystemExit)):
             raise
         # Libraries wrap an interrupt in errors of their own, so it is noticed by its signal.
-        code = _interrupt() if interrupted else _fail(error)
+        code = _interrupt(arguments) if interrupted else _fail(error)
     else:
         if interrupted:
-            code = _interrupt()
+            code = _interrupt(arguments)
     return code
 
 
@@ -95,12 +97,26 @@ def _noticing_interrupts(seen: list[int]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _interrupt() -> int:
-    _say(
-        "interrupted: the database is whole; run the same command again to go on, "
-        "stored circuits are recognised"
-    )
+def _interrupt(arguments: Sequence[str]) -> int:
+    said = "interrupted"
+    if _command(arguments) in _RESUMED:
+        said += (
+            ": the database is whole; run the same command again to go on, stored circuits are "
+            "recognised"
+        )
+    _say(said)
     return INTERRUPTED
+
+
+def _command(arguments: Sequence[str]) -> str | None:
+    """The name of the command, which global options may come before."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--db":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return None
 
 
 def _fail(error: BaseException) -> int:

@@ -24,14 +24,15 @@ def rm(
 ) -> None:
     """Remove circuits.
 
-    Runs and prompts that nothing needs any more go with them.
+    A REF must stand for one circuit alone. Runs and prompts that nothing needs any more go with
+    them.
 
     \b
     Example:
       circuitdb rm 3f9a1c @old
     """
     out = Output(as_json, quiet)
-    removed = api.Database(db, notice=out.remark).remove(*ref)
+    removed = api.Database(db).remove(*ref)
     out.result({"removed": removed}, lambda: raw("\n".join(f"removed {i[:12]}" for i in removed)))
 
 
@@ -47,6 +48,8 @@ def alias(
 ) -> None:
     """Give a circuit a name that @NAME finds.
 
+    It takes the place of an earlier one.
+
     \b
     Examples:
       circuitdb alias 3f9a1c paper
@@ -56,9 +59,11 @@ def alias(
         raise OptionError("give either a NAME or --remove")
     out = Output(as_json, quiet)
     name = None if name is None else name.removeprefix("@")
-    circuit_id = api.Database(db, notice=out.remark).alias(ref, name)
-    said = f"{circuit_id[:12]} is @{name}" if name else f"{circuit_id[:12]} has no alias"
-    out.result({"circuit_id": circuit_id, "alias": name}, lambda: raw(said))
+    renamed = api.Database(db, notice=out.remark).alias(ref, name)
+    said = f"{renamed.circuit_id[:12]} {f'is @{name}' if name else 'has no alias'}"
+    if renamed.was not in (None, name):
+        said += f", @{renamed.was} no more"
+    out.result(renamed._asdict(), lambda: raw(said))
 
 
 def note(
@@ -93,7 +98,8 @@ def merge(
 ) -> None:
     """Add the circuits of another database.
 
-    Those that are stored here already stay as they are. Nothing in the other file is run.
+    Those that are stored here already take over evaluations they lack, and an alias and a note
+    where they have none. Nothing in the other file is run.
 
     \b
     Example:
@@ -103,13 +109,17 @@ def merge(
     with reporting(out) as report:
         report("merging", 0, 0)
         merged = api.Database(db).merge(other)
-    said = f"{plural(len(merged.added), 'circuit')} added, {merged.known} stored already"
-    out.result(
-        {"added": merged.added, "known": merged.known, "skipped_aliases": merged.skipped},
-        lambda: raw(said),
+    said = (
+        f"{plural(len(merged.added), 'circuit')} added, {merged.known} stored already, "
+        f"{plural(merged.evaluations, 'evaluation')} added to them"
     )
-    for name in merged.skipped:
-        out.note(f"note: alias @{name} was left out, another circuit has it")
+    out.result(merged._asdict(), lambda: raw(said))
+    for name in merged.skipped_aliases:
+        out.note(
+            f"note: alias @{name} was left out: it names another circuit here, or its circuit has another"
+        )
+    for circuit_id in merged.skipped_notes:
+        out.note(f"note: the note on {circuit_id[:12]} was left out: it has another one here")
 
 
 def verify(

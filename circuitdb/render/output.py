@@ -6,6 +6,7 @@ is installed with circuitdb, draws; it knows no PDF. Files appear whole or not a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -131,7 +132,8 @@ def _write(target: Path, content: bytes) -> None:
     except OSError as error:
         raise RenderError(f"cannot write {str(target)!r}: {error.strerror}") from error
     finally:
-        passing.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Why it is there, or was not made, is told already.
+            passing.unlink(missing_ok=True)
 
 
 _MAKERS: Final[dict[str, Callable[[str, Table | None], bytes]]] = {

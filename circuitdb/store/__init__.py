@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from circuitdb.store.care import Problem, Report
     from circuitdb.store.connection import default_path, examine
     from circuitdb.store.edit import CheckpointMetric
-    from circuitdb.store.merge import Merged
+    from circuitdb.store.merge import Merged, examine_other
     from circuitdb.store.read import CircuitRow, Record
     from circuitdb.store.sandbox import SqlResult, run_sql
     from circuitdb.store.store import Store
@@ -28,6 +28,7 @@ __all__ = [
     "Store",
     "default_path",
     "examine",
+    "examine_other",
     "run_sql",
 ]
 
@@ -42,6 +43,7 @@ _HOMES = {
     "Store": "store",
     "default_path": "connection",
     "examine": "connection",
+    "examine_other": "merge",
     "run_sql": "sandbox",
 }
 

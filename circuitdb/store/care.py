@@ -9,10 +9,9 @@ from typing import Any, Final, NamedTuple
 
 import duckdb
 
-from circuitdb.store.connection import lost_commits, one
+from circuitdb.store.connection import cut_short, lost_commits, one
 from circuitdb.store.content import KEPT, Kept, read_seals
 
-_HEADER_BYTES: Final = 3 * 4096
 _ROWS_AT_ONCE: Final = 1_000_000
 _UNSEALED: Final = (
     "store",
@@ -80,15 +79,11 @@ def _file_problems(con: Any, path: Path) -> Iterator[Problem]:
         lost = lost_commits(con, path)
         if lost:
             yield Problem("file", lost)
-        name, _, block, _, used, *_ = one(con, "PRAGMA database_size")
+        cut = cut_short(con, path)
+        if cut:
+            yield Problem("file", cut)
     except duckdb.Error as error:
         yield _unreadable("file", error)
-        return
-    # stat() looks at the file without opening it.
-    # Free blocks at its end may be gone: a checkpoint gives them back.
-    size, needed = path.stat().st_size, _HEADER_BYTES + block * used
-    if size < needed:
-        yield Problem("file", f"{name} is cut short: {size} bytes of {needed}")
 
 
 def _table_problems(con: Any, kept: Kept) -> tuple[list[Problem], int]:

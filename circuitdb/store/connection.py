@@ -41,6 +41,8 @@ _SAFE: Final = {
 }
 # A writer's many small statements lose more to a second thread than they win.
 _WRITER: Final = {"threads": "1"}
+_HEADER_BYTES: Final = 3 * 4096
+"""Of a database file, before its first block."""
 _HOLDER: Final = re.compile(r"held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 
 
@@ -60,9 +62,23 @@ def connect(path: Path, *, read_only: bool, create: bool, lock_seconds: float) -
         StoreError: it belongs to something else, or may not be written.
     """
     _check_path(path, read_only=read_only, create=create)
+    made_here = not path.exists()
+    try:
+        return _connect_current(path, read_only, lock_seconds)
+    except LockedError:
+        raise  # Another process made it meanwhile.
+    except BaseException:
+        if made_here:
+            _remove(path)  # Half a database would only be in the way of the next try.
+        raise
+
+
+def _connect_current(path: Path, read_only: bool, lock_seconds: float) -> Any:
     con = _connect_patiently(path, read_only, lock_seconds)
     try:
         with in_our_words(path):
+            if not read_only:
+                _check_length(con, path)
             _check_schema(con, path) if read_only else _migrate(con, path)
             lost = lost_commits(con, path)
     except BaseException:
@@ -155,7 +171,7 @@ def explain(error: duckdb.Error, path: Path) -> StoreError:
     if "not a valid DuckDB database" in text:
         return CorruptError(f"{str(path)!r} is no DuckDB database; name another")
     if "No space left" in text or "disk full" in text.lower():
-        return StoreError(f"the disk is full; nothing was added to {str(path)!r}")
+        return StoreError(f"the disk is full; nothing was changed in {str(path)!r}")
     if "Read-only file system" in text or "Permission denied" in text:
         return StoreError(f"{str(path)!r} may not be written: {text}")
     if re.search(r"read enough|[Cc]hecksum|[Cc]orrupt|[Ss]erializ|WAL|newer version", text):
@@ -191,6 +207,45 @@ def applied(con: Any) -> list[tuple[int, str, str]]:
     if tables:
         raise StoreError("it is a DuckDB database, but not one of circuitdb's")
     return []
+
+
+def _check_length(con: Any, path: Path) -> None:
+    """Refuse a file that was cut short, before a write covers it up."""
+    # Closing would write the log into it.
+    con.execute("PRAGMA disable_checkpoint_on_shutdown")
+    cut = cut_short(con, path)
+    if cut:
+        raise CorruptError(f"{str(path)!r} is damaged; restore a backup ({cut})")
+    con.execute("PRAGMA enable_checkpoint_on_shutdown")
+
+
+def cut_short(con: Any, path: Path) -> str | None:
+    """What is missing where a database's file ends before its last block in use, else None.
+
+    Raises:
+        duckdb.Error: what is missing is needed to tell.
+    """
+    # stat() looks at the file without opening it.
+    size = path.stat().st_size
+    _, _, block_size, blocks, *_ = one(con, "PRAGMA database_size")
+    if size >= _HEADER_BYTES + block_size * blocks:
+        return None
+    # Free blocks at its end may be gone: a checkpoint gives them back after it wrote their number.
+    needed = _HEADER_BYTES + block_size * (_last_block(con) + 1)
+    return f"it is cut short: {size} bytes of at least {needed}" if size < needed else None
+
+
+def _last_block(con: Any) -> int:
+    """The number of the last block in use, -1 where there is none."""
+    used = ["SELECT max(block_id) AS block FROM pragma_metadata_info()"]
+    tables = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main'"
+    for (table,) in con.execute(tables).fetchall():
+        used.append(
+            "SELECT max(greatest(block_id, list_max(additional_block_ids))) "
+            f"FROM pragma_storage_info({_quoted(table)}) WHERE persistent"
+        )
+    found: int = one(con, f"SELECT coalesce(max(block), -1) FROM ({' UNION ALL '.join(used)})")[0]
+    return found
 
 
 def _check_schema(con: Any, path: Path) -> None:
@@ -238,7 +293,8 @@ def _migrate(con: Any, path: Path) -> None:
             )
             con.commit()
         except BaseException:
-            con.rollback()
+            with contextlib.suppress(duckdb.Error):  # DuckDB may have rolled back by itself.
+                con.rollback()
             raise
     if len(done) < len(known):
         # Into the file itself: a lost write-ahead log then leaves a database behind.
@@ -284,9 +340,14 @@ def copy_database(con: Any, target: Path) -> None:
             raise
         raise problem from error
     finally:
-        for leftover in (partial, partial.with_name(partial.name + ".wal")):
-            with contextlib.suppress(OSError):  # The reason it is there is told already.
-                leftover.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    """Remove a database that was not finished, with its write-ahead log."""
+    for leftover in (path, path.with_name(path.name + ".wal")):
+        with contextlib.suppress(OSError):  # The reason it is there is told already.
+            leftover.unlink(missing_ok=True)
 
 
 def _not_written(error: Exception, target: Path, partial: Path) -> StoreError | None:

@@ -124,15 +124,17 @@ def remove_alias(con: Any, circuit_key: int) -> None:
 
 
 def set_note(con: Any, circuit_key: int, note: str | None) -> None:
-    """Write a note on a circuit in place of an earlier one; None or blank removes it.
+    """Write a note on a circuit in place of an earlier one; None removes it.
 
     Raises:
-        OptionError: it holds control characters, which a terminal would obey.
+        OptionError: it is blank, or holds control characters, which a terminal would obey.
     """
+    if note is not None and not note.strip():
+        raise OptionError("the note is empty; --remove (None from Python) takes a note away")
     if note and printable(note, keep="\n\t") != note:
         raise OptionError(f"a note holds text only, no control characters: {note!r}")
     con.execute("DELETE FROM note WHERE circuit_key = ?", [circuit_key])
-    if note and note.strip():
+    if note:
         con.execute("INSERT INTO note VALUES (?, ?)", [circuit_key, note])
 
 

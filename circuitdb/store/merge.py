@@ -9,7 +9,9 @@ out as stored, and goes in the ordinary way.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
@@ -37,7 +39,7 @@ from circuitdb.errors import (
     StoreError,
 )
 from circuitdb.space import Space, SpaceSpec
-from circuitdb.store.connection import explain
+from circuitdb.store.connection import in_our_words
 from circuitdb.store.content import FIGURES, PROMPT, PROVENANCE, filled
 from circuitdb.store.read import (
     CircuitRow,
@@ -63,6 +65,8 @@ class Takes(Protocol):
 
     def add(self, discovery: Discovery) -> tuple[str, ...]: ...
     def find(self, **filters: Any) -> list[CircuitRow]: ...
+    def evaluations(self, circuit_id: str) -> tuple[Figures, ...]: ...
+    def add_evaluation(self, circuit_id: str, figures: Figures) -> None: ...
     def set_alias(self, circuit_id: str, alias: str) -> None: ...
     def set_note(self, circuit_id: str, note: str | None) -> None: ...
 
@@ -74,39 +78,58 @@ class Merged(NamedTuple):
     """Ids of circuits that were new."""
     known: int
     """Circuits that were stored already."""
-    skipped: tuple[str, ...]
-    """Aliases that another circuit here has."""
+    evaluations: int
+    """Evaluations taken over for circuits that were stored already."""
+    skipped_aliases: tuple[str, ...]
+    """Aliases left out: another circuit here has that alias, or the circuit has another one."""
+    skipped_notes: tuple[str, ...]
+    """Ids of circuits whose note was left out, as they have another one here."""
+
+
+def examine_other(other: Path) -> None:
+    """Refuse a file that is no database to merge from.
+
+    Raises:
+        StoreError: it is missing, damaged, or none of circuitdb's.
+    """
+    with _opened(other):
+        pass
 
 
 def merge(store: Takes, other: Path) -> Merged:
-    """Add all circuits of another database that are not stored yet, one transaction a run.
+    """Add what another database has and this one lacks.
+
+    Circuits come one transaction a run. A circuit stored in both takes over the evaluations it
+    lacks, and an alias and a note where it has none.
 
     Raises:
         StoreError: the other database is missing, no circuitdb database, or not trustworthy.
     """
+    if other.is_file() and other.resolve() == store.path.resolve():
+        raise StoreError(f"{str(other)!r} is the database itself; name another")
+    with _opened(other) as con:
+        try:
+            return _take(store, con)
+        except StoreError:
+            raise
+        except (InputError, NumericalError, ValueError, TypeError, IndexError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CorruptError(
+                f"{str(other)!r} holds what circuitdb never writes: {first}"
+            ) from error
+
+
+@contextlib.contextmanager
+def _opened(other: Path) -> Iterator[Any]:
+    """A connection to the other database, which is found to be one of ours."""
     if not other.is_file():
         raise MissingStoreError(f"there is no database {str(other)!r} to merge")
-    if other.resolve() == store.path.resolve():
-        raise StoreError(f"{str(other)!r} is the database itself; name another")
-    try:
-        con = _open(other)
-    except duckdb.Error as error:
-        raise explain(error, other) from error
-    try:
+    with in_our_words(other), contextlib.closing(_connect(other)) as con:
         _check(con, other)
-        return _take(store, con)
-    except duckdb.Error as error:
-        raise explain(error, other) from error
-    except StoreError:
-        raise
-    except (InputError, NumericalError, ValueError, TypeError, IndexError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CorruptError(f"{str(other)!r} holds what circuitdb never writes: {first}") from error
-    finally:
-        con.close()
+        yield con
 
 
-def _open(other: Path) -> Any:
+def _connect(other: Path) -> Any:
     con = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
     quoted = str(other).replace("'", "''")
     try:
@@ -168,7 +191,7 @@ def _arrays(con: Any, table: str, columns: Sequence[str], key: tuple[str, int]) 
 def _take(store: Takes, con: Any) -> Merged:
     columns = ("circuit_key", "circuit_id", "run_key", "provenance_key")
     theirs = _rows(con, "circuit", columns)
-    known = {row.circuit_id for row in store.find(circuit_id=[row[1] for row in theirs])}
+    known = {row.circuit_id: row for row in store.find(circuit_id=[row[1] for row in theirs])}
     wanted: dict[tuple[int, int], list[int]] = {}
     for circuit_key, circuit_id, run_key, provenance_key in sorted(theirs):
         if circuit_id not in known:
@@ -176,22 +199,65 @@ def _take(store: Takes, con: Any) -> Merged:
     added: list[str] = []
     for (run_key, provenance_key), circuit_keys in wanted.items():
         added += store.add(_discovery(con, run_key, provenance_key, circuit_keys))
+    both = {row[0]: known[row[1]] for row in theirs if row[1] in known}
+    evaluations = sum(_take_evaluations(store, con, key, row) for key, row in both.items())
     ids = {row[0]: row[1] for row in theirs}
-    skipped = list(_take_names(store, con, {k: ids[k] for ks in wanted.values() for k in ks}))
-    return Merged(tuple(added), len(known), tuple(skipped))
+    skipped_aliases = tuple(_take_aliases(store, con, ids))
+    return Merged(
+        tuple(added), len(known), evaluations, skipped_aliases, tuple(_take_notes(store, con, ids))
+    )
 
 
-def _take_names(store: Takes, con: Any, new: dict[int, str]) -> Iterator[str]:
-    """Copy notes, and aliases that are free here; yields those that are not."""
-    taken = {row.alias for row in store.find()}
-    for key, alias in _rows(con, "alias", ("circuit_key", "alias")):
-        if key in new and alias in taken:
+def _take_evaluations(store: Takes, con: Any, key: int, row: CircuitRow) -> int:
+    """Copy the evaluations that a circuit stored in both lacks here; how many."""
+    ours = store.evaluations(row.circuit_id)
+    new = [f for f in _figures(con, key) if not any(_same(f, known, row.task) for known in ours)]
+    for figures in new:
+        store.add_evaluation(row.circuit_id, figures)
+    return len(new)
+
+
+def _same(a: Figures, b: Figures, own_task: str) -> bool:
+    """Whether two evaluations of a circuit say the same.
+
+    Not every setting of an evaluation is kept with it (the corruption is not), so the values
+    decide; machines differ in their last digits.
+    """
+    asked = [(f.split, f.task or own_task, f.metric, f.ablation, f.n_prompts) for f in (a, b)]
+    measured = zip(
+        (a.m_full, a.m_empty, a.m_circuit), (b.m_full, b.m_empty, b.m_circuit), strict=True
+    )
+    return asked[0] == asked[1] and all(
+        math.isclose(x, y, rel_tol=1e-3, abs_tol=1e-6) for x, y in measured
+    )
+
+
+def _take_aliases(store: Takes, con: Any, ids: dict[int, str]) -> Iterator[str]:
+    """Copy aliases that are free to circuits without one; yields the others."""
+    named = {row.circuit_id: row.alias for row in store.find() if row.alias is not None}
+    for circuit_id, alias in _texts(con, "alias", ids):
+        if circuit_id not in named and alias not in named.values():
+            store.set_alias(circuit_id, alias)
+            named[circuit_id] = alias
+        elif named.get(circuit_id) != alias:
             yield alias
-        elif key in new:
-            store.set_alias(new[key], alias)
-    for key, note in _rows(con, "note", ("circuit_key", "note")):
-        if key in new:
-            store.set_note(new[key], note)
+
+
+def _take_notes(store: Takes, con: Any, ids: dict[int, str]) -> Iterator[str]:
+    """Copy notes to circuits without one; yields the ids of those with another one."""
+    noted = {row.circuit_id: row.note for row in store.find() if row.note is not None}
+    for circuit_id, note in _texts(con, "note", ids):
+        if circuit_id not in noted:
+            store.set_note(circuit_id, note)
+        elif noted[circuit_id] != note:
+            yield circuit_id
+
+
+def _texts(con: Any, table: str, ids: dict[int, str]) -> Iterator[tuple[str, str]]:
+    """The circuits that have an alias or a note, and that."""
+    for key, text in _rows(con, table, ("circuit_key", table)):
+        if key in ids:
+            yield ids[key], text
 
 
 def _discovery(con: Any, run_key: int, provenance_key: int, circuits: Sequence[int]) -> Discovery:
@@ -235,13 +301,19 @@ def _draft(con: Any, key: int) -> Draft:
     granularity, *rule = _rows(con, "circuit", ("granularity", *_RULE), owner)[0]
     edges = _arrays(con, "member", ("edge_id",), owner)[0].astype(np.int32)
     nodes = _arrays(con, "node_member", ("component_id",), owner)[0].astype(np.int32)
-    # The primary one leads, as in the discovery it came from.
-    columns = ("is_primary", "ordinal", *FIGURES)
-    rows = sorted(_rows(con, "evaluation", columns, owner), key=lambda r: (not r[0], r[1]))
-    figures = tuple(Figures(**dict(zip(FIGURES, row[2:], strict=True))) for row in rows)
     selection = Selection(**dict(zip(_RULE, rule, strict=True)))
     none = np.zeros(0, dtype=np.int32)
-    return Draft(granularity, selection, none if granularity == "node" else edges, nodes, figures)
+    return Draft(
+        granularity, selection, none if granularity == "node" else edges, nodes, _figures(con, key)
+    )
+
+
+def _figures(con: Any, key: int) -> tuple[Figures, ...]:
+    """The evaluations of a circuit, the primary one first, as in the discovery it came from."""
+    columns = ("is_primary", "ordinal", *FIGURES)
+    found = _rows(con, "evaluation", columns, ("circuit_key", key))
+    rows = sorted(found, key=lambda r: (not r[0], r[1]))
+    return tuple(Figures(**dict(zip(FIGURES, row[2:], strict=True))) for row in rows)
 
 
 def _scores(con: Any, table: str, column: str, run_key: int, size: int) -> Scores | None:

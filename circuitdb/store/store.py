@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from circuitdb.errors import StoreError
+from circuitdb.errors import CircuitReferenceError, StoreError
 from circuitdb.store import read, reference
 from circuitdb.store.connection import (
     LOCK_SECONDS,
@@ -140,7 +140,7 @@ class Store:
         Raises:
             OptionError: arrays that do not fit the space, or two circuits of one id.
             NumericalError: an infinite score.
-            StoreError: it cannot be written; nothing was added.
+            StoreError: it cannot be written; nothing was changed.
         """
         from circuitdb.store import write
 
@@ -191,14 +191,14 @@ class Store:
             edit.remove_alias(con, read.circuit_keys(con, [circuit_id])[0])
 
     def set_note(self, circuit_id: str, note: str | None) -> None:
-        """Write a note on a circuit in place of an earlier one; None or blank removes it."""
+        """Write a note on a circuit in place of an earlier one; None removes it."""
         from circuitdb.store import edit
 
         with self._writing() as con:
             edit.set_note(con, read.circuit_keys(con, [circuit_id])[0], note)
 
     def merge(self, other: str | Path) -> Merged:
-        """Add all circuits of another database that are not stored yet; nothing in it runs."""
+        """Add what another database has and this one lacks; nothing in it runs."""
         from circuitdb.store.merge import merge
 
         return merge(self, Path(other))
@@ -265,6 +265,21 @@ class Store:
         """
         with self._reading() as con:
             return reference.resolve(con, refs, notice)
+
+    def resolve_only(self, ref: str) -> CircuitRow:
+        """The one circuit that a reference stands for, where the newest of several will not do.
+
+        Raises:
+            CircuitReferenceError: it names none or several; choices are listed.
+        """
+        with self._reading() as con:
+            found = reference._wanted(con, ref.strip()).candidates
+        if len(found) > 1:
+            choices = reference._listed([reference.describe(row) for row in found], "; ")
+            raise CircuitReferenceError(
+                f"{ref!r} stands for {len(found)} circuits; name one by its id: {choices}"
+            )
+        return found[0]
 
     def get(self, circuit_id: str, measured: bool = False) -> Circuit:
         """One circuit by name; with `measured` also what its run measured beside it."""
