@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
@@ -218,18 +217,12 @@ def _take_evaluations(store: Takes, con: Any, key: int, row: CircuitRow) -> int:
 
 
 def _same(a: Figures, b: Figures, own_task: str) -> bool:
-    """Whether two evaluations of a circuit say the same.
-
-    Not every setting of an evaluation is kept with it (the corruption is not), so the values
-    decide; machines differ in their last digits.
-    """
-    asked = [(f.split, f.task or own_task, f.metric, f.ablation, f.n_prompts) for f in (a, b)]
-    measured = zip(
-        (a.m_full, a.m_empty, a.m_circuit), (b.m_full, b.m_empty, b.m_circuit), strict=True
-    )
-    return asked[0] == asked[1] and all(
-        math.isclose(x, y, rel_tol=1e-3, abs_tol=1e-6) for x, y in measured
-    )
+    """Whether two evaluations of a circuit answer the same question."""
+    asked = [
+        (f.split, f.task or own_task, f.corruption, f.metric, f.ablation, f.n_prompts)
+        for f in (a, b)
+    ]
+    return asked[0] == asked[1]
 
 
 def _take_aliases(store: Takes, con: Any, ids: dict[int, str]) -> Iterator[str]:
