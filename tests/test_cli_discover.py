@@ -321,6 +321,12 @@ def test_a_circuit_by_hand_is_stored_and_measured(ask, tasks, tmp_path):
     assert {e["src"] + "->" + e["dst"] for e in stored["edges"]} == {"input->m0", "m0->logits"}
     code, out, err = ask("add", *small, "--edges", "input->m0,m0->logits")
     assert json.loads(out)["circuits"][0]["stored_before"]
+    shown = tmp_path / "shown.json"
+    outside = {"src": "input", "dst": "logits", "in_circuit": False}
+    shown.write_text(json.dumps({**stored, "edges": [*stored["edges"], outside]}))
+    code, out, err = ask("add", *small, "--edges-from", shown)
+    assert code == 0, err
+    assert json.loads(out)["circuits"][0]["circuit_id"] == found["circuit_id"]
 
 
 def test_tasks_show_prints_prompts_with_roles(ask, tasks, tiny_directory):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -213,7 +213,8 @@ def add(
     edges_from: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="One edge a line (# begins a comment), or a circuit's JSON."
+            metavar="FILE",
+            help="One edge a line (# begins a comment), or the output of show --json.",
         ),
     ] = None,
     checkpoint: options.Checkpoint = None,
@@ -257,11 +258,13 @@ def _names(given: Sequence[str] | None) -> list[str] | None:
 
 
 def edge_names(path: Path) -> list[str]:
-    """The edges a file lists: one a line, or the members of a circuit in our JSON.
+    """The edges a file lists: one a line, or those in the circuit of a circuit's JSON.
+
+    That is the output of ``show --json``, or the interchange format (``circuit.model_dump_json()``).
 
     Raises:
-        OptionError: the file cannot be read, or holds a line that is no edge; file and line are
-            named.
+        OptionError: the file cannot be read, lists no edge, or holds a line that is none; file and
+            line are named.
     """
     from circuitdb.errors import NameSyntaxError, unreadable
     from circuitdb.names import parse_edge
@@ -272,7 +275,7 @@ def edge_names(path: Path) -> list[str]:
         raise OptionError(f"{path}: cannot be read: {unreadable(error)}") from error
     if text.lstrip().startswith("{"):
         return _edges_of_json(path, text)
-    names = []
+    names: list[str] = []
     for number, content in enumerate(text.splitlines(), 1):
         written = content.partition("#")[0].strip()
         if written:
@@ -280,20 +283,36 @@ def edge_names(path: Path) -> list[str]:
                 names.append(str(parse_edge(written)))
             except NameSyntaxError as error:
                 raise OptionError(f"{path}, line {number}: {error}") from error
+    if not names:
+        raise OptionError(f"{path}: lists no edge; write one a line, as in m0->a1.h2<v>")
     return names
 
 
 def _edges_of_json(path: Path, text: str) -> list[str]:
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
 
-    from circuitdb.circuit import Circuit
+    from circuitdb.circuit import CircuitEdge
+
+    class Listing(BaseModel):
+        """What every form has in common; the figures and the run beside it do not matter."""
+
+        edges: tuple[CircuitEdge, ...]
 
     try:
-        return [edge.name for edge in Circuit.model_validate_json(text).members]
+        names = [edge.name for edge in Listing.model_validate_json(text).edges if edge.in_circuit]
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise OptionError(f"{path}: no circuit's JSON: {where}: {first['msg']}") from error
+        where = ".".join(str(part) for part in first["loc"]) or "JSON"
+        raise OptionError(f"{path}: {where}: {first['msg']}; {_JSON_WANTED}") from error
+    if not names:
+        raise OptionError(f"{path}: no edge is in the circuit; {_JSON_WANTED}")
+    return names
+
+
+_JSON_WANTED: Final = (
+    "give what 'circuitdb show REF --json' prints of an edge circuit (in Python: "
+    "circuit.model_dump_json()), or nodes with --nodes"
+)
 
 
 def evaluate(
