@@ -173,7 +173,7 @@ def _show_found(found: Sequence[StoredCircuit]) -> None:
     table(describe.FOUND_COLUMNS, [describe.found_row(c) for c in found])
     line()
     for circuit in found:
-        text = describe.selection_text(circuit.selection, circuit.run.engine)
+        text = circuit.selection.in_words(circuit.run.engine)
         line(f"{circuit.circuit_id[:12]}  {text}")
         if circuit.figures is not None and circuit.figures.note:
             line(f"{circuit.circuit_id[:12]}  {circuit.figures.note}")
