@@ -424,7 +424,7 @@ class Database:
         """
         from circuitdb import revisit
 
-        _check_names("option of an evaluation", options, _EVALUATE_OPTIONS)
+        _check_names("option", options, _EVALUATE_OPTIONS, of="an evaluation")
         _check_names("model option", options.get("model_options") or (), _MODEL_OPTIONS)
         circuit = self.get(ref)
         measured = revisit.evaluate_again(circuit, self._prompt_set, report=report, **options)
@@ -537,7 +537,7 @@ def make_plan(**fields: Any) -> Plan:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = (*Plan.model_fields, *_RUN_OPTIONS)
-            raise UnknownNameError("option of a discovery", name, known) from error
+            raise UnknownNameError("option", name, known, of="a discovery") from error
         raise OptionError(f"option {name!r}: {first['msg']} (got {first['input']!r})") from error
 
 
@@ -562,7 +562,7 @@ def prompts(
     from circuitdb import tasks
     from circuitdb.models import catalogue
 
-    _check_names("option of prompts", options, _PROMPT_OPTIONS)
+    _check_names("option", options, _PROMPT_OPTIONS, of="prompts")
     wanted = tasks.get(task)
     loaded = catalogue.load(model, checkpoint=checkpoint, seed=seed)
     return tasks.build(wanted, loaded.tokenizer, bos=loaded.bos, **options)
@@ -598,10 +598,10 @@ _PROMPT_OPTIONS = (
 )  # fmt: skip
 
 
-def _check_names(kind: str, given: Iterable[str], known: Sequence[str]) -> None:
+def _check_names(kind: str, given: Iterable[str], known: Sequence[str], of: str = "") -> None:
     for name in given:
         if name not in known:
-            raise UnknownNameError(kind, name, known)
+            raise UnknownNameError(kind, name, known, of=of)
 
 
 def _load(plan: Plan, options: Mapping[str, Any]) -> LoadedModel:

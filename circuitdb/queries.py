@@ -172,7 +172,7 @@ def bind(query: Query, params: Mapping[str, Any]) -> dict[str, Any]:
     known = {p.name: p for p in query.parameters}
     for given in params:
         if given not in known:
-            raise UnknownNameError(f"parameter of query {query.name!r}", given, known)
+            raise UnknownNameError("parameter", given, known, of=f"query {query.name!r}")
     missing = [p.name for p in query.parameters if p.required and p.name not in params]
     if missing:
         raise QueryError(

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from circuitdb import api
 from circuitdb.cli import run
+from circuitdb.cli.compare import sentences
 from circuitdb.store import CircuitRow, Store
 from tests import stored
 from tests.stored import IOI, MONTHS
@@ -176,6 +178,22 @@ def test_overlap_says_a_sentence_before_its_figures(ask):
     assert out.startswith("ioi and months share 3 of 6 edges (Jaccard 0.50); chance gives")
     assert "straw man" in out
     assert "controls are missing" in out
+
+
+@pytest.mark.parametrize(
+    ("corrected", "said"),
+    [
+        (-0.5, "lies below the floor 0.34 (random answers), with a ceiling of 0.75 (other prompts of one task): corrected overlap -0.50."),
+        (0.5, "lies between the floor 0.34 (random answers) and the ceiling 0.75 (other prompts of one task): corrected overlap 0.50."),
+        (1.5, "lies above the ceiling 0.75 (other prompts of one task), with the floor 0.34 (random answers): corrected overlap 1.50."),
+    ],
+)  # fmt: skip
+def test_overlap_says_on_which_side_of_its_scale_the_jaccard_index_lies(
+    stored_path, corrected, said
+):
+    pair = api.Database(stored_path).overlap(IOI_REF, "months").pairs[0]
+    scaled = replace(pair, floor=0.34, ceiling=0.75, corrected=corrected)
+    assert sentences(scaled, {pair.a: "a", pair.b: "b"}, "edges")[1] == f"The Jaccard index {said}"
 
 
 def test_overlap_says_which_circuits_the_references_stand_for(ask):

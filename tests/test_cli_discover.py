@@ -133,6 +133,11 @@ def test_discovered_circuits_are_compared_drawn_and_evaluated(ask, tasks, tmp_pa
     assert code == 0, err
     assert "its own" in out
     assert "validation split" in out
+    rows = {
+        row.split()[0]: row.split() for row in out.splitlines() if "m_full is" not in row and row
+    }
+    assert {rows[name][2] for name in ("m_full", "m_circuit", "m_empty")} == {"–"}
+    assert rows["kl"][2] != "–"
 
 
 def test_inert_components_are_kept_with_the_run_and_no_part_of_the_universe(

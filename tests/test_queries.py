@@ -227,7 +227,7 @@ def test_an_unknown_query_or_parameter_is_named(stored_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'top_edges'"):
         queries.run(stored_path, "top_edge", {})
     with pytest.raises(
-        UnknownNameError, match="parameter of query 'engines' 'tusk'; did you mean 'task'"
+        UnknownNameError, match="parameter 'tusk' of query 'engines'; did you mean 'task'"
     ):
         queries.run(stored_path, "engines", {"tusk": "ioi"})
 

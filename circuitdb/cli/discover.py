@@ -24,7 +24,7 @@ Setting = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the engine; repeatable."),
 ]
-_TASK = "A task's name, or a JSONL file; repeatable."
+_TASK = "A task's name, or a JSONL file (docs/tasks.md); repeatable."
 _SELECTION = "How members are chosen from scores; one of"
 
 
@@ -134,7 +134,7 @@ def discover(
       circuitdb discover --task ioi
       circuitdb discover --task months --task numerals --engine eap-ig --edges 200
       circuitdb discover --task ioi --engine acdc --tau 0.02
-      circuitdb discover --task ioi --checkpoint 500 --seed 1 --replicates 3
+      circuitdb discover --task ioi --checkpoint 2200 --seed 1 --replicates 3
       circuitdb discover --task my.jsonl --model ./my-model --set edge_keep=0.9
     """
     out = Output(as_json, quiet)
@@ -199,7 +199,11 @@ def _tell(out: Output, found: Sequence[StoredCircuit]) -> None:
 def add(
     task: Annotated[
         str,
-        typer.Option(metavar="NAME", help="A task's name, or a JSONL file.", show_default=False),
+        typer.Option(
+            metavar="NAME",
+            help="A task's name, or a JSONL file (docs/tasks.md).",
+            show_default=False,
+        ),
     ],
     model: options.Model = "toy-4l",
     nodes: Annotated[
@@ -318,7 +322,8 @@ _JSON_WANTED: Final = (
 def evaluate(
     ref: options.Ref,
     task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Another task, or a JSONL file.")
+        str | None,
+        typer.Option(metavar="NAME", help="Another task, or a JSONL file (docs/tasks.md)."),
     ] = None,
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="Another metric.")] = None,
     ablation: Annotated[str | None, typer.Option(metavar="NAME", help="Another ablation.")] = None,
@@ -360,6 +365,10 @@ def evaluate(
     out.result(document, lambda: _show_beside(circuit, measured))
 
 
+_IN_METRIC: Final = ("m_full", "m_circuit", "m_empty")
+"""Figures in the metric's unit: under another metric they cannot stand side by side."""
+
+
 def _show_beside(circuit: StoredCircuit, measured: Figures) -> None:
     line(f"{describe.sample(circuit.run)}: {describe.run_text(circuit.run)}")
     line(f"measured on {describe.evaluated_on(measured, circuit.run)}")
@@ -367,8 +376,12 @@ def _show_beside(circuit: StoredCircuit, measured: Figures) -> None:
     new = {name: (value, meaning) for name, value, meaning in describe.figure_rows(measured)}
     own = {} if circuit.figures is None else {
         name: value for name, value, _ in describe.figure_rows(circuit.figures)
+        if name not in _IN_METRIC or circuit.figures.metric == measured.metric
     }  # fmt: skip
-    columns = ("", Column("measured", right=True), Column("its own", right=True), "meaning")
+    columns = (
+        Column("", keep=True), Column("measured", right=True), Column("its own", right=True),
+        "meaning",
+    )  # fmt: skip
     table(columns, [[name, value, own.get(name), said] for name, (value, said) in new.items()])
     if measured.note:
         line(measured.note)
