@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from circuitdb.overlaps import StoredOverlap
     from circuitdb.plan import Plan
     from circuitdb.results import StoredCircuit
+    from circuitdb.space import Space
     from circuitdb.store import CircuitRow, Merged, SqlResult, Store
     from circuitdb.store import Report as Verified
     from circuitdb.tasks import PromptSet
@@ -432,7 +433,7 @@ class Database:
         """
         from circuitdb import revisit
 
-        _check_names("option of an evaluation", options, _EVALUATE_OPTIONS)
+        _check_names("option", options, _EVALUATE_OPTIONS, of="an evaluation")
         _check_names("model option", options.get("model_options") or (), _MODEL_OPTIONS)
         circuit = self.get(ref)
         measured = revisit.evaluate_again(circuit, self._prompt_set, report=report, **options)
@@ -462,15 +463,16 @@ class Database:
             options: further fields of :class:`circuitdb.plan.Plan` (model, metric …).
 
         Raises:
-            OptionError: not exactly one of `nodes` and `edges`, or a name the model lacks.
+            OptionError: not exactly one of `nodes` and `edges`, a name the model lacks, or no node
+                or edge on a path from input to logits.
         """
         from circuitdb import revisit
         from circuitdb.results import StoredCircuit
 
         plan = make_plan(task=task, **options)
-        found, notices = revisit.by_hand(
-            plan, _load(plan, {}), nodes=nodes, edges=edges, report=report
-        )
+        model = _load(plan, {})
+        _check_not_empty(model.space, nodes, edges)
+        found, notices = revisit.by_hand(plan, model, nodes=nodes, edges=edges, report=report)
         circuit_id = found.circuit_ids[0]
         with self.writing(create=True) as store:
             before = circuit_id in store.run_circuits(found.run.run_id)
@@ -554,7 +556,7 @@ def make_plan(**fields: Any) -> Plan:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = (*Plan.model_fields, *_RUN_OPTIONS)
-            raise UnknownNameError("option of a discovery", name, known) from error
+            raise UnknownNameError("option", name, known, of="a discovery") from error
         raise OptionError(f"option {name!r}: {first['msg']} (got {first['input']!r})") from error
 
 
@@ -579,7 +581,7 @@ def prompts(
     from circuitdb import tasks
     from circuitdb.models import catalogue
 
-    _check_names("option of prompts", options, _PROMPT_OPTIONS)
+    _check_names("option", options, _PROMPT_OPTIONS, of="prompts")
     wanted = tasks.get(task)
     loaded = catalogue.load(model, checkpoint=checkpoint, seed=seed)
     return tasks.build(wanted, loaded.tokenizer, bos=loaded.bos, **options)
@@ -615,10 +617,10 @@ _PROMPT_OPTIONS = (
 )  # fmt: skip
 
 
-def _check_names(kind: str, given: Iterable[str], known: Sequence[str]) -> None:
+def _check_names(kind: str, given: Iterable[str], known: Sequence[str], of: str = "") -> None:
     for name in given:
         if name not in known:
-            raise UnknownNameError(kind, name, known)
+            raise UnknownNameError(kind, name, known, of=of)
 
 
 def _load(plan: Plan, options: Mapping[str, Any]) -> LoadedModel:
@@ -626,6 +628,20 @@ def _load(plan: Plan, options: Mapping[str, Any]) -> LoadedModel:
 
     _check_names("model option", options, _MODEL_OPTIONS)
     return catalogue.load(plan.model, checkpoint=plan.checkpoint, seed=plan.seed, **options)
+
+
+def _check_not_empty(
+    space: Space, nodes: Sequence[str] | None, edges: Sequence[str] | None
+) -> None:
+    """Refuse a circuit that would be the empty one under another name."""
+    for what, names in (("nodes", nodes), ("edges", edges)):
+        if names is not None and not names:
+            raise OptionError(f"a circuit without {what} computes nothing; name one at least")
+    if edges is not None and not space.prune_dead_ends(space.mask(space.edge_ids(edges))).any():
+        raise OptionError(
+            f"none of the {len(edges)} edges given lies on a path of them from input to logits; "
+            "give a whole path, such as input->m0,m0->logits"
+        )
 
 
 def _described(model: LoadedModel) -> str:

@@ -21,7 +21,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from circuitdb.names import Kind, Port, parse_component
 from circuitdb.space import Space, SpaceSpec
+from circuitdb.text import number
 
 Granularity = Literal["node", "edge"]
 Context = Literal["full", "circuit", "sequential"]
@@ -101,6 +102,34 @@ class Selection(_Frozen):
         """SHA-256 of run and rule. Whether a target was reached is a result and not counted."""
         rule = self.model_dump(mode="json", exclude={"reached"})
         return digest({"run": run_id, "granularity": granularity, **rule})
+
+    def in_words(self, engine: str) -> str:
+        """The rule with its number and unit, as tables and captions say it."""
+        value, ranked = number(self.value, 6), _RANKED.get(self.ranking, "")
+        by = f", ranked by {ranked}" if ranked else ""
+        match self.rule:
+            case "engine":
+                return f"decided by the engine {engine}"
+            case "given":
+                return "given by hand"
+            case "threshold":
+                return f"threshold: {ranked} ≥ {value} {self.unit or ''}".rstrip()
+            case "edges" | "nodes":
+                several = f"the {value} most important {self.rule}"
+                return (f"the most important {self.rule[:-1]}" if self.value == 1 else several) + by
+            case _:
+                reached = {True: "reached", False: "NOT reached", None: "not known whether reached"}
+                return (
+                    f"the smallest with faithfulness ≥ {value} on validation prompts "
+                    f"({reached[self.reached]}){by}"
+                )
+
+
+_RANKED: Final = {
+    "abs_mean": "|mean score|",
+    "mean_abs": "mean |score| over prompts",
+    "contribution": "contribution",
+}
 
 
 class Provenance(_Frozen):

@@ -133,9 +133,11 @@ def _made(
         if failing and not plan.force:
             plan = plan.model_copy(update={"drop_templates": (*plan.drop_templates, *failing)})
             prompts = make_prompts(plan, task, model)
-            notices = (f"left out, because {model.name} does not do them: {', '.join(failing)}",)
+            notices = (
+                f"templates left out, because {model.name} does not do them: {', '.join(failing)}",
+            )
         elif failing:
-            notices = (f"{model.name} does not do {', '.join(failing)}; going on all the same",)
+            notices = (f"{model.name} does not do {', '.join(failing)}; kept all the same",)
     notices = (*notices, *left_out_lines(plan, prompts))
     means_over = None
     if plan.ablation in MEANS:

@@ -118,14 +118,18 @@ class UnknownNameError(InputError):
 
     >>> print(UnknownNameError("task", "month", ["months", "ioi"]))
     unknown task 'month'; did you mean 'months'? Known: ioi, months
+    >>> print(UnknownNameError("corruption", "abd", ["abc"], of="task 'ioi'"))
+    unknown corruption 'abd' of task 'ioi'; did you mean 'abc'? Known: abc
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], hint: str = "", *, of: str = ""
+    ) -> None:
         import difflib
 
         self.kind, self.name, self.known = kind, name, sorted(known)
         near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.6)
-        message = f"unknown {kind} {name!r}"
+        message = f"unknown {kind} {name!r}" + (f" of {of}" if of else "")
         if near:
             message += "; did you mean " + " or ".join(repr(n) for n in near) + "?"
         if self.known:

@@ -11,28 +11,39 @@ the parameters and the result columns::
     -- Columns
     --   src  Writer
 
-A parameter without ``= default`` must be given; defaults are JSON. A parameter of type *circuit*
-takes a reference as everywhere else; several are resolved together. The statement writes
-parameters ``$name``. An *integer* is a number of things, 0 or more.
+A parameter without ``= default`` must be given; defaults are JSON. The statement writes parameters
+``$name``. The type says what values are taken:
+
+- ``circuit``: a reference as everywhere else; several are resolved together;
+- ``task``, ``model``, ``engine``: a stored one; ``tasks``: several, separated by commas;
+- ``component``: the name of one; ``port``: q, k or v; ``split``: train, validation, test or shift;
+- ``integer``: a number of things, 0 or more; ``share``: 0 to 1; ``boolean``.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
 from circuitdb import resources
-from circuitdb.errors import QueryError, UnknownNameError
+from circuitdb.errors import NameSyntaxError, QueryError, UnknownNameError
+from circuitdb.names import PORTS, parse_component
 from circuitdb.store.sandbox import TIMEOUT_SECONDS, SqlResult, run_sql
 
 __all__ = ["Parameter", "Query", "get", "names", "run", "run_sql"]
 
-Type = Literal["text", "integer", "number", "boolean", "circuit"]
+Type = Literal[
+    "circuit", "task", "tasks", "model", "engine", "component", "port", "split", "integer", "share",
+    "boolean",
+]  # fmt: skip
+_STORED: Final = {"task": "task", "tasks": "task", "model": "model", "engine": "engine"}
+"""Types whose values are stored ones, and in which column of the view ``circuits`` they are."""
+_CHOICES: Final = {"port": PORTS, "split": ("train", "validation", "test", "shift")}
+"""Types with a few fixed values."""
 _PARAMETER: Final = re.compile(
     r"(?P<name>\w+)  (?P<type>\w+)(?: = (?P<default>.+?))?  (?P<meaning>.+)"
 )
@@ -133,13 +144,16 @@ def run(
     told of references that other selections of the same run answer to as well.
 
     Raises:
-        UnknownNameError: there is no query of that name, or it has no such parameter.
+        UnknownNameError: there is no query of that name, it has no such parameter, or nothing
+            stored has the task, model or engine given.
+        NameSyntaxError: a parameter is no component's name.
         QueryError: a parameter is missing or malformed, or the query fails.
         CircuitReferenceError: a reference names no circuit, or several.
         StoreError: the database cannot be read.
     """
     query = get(name)
     values = bind(query, params or {})
+    _check_stored(path, query, values)
     circuits = [p.name for p in query.parameters if p.type == "circuit"]
     if circuits:
         found = _resolved(path, [values[c] for c in circuits], notice)
@@ -152,12 +166,13 @@ def bind(query: Query, params: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         UnknownNameError: the query has no such parameter.
+        NameSyntaxError: one is no component's name.
         QueryError: one is missing or malformed.
     """
     known = {p.name: p for p in query.parameters}
     for given in params:
         if given not in known:
-            raise UnknownNameError(f"parameter of query {query.name!r}", given, known)
+            raise UnknownNameError("parameter", given, known, of=f"query {query.name!r}")
     missing = [p.name for p in query.parameters if p.required and p.name not in params]
     if missing:
         raise QueryError(
@@ -179,21 +194,55 @@ def _converted(query: Query, parameter: Parameter, value: Any) -> Any:
                 if not 0 <= int(text) <= _LARGEST:
                     raise ValueError
                 return int(text)
-            case "number":
-                if not math.isfinite(float(text)):
+            case "share":
+                if not 0 <= float(text) <= 1:
                     raise ValueError
                 return float(text)
             case "boolean":
                 return _WORDS[text.lower()]
+            case "port" | "split":
+                if text not in _CHOICES[parameter.type]:
+                    raise ValueError
+                return text
+            case "component":
+                return str(parse_component(text))
             case _:
                 return text
-    except (ValueError, KeyError):
-        expected = {
-            "integer": "a whole number, 0 or more", "number": "a number", "boolean": "true or false"
-        }[parameter.type]  # fmt: skip
-        raise QueryError(
-            f"parameter {parameter.name!r} of query {query.name!r} is {value!r}; give {expected}"
+    except NameSyntaxError as error:
+        raise NameSyntaxError(
+            f"parameter {parameter.name!r} of query {query.name!r}: {error}"
         ) from None
+    except (ValueError, KeyError):
+        raise QueryError(
+            f"parameter {parameter.name!r} of query {query.name!r} is {value!r}; "
+            f"give {_EXPECTED[parameter.type]}"
+        ) from None
+
+
+_EXPECTED: Final = {
+    "integer": "a whole number, 0 or more", "share": "a number from 0 to 1",
+    "boolean": "true or false", "port": "q, k or v", "split": "train, validation, test or shift",
+}  # fmt: skip
+
+
+def _check_stored(path: str | Path, query: Query, values: Mapping[str, Any]) -> None:
+    """Refuse tasks, models and engines that no stored circuit has: they would answer nothing."""
+    stored: dict[str, list[str]] = {}
+    for column, given in _named(query, values):
+        if column not in stored:
+            found = run_sql(path, f"SELECT DISTINCT {column} FROM circuits", {})
+            stored[column] = [row[0] for row in found.rows]
+        if given not in stored[column]:
+            raise UnknownNameError(f"stored {column}", given, stored[column])
+
+
+def _named(query: Query, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The columns that parameters name values of, and each value given."""
+    for p in query.parameters:
+        if p.type in _STORED and values[p.name] is not None:
+            several = p.type == "tasks"
+            for given in values[p.name].split(",") if several else [values[p.name]]:
+                yield _STORED[p.type], given.strip()
 
 
 def _resolved(

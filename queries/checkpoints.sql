@@ -1,9 +1,9 @@
 -- Size and faithfulness of a task's circuits over training, checkpoint by checkpoint.
 --
 -- Parameters
---   task  text  Task name
---   model  text = null  Model name; all by default
---   engine  text = null  Engine; all by default
+--   task  task  Task name
+--   model  model = null  Model name; all by default
+--   engine  engine = null  Engine; all by default
 -- Columns
 --   model  Model name
 --   seed  Training seed

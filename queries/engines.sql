@@ -1,8 +1,8 @@
 -- Sizes, faithfulness and time of circuits, engine by engine.
 --
 -- Parameters
---   task  text = null  Task name; all by default
---   model  text = null  Model name; all by default
+--   task  task = null  Task name; all by default
+--   model  model = null  Model name; all by default
 -- Columns
 --   task  Task name
 --   engine  Engine

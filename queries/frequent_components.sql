@@ -3,9 +3,9 @@
 -- Control and random circuits do not count.
 --
 -- Parameters
---   share  number = 0.5  Least share of the circuits, from 0 to 1
---   task  text = null  Task name; all by default
---   model  text = null  Model name; all by default
+--   share  share = 0.5  Least share of the circuits, from 0 to 1
+--   task  task = null  Task name; all by default
+--   model  model = null  Model name; all by default
 -- Columns
 --   node  Component
 --   kind  head, mlp, input or logits

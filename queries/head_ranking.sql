@@ -5,7 +5,7 @@
 -- tasks. Edge circuits only; control and random circuits do not count.
 --
 -- Parameters
---   model  text = null  Model name; all by default
+--   model  model = null  Model name; all by default
 -- Columns
 --   node  Head
 --   layer  Layer

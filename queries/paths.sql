@@ -5,7 +5,7 @@
 --
 -- Parameters
 --   circuit  circuit  Which circuit
---   through  text = null  Component every path must visit; any by default
+--   through  component = null  Component every path must visit; any by default
 --   longest  integer = 6  Most edges a path may have; large circuits have very many long paths
 --   n  integer = 50  How many paths
 -- Columns

@@ -2,7 +2,7 @@
 --
 -- Parameters
 --   circuit  circuit  Which circuit
---   split  text = null  train, validation, test or shift; all by default
+--   split  split = null  train, validation, test or shift; all by default
 --   n  integer = 20  How many prompts
 -- Columns
 --   ordinal  Place in the prompt set

@@ -107,9 +107,13 @@ def test_an_error_inside_a_block_closes_and_passes_on(stored_path: Path) -> None
 
 def test_an_option_that_does_not_exist_lists_near_names(tmp_path: Path, stored_path: Path) -> None:
     database = circuitdb.open(tmp_path / "new.duckdb")
-    with pytest.raises(UnknownNameError, match="'edgs'; did you mean 'edges'"):
+    with pytest.raises(
+        UnknownNameError, match="unknown option 'edgs' of a discovery; did you mean 'edges'"
+    ):
         database.discover("months", edgs=3)
-    with pytest.raises(UnknownNameError, match="'batchsize'; did you mean 'batch_size'"):
+    with pytest.raises(
+        UnknownNameError, match="'batchsize' of a discovery; did you mean 'batch_size'"
+    ):
         database.discover("months", batchsize=3)
     with pytest.raises(
         UnknownNameError, match="unknown model option 'devic'; did you mean 'device'"
@@ -119,9 +123,9 @@ def test_an_option_that_does_not_exist_lists_near_names(tmp_path: Path, stored_p
         database.discover("months", edges="many")
     with pytest.raises(OptionError, match="--batch-size is 0; give 1 or more"):
         database.discover("months", batch_size=0)
-    with pytest.raises(UnknownNameError, match="'splt'; did you mean 'split'"):
+    with pytest.raises(UnknownNameError, match="'splt' of an evaluation; did you mean 'split'"):
         circuitdb.open(stored_path).evaluate("months", splt="shift")
-    with pytest.raises(UnknownNameError, match="'size'; did you mean 'sizes'"):
+    with pytest.raises(UnknownNameError, match="'size' of prompts; did you mean 'sizes'"):
         api.prompts("ioi", size=3)
     with pytest.raises(UnknownNameError, match="unknown level 'node'; did you mean 'nodes'"):
         circuitdb.open(stored_path).overlap("ioi", "months", level="node", discover=True)

@@ -15,10 +15,13 @@ from typing import Any
 
 import pytest
 
+from circuitdb import api
 from circuitdb.cli import run
+from circuitdb.cli.compare import sentences
 from circuitdb.store import CircuitRow, Store
 from tests import stored
 from tests.stored import IOI, MONTHS
+from tests.test_queries import EXAMPLES
 
 IOI_REF = "ioi,engine=eap"
 
@@ -177,6 +180,22 @@ def test_overlap_says_a_sentence_before_its_figures(ask):
     assert "controls are missing" in out
 
 
+@pytest.mark.parametrize(
+    ("corrected", "said"),
+    [
+        (-0.5, "lies below the floor 0.34 (random answers), with a ceiling of 0.75 (other prompts of one task): corrected overlap -0.50."),
+        (0.5, "lies between the floor 0.34 (random answers) and the ceiling 0.75 (other prompts of one task): corrected overlap 0.50."),
+        (1.5, "lies above the ceiling 0.75 (other prompts of one task), with the floor 0.34 (random answers): corrected overlap 1.50."),
+    ],
+)  # fmt: skip
+def test_overlap_says_on_which_side_of_its_scale_the_jaccard_index_lies(
+    stored_path, corrected, said
+):
+    pair = api.Database(stored_path).overlap(IOI_REF, "months").pairs[0]
+    scaled = replace(pair, floor=0.34, ceiling=0.75, corrected=corrected)
+    assert sentences(scaled, {pair.a: "a", pair.b: "b"}, "edges")[1] == f"The Jaccard index {said}"
+
+
 def test_overlap_says_which_circuits_the_references_stand_for(ask):
     found = document(ask, "overlap", IOI_REF, "months")
     ids = [c["circuit_id"] for c in found["circuits"]]
@@ -232,6 +251,29 @@ def test_sql_prints_rows_and_takes_parameters(ask):
     _, out, _ = ask("sql", "SELECT task FROM circuits WHERE false")
     assert out.splitlines()[0] == "task"
     assert "no rows" in out
+
+
+def test_rows_show_hashes_by_their_beginning_and_json_whole(ask):
+    statement = "SELECT circuit_id, task FROM circuits"
+    whole = document(ask, "sql", statement)["rows"][0]["circuit_id"]
+    assert len(whole) == 64
+    _, out, _ = ask("sql", statement)
+    assert out.splitlines()[2].split()[0] == whole[:12]
+
+
+def test_one_row_and_rows_too_wide_are_printed_a_line_a_field(ask):
+    _, out, _ = ask("sql", "SELECT 1 AS first, 'b' AS second")
+    assert out.splitlines() == ["first   1", "second  b"]
+    _, out, _ = ask("sql", "SELECT task, repeat('x', 90) AS wide FROM circuits LIMIT 2")
+    assert [line.split()[0] for line in out.split("\n\n")[1].splitlines()][:2] == ["task", "wide"]
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_answers_of_named_queries_fit_eighty_columns(ask, name):
+    params = [text for key, value in EXAMPLES[name].items() for text in ("-p", f"{key}={value}")]
+    _, out, _ = ask("query", name, *params)
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_nan_and_infinity_become_null(ask):

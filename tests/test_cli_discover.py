@@ -133,6 +133,11 @@ def test_discovered_circuits_are_compared_drawn_and_evaluated(ask, tasks, tmp_pa
     assert code == 0, err
     assert "its own" in out
     assert "validation split" in out
+    rows = {
+        row.split()[0]: row.split() for row in out.splitlines() if "m_full is" not in row and row
+    }
+    assert {rows[name][2] for name in ("m_full", "m_circuit", "m_empty")} == {"–"}
+    assert rows["kl"][2] != "–"
 
 
 def test_inert_components_are_kept_with_the_run_and_no_part_of_the_universe(
@@ -380,6 +385,12 @@ def test_a_circuit_by_hand_is_stored_and_measured(ask, tasks, tmp_path):
     assert {e["src"] + "->" + e["dst"] for e in stored["edges"]} == {"input->m0", "m0->logits"}
     code, out, err = ask("add", *small, "--edges", "input->m0,m0->logits")
     assert json.loads(out)["circuits"][0]["stored_before"]
+    shown = tmp_path / "shown.json"
+    outside = {"src": "input", "dst": "logits", "in_circuit": False}
+    shown.write_text(json.dumps({**stored, "edges": [*stored["edges"], outside]}))
+    code, out, err = ask("add", *small, "--edges-from", shown)
+    assert code == 0, err
+    assert json.loads(out)["circuits"][0]["circuit_id"] == found["circuit_id"]
 
 
 def test_tasks_show_prints_prompts_with_roles(ask, tasks, tiny_directory):

@@ -175,6 +175,36 @@ def test_edges_of_a_file_are_refused_with_their_line(refused, tmp_path):
     assert "m0=>logits" in said
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "lists no edge"),
+        ("# nothing\n", "lists no edge"),
+        ("{}", "edges: Field required; give what 'circuitdb show REF --json' prints"),
+        ("{oops", "give what 'circuitdb show REF --json' prints"),
+        ('{"edges": []}', "no edge is in the circuit"),
+    ],
+)
+def test_files_without_edges_are_refused(refused, tmp_path, content, said):
+    file = tmp_path / "edges.txt"
+    file.write_text(content)
+    found = refused("add", "--task", "ioi", "--edges-from", str(file))
+    assert str(file) in found
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    ("option", "names", "said"),
+    [
+        ("--nodes", "", "a circuit without nodes"),
+        ("--edges", "", "a circuit without edges"),
+        ("--edges", "input->m0,m1->logits", "none of the 2 edges"),
+    ],
+)
+def test_a_circuit_by_hand_that_computes_nothing_is_refused(refused, option, names, said):
+    assert said in refused("add", "--task", "ioi", "--model", "toy-2l", option, names)
+
+
 def test_a_prefix_of_several_ids_lists_them(refused, monkeypatch):
     from circuitdb.errors import CircuitReferenceError
 

@@ -47,6 +47,13 @@ def test_the_leading_column_breaks_last(printed):
     assert found[2:] == ["gendered_pronoun eap-clean-", "                 corrupted"]
 
 
+def test_headings_of_numbers_break_at_their_joints(printed):
+    columns = ("task", Column("mean_faithfulness", right=True))
+    assert printed(20, columns, [["months", 0.5]]) == [
+        "task           mean_", "        faithfulness", "-" * 20, "months           0.5",
+    ]  # fmt: skip
+
+
 def test_inside_a_name_is_the_last_resort_and_ids_and_numbers_never_break(printed):
     columns = (Column("circuit", keep=True), "engine", Column("n", right=True))
     found = printed(22, columns, [[ID, "activations", 12345]])

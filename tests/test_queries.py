@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from circuitdb import queries
-from circuitdb.errors import CircuitReferenceError, QueryError, UnknownNameError
+from circuitdb.errors import CircuitReferenceError, NameSyntaxError, QueryError, UnknownNameError
 from circuitdb.store import Store
 from tests.stored import IOI, TINY
 
@@ -106,12 +106,12 @@ def test_the_most_important_edges_come_first(stored_path: Path) -> None:
 
 def test_circuits_that_hold_a_component_or_an_edge(stored_path: Path) -> None:
     held = ask(stored_path, "circuits_with_component")
-    # Newest first: the control, months, ioi.
-    assert [(row[1], row[4]) for row in held] == [
-        ("months", "eap"),
-        ("months", "eap"),
-        ("ioi", "eap"),
-    ]
+    # Newest first; the control and the random circuit are left out.
+    assert [(row[1], row[4]) for row in held] == [("months", "eap"), ("ioi", "eap")]
+    assert ask(stored_path, "circuits_with_component", node="A0.0") == ask(
+        stored_path, "circuits_with_component", node="a0.h0"
+    )
+    assert ask(stored_path, "circuits_with_edge", src="input", dst="m0") == []
     assert [row[1] for row in ask(stored_path, "circuits_with_edge")] == ["months", "ioi"]
     assert ask(stored_path, "circuits_with_edge", dst="a1.h1", src="m0", port="k") == []
     assert len(ask(stored_path, "circuits_with_edge", dst="a1.h1", src="m0", port="q")) == 1
@@ -227,7 +227,7 @@ def test_an_unknown_query_or_parameter_is_named(stored_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'top_edges'"):
         queries.run(stored_path, "top_edge", {})
     with pytest.raises(
-        UnknownNameError, match="parameter of query 'engines' 'tusk'; did you mean 'task'"
+        UnknownNameError, match="parameter 'tusk' of query 'engines'; did you mean 'task'"
     ):
         queries.run(stored_path, "engines", {"tusk": "ioi"})
 
@@ -241,6 +241,40 @@ def test_a_missing_or_malformed_parameter_is_named(stored_path: Path) -> None:
         queries.run(stored_path, "top_edges", {"circuit": "ioi", "n": "x"})
     with pytest.raises(CircuitReferenceError, match="no circuit of task 'nothing'"):
         queries.run(stored_path, "top_edges", {"circuit": "nothing"})
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "error", "said"),
+    [
+        ("shared_components", {"tasks": "ioi,zzz"}, UnknownNameError, "unknown stored task 'zzz'"),
+        ("checkpoints", {"task": "mnths"}, UnknownNameError, "'mnths'; did you mean 'months'"),
+        ("head_ranking", {"model": "foo"}, UnknownNameError, "model 'foo'. Known: toy-4l"),
+        ("checkpoints", {"engine": "pune"}, UnknownNameError, "did you mean 'prune'"),
+        ("circuits_with_component", {"node": "banana"}, NameSyntaxError, "'node' of query .*'banana'"),
+        ("circuits_with_edge", {"dst": "banana"}, NameSyntaxError, "'dst' of query .*'banana'"),
+        ("circuits_with_edge", {"port": "w"}, QueryError, "is 'w'; give q, k or v"),
+        ("prompts", {"split": "rain"}, QueryError, "is 'rain'; give train, validation"),
+        ("frequent_components", {"share": 7}, QueryError, "is 7; give a number from 0 to 1"),
+        ("frequent_components", {"share": "nan"}, QueryError, "give a number from 0 to 1"),
+        ("shared_components", {"share": "-1"}, QueryError, "give a number from 0 to 1"),
+    ],
+)  # fmt: skip
+def test_values_that_can_answer_nothing_are_refused(
+    name: str, params: dict[str, Any], error: type[Exception], said: str, stored_path: Path
+) -> None:
+    with pytest.raises(error, match=said):
+        ask(stored_path, name, **params)
+
+
+def test_a_task_without_circuits_of_its_own_shares_nothing(tmp_path: Path) -> None:
+    from tests.stored import ioi, months_random
+
+    path = tmp_path / "control.duckdb"
+    with Store.open(path) as store:
+        for discovery in (ioi(), months_random()):
+            store.add(discovery)
+    assert ask(path, "shared_components", tasks="ioi")
+    assert ask(path, "shared_components", tasks="ioi,months") == []
 
 
 @pytest.mark.parametrize(

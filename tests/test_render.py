@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from circuitdb.circuit import Circuit, CircuitEdge, Figures, Node, Provenance, R
 from circuitdb.errors import InputError, NameSyntaxError, RenderError
 from circuitdb.names import parse_edge
 from circuitdb.render import edge_table, output, overlap_dot, save, style, to_dot, to_svg
+from circuitdb.render.caption import wrap
 from circuitdb.space import Space, SpaceSpec
 
 SPEC = SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=2)
@@ -239,18 +241,41 @@ def test_the_caption_says_where_the_circuit_comes_from() -> None:
     run = one.run.model_copy(
         update={"checkpoint": 500, "seed": 3, "task_params": {"answers": "random", "replicate": 2}}
     )
-    rule = one.selection.model_copy(update={"reached": False})
+    rule = Selection(rule="faithfulness", value=0.85, ranking="none", reached=False)
     shown = words(
         to_svg(to_dot(one.model_copy(update={"figures": figures, "run": run, "selection": rule})))
     )
     for said in (
         "ioi in toy, checkpoint 500, seed 3", "engine eap", "metric logit_diff",
         "ablation resample", "faithfulness 0.875 on test", "5 nodes, 5 edges", "answers random",
-        "replicate 2", "threshold 0.01 (not reached)", f"circuit {one.circuit_id[:12]}",
+        "replicate 2", "the smallest with faithfulness ≥ 0.85 on validation prompts (NOT reached)", f"circuit {one.circuit_id[:12]}",
         "circuitdb 0.1.0", "supports the task", "not measured",
     ):  # fmt: skip
         assert said in shown
     assert "2026" not in shown
+
+
+def test_no_line_of_a_caption_begins_with_a_dot() -> None:
+    for columns in range(12, 60):
+        lines = wrap(" · ".join(["faithfulness 0.851 on test"] * 6), columns)
+        assert not [line for line in lines if line.lstrip().startswith("·")]
+        assert " ".join(lines) == " · ".join(["faithfulness 0.851 on test"] * 6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (Selection(rule="edges", value=60, ranking="abs_mean"),
+         "the 60 most important edges, ranked by |mean score|"),
+        (Selection(rule="nodes", value=1, ranking="none"), "the most important node"),
+        (Selection(rule="threshold", value=0.01, unit="logits"), "threshold: |mean score| ≥ 0.01 logits"),
+        (Selection(rule="given", ranking="none"), "given by hand"),
+        (Selection(rule="engine", ranking="none"), "decided by the engine eap"),
+    ],
+)  # fmt: skip
+def test_captions_say_the_rule_of_selection_in_words(rule: Selection, said: str) -> None:
+    one = circuit(SMALL).model_copy(update={"selection": rule})
+    assert f"{said} · 5 nodes" in words(to_svg(to_dot(one)))
 
 
 def test_only_members_are_drawn() -> None:
@@ -350,7 +375,11 @@ def test_the_grid_draws_lines_upwards_from_writer_to_port() -> None:
     assert len(statements(dot)) == 700
     for line in statements(dot).values():
         tail, head = re.match(r'"([^"]+)" -> "([^"]+)"', line).groups()  # type: ignore[union-attr]
-        points = [tuple(map(float, p.split(","))) for p in attribute(line, "pos").split()]
+        tip, *spline = attribute(line, "pos").removeprefix("e,").split()
+        points = [tuple(map(float, p.split(","))) for p in (*spline, tip)]
+        assert points[-1][1] - points[-2][1] == pytest.approx(
+            10 * float(attribute(line, "arrowsize")), abs=0.2
+        )
         assert points[0][1] < points[-1][1]
         for end, box in ((points[0], boxes[tail]), (points[-1], boxes[head])):
             assert abs(end[0] - box[0]) < 80
@@ -401,15 +430,21 @@ def test_circuits_of_features_and_positions_are_packed_by_layer() -> None:
 
 def test_an_overlap_colours_edges_by_who_has_them() -> None:
     a = circuit(SMALL)
+    a = a.model_copy(
+        update={"run": a.run.model_copy(update={"task_params": {"answers": "random"}})}
+    )
     b = circuit({**{n: SMALL[n] for n in list(SMALL)[:2]}, "m0->m1": 1.0}, task="months")
-    dot = overlap_dot([a, b], figures={"Jaccard": 1 / 3, "floor": None, "p": 2e-9})
+    dot = overlap_dot([a, b], figures={"Jaccard": 1 / 3, "floor": None, "p": 2e-9, "z": -1.25})
     drawn = statements(dot)
     assert len(drawn) == 6
     assert attribute(drawn["a0.h1->m0"], "color") == style.TWO[1]
     assert attribute(drawn["m0->m1"], "color") == style.TWO[2]
     assert attribute(drawn["input->a0.h1<q>"], "color") == style.TWO[3]
     shown = words(to_svg(dot))
-    for said in ("ioi only: 3", "months only: 1", "both: 2", "Jaccard 0.333", "p 2e-09"):
+    for said in (
+        "ioi only: 3", "months only: 1", "both: 2", "Jaccard 0.333", "p 2e−09", "z −1.25",
+        "answers random", "threshold: |mean score| ≥ 0.01", "|score| 0.1 to 0.9",
+    ):  # fmt: skip
         assert said in shown
     assert "floor" not in shown
 
@@ -452,6 +487,41 @@ def test_circuits_that_cannot_lie_over_each_other_are_refused() -> None:
 def test_region_colours_are_distinct() -> None:
     assert len(set(style.TWO.values())) == 3
     assert len(set(style.THREE.values())) == 7
+
+
+# G. Machado, M. Oliveira and L. Fernandes, "A physiologically-based model for simulation of color
+# vision deficiency", 2009, severity 1: linear RGB as the three kinds of dichromats see it.
+VISION = {
+    "all cones": np.eye(3),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "tritanopia": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+    ),
+}  # fmt: skip
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def lab(colour: str, seen: np.ndarray) -> np.ndarray:
+    """CIELAB of a colour as someone sees it."""
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = XYZ @ np.clip(seen @ linear, 0, 1) / XYZ.sum(axis=1)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("seen", VISION)
+@pytest.mark.parametrize("colours", [style.TWO, style.THREE], ids=["two", "three"])
+def test_everyone_can_tell_the_regions_of_an_overlap_apart(
+    colours: dict[int, str], seen: str
+) -> None:
+    found = [lab(colour, VISION[seen]) for colour in (*colours.values(), style.PAPER)]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(found, 2)) > 20
 
 
 def test_svg_png_dot_and_html_are_written_without_dot_on_the_path(

@@ -118,7 +118,7 @@ def test_the_same_evaluation_from_another_machine_is_not_taken_twice(
     before = fresh_store.evaluations(circuit_id)
     own = before[0]
     near = own.model_copy(update={"m_circuit": own.m_circuit * (1 + 1e-6), "task": "ioi"})
-    elsewhere = own.model_copy(update={"m_empty": own.m_empty + 0.1})
+    elsewhere = own.model_copy(update={"corruption": "flip"})
     with Store.open(tmp_path / "near.duckdb") as theirs:
         theirs.add(stored.ioi())
         theirs.add_evaluation(circuit_id, near)

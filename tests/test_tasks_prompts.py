@@ -184,7 +184,7 @@ def test_templates_left_out_do_not_occur_and_are_recorded(toy):
     made = tasks.build(task, toy, drop_templates=["lost"])
     assert "lost" not in {row.template for row in made.rows.rows}
     assert made.rows.dropped == {"left out on request": ["lost"]}
-    with pytest.raises(UnknownNameError, match="unknown template of task 'months' 'lots'; did you"):
+    with pytest.raises(UnknownNameError, match="unknown template 'lots' of task 'months'; did you"):
         tasks.build(task, toy, drop_templates=["lots"])
 
 
@@ -203,7 +203,7 @@ def test_subsets_keep_rows_and_get_their_own_hash(toy):
 def test_unknown_names_and_values_out_of_range_are_refused(toy):
     task = tasks.get("ioi")
     with pytest.raises(
-        UnknownNameError, match="unknown corruption of task 'ioi' 'abd'; did you mean 'abc'"
+        UnknownNameError, match="unknown corruption 'abd' of task 'ioi'; did you mean 'abc'"
     ):
         tasks.build(task, toy, corruption="abd")
     with pytest.raises(UnknownNameError, match="unknown kind of answers 'rnd'"):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from circuitdb import api
 from circuitdb.cli import options
 from circuitdb.cli.output import Output, line
-from circuitdb.cli.tables import Cell, Column, table
+from circuitdb.cli.tables import Cell, Column, fits, records, table
 from circuitdb.cli.values import value_of
 from circuitdb.errors import OptionError
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from circuitdb.queries import Query
     from circuitdb.store import SqlResult
 
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+"""An id or a hash, shown by its beginning: references and LIKE take it, and --json has all of it."""
 Params = Annotated[
     list[str],
     typer.Option("--param", "-p", metavar="KEY=VALUE", help="A parameter; repeatable."),
@@ -96,12 +99,16 @@ def _show_rows(found: SqlResult) -> None:
     for at, name in enumerate(found.columns):
         numeric = all(isinstance(row[at], (int, float, type(None))) for row in found.rows)
         columns.append(Column(name, right=numeric and bool(found.rows)))
-    table(columns, [[_cell(value) for value in row] for row in found.rows], wide=True)
-    if not found.rows:
+    rows = [[_cell(value) for value in row] for row in found.rows]
+    upright = len(rows) == 1 or not fits(columns, rows)
+    (records if upright else table)(columns, rows)
+    if not rows:
         line("no rows")
 
 
 def _cell(value: Any) -> Cell:
+    if isinstance(value, str) and _HASH.fullmatch(value):
+        return value[:12]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 

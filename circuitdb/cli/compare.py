@@ -114,17 +114,24 @@ def sentences(pair: PairOverlap, labels: dict[str, str], level: str) -> list[str
         if pair.corrected_interval is not None:
             low, high = pair.corrected_interval
             interval = f", 95 % interval {share(low)}…{share(high)}"
-        said.append(
-            f"Between the floor {share(pair.floor)} (random answers) and the ceiling "
-            f"{share(pair.ceiling)} (other prompts of one task) that is a corrected overlap of "
-            f"{share(pair.corrected)}{interval}."
-        )
+        said.append(f"{_placed(pair)}: corrected overlap {share(pair.corrected)}{interval}.")
     elif pair.floor is not None:
         said.append(
             f"The floor is {share(pair.floor)} (random answers), the ceiling {share(pair.ceiling)} "
             "(other prompts of one task): the scale tells nothing apart."
         )
     return said
+
+
+def _placed(pair: PairOverlap) -> str:
+    """Where the Jaccard index lies on the scale of the controls."""
+    floor = f"the floor {share(pair.floor)} (random answers)"
+    ceiling = f"{share(pair.ceiling)} (other prompts of one task)"
+    if pair.corrected is not None and pair.corrected < 0:
+        return f"The Jaccard index lies below {floor}, with a ceiling of {ceiling}"
+    if pair.corrected is not None and pair.corrected > 1:
+        return f"The Jaccard index lies above the ceiling {ceiling}, with {floor}"
+    return f"The Jaccard index lies between {floor} and the ceiling {ceiling}"
 
 
 def _figure_rows(pair: PairOverlap, labels: dict[str, str]) -> list[list[Cell]]:

@@ -10,7 +10,7 @@ from circuitdb.cli.tables import Cell, Column
 from circuitdb.text import NOTHING, number
 
 if TYPE_CHECKING:
-    from circuitdb.circuit import Circuit, CircuitEdge, Figures, Node, Run, Selection
+    from circuitdb.circuit import Circuit, CircuitEdge, Figures, Node, Run
     from circuitdb.results import StoredCircuit
 
 UNITS: Final = {
@@ -22,12 +22,6 @@ UNITS: Final = {
     "kl": "nats",
 }
 """Unit of every metric; said here too, because the metrics themselves need torch."""
-
-_RANKED: Final = {
-    "abs_mean": "|mean score|",
-    "mean_abs": "mean |score| over prompts",
-    "contribution": "contribution",
-}
 
 FOUND_COLUMNS: Final = (
     Column("circuit", keep=True), Column("task", leads=True), Column("kind", keep=True), Column("nodes", right=True),
@@ -66,28 +60,6 @@ def model_text(run: Run) -> str:
 def run_text(run: Run) -> str:
     """How a run was done."""
     return f"{run.engine} in {model_text(run)}; metric {run.metric}, ablation {run.ablation}"
-
-
-def selection_text(selection: Selection, engine: str) -> str:
-    """The rule that made members out of scores, with its number and unit."""
-    value, unit = number(selection.value, 6), selection.unit or ""
-    ranked = _RANKED.get(selection.ranking, "")
-    by = f", ranked by {ranked}" if ranked else ""
-    match selection.rule:
-        case "engine":
-            return f"decided by the engine {engine}"
-        case "given":
-            return "given by hand"
-        case "threshold":
-            return f"threshold: {ranked} ≥ {value} {unit}"
-        case "edges" | "nodes":
-            return f"the {value} most important {unit}{by}"
-        case _:
-            reached = {True: "reached", False: "NOT reached", None: "not known whether reached"}
-            return (
-                f"the smallest with faithfulness ≥ {value} on validation prompts "
-                f"({reached[selection.reached]}){by}"
-            )
 
 
 def figure_rows(figures: Figures) -> Iterator[tuple[str, str, str]]:

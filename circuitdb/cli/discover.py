@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -24,7 +24,7 @@ Setting = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the engine; repeatable."),
 ]
-_TASK = "A task's name, or a JSONL file; repeatable."
+_TASK = "A task's name, or a JSONL file (docs/tasks.md); repeatable."
 _SELECTION = "How members are chosen from scores; one of"
 
 
@@ -134,7 +134,7 @@ def discover(
       circuitdb discover --task ioi
       circuitdb discover --task months --task numerals --engine eap-ig --edges 200
       circuitdb discover --task ioi --engine acdc --tau 0.02
-      circuitdb discover --task ioi --checkpoint 500 --seed 1 --replicates 3
+      circuitdb discover --task ioi --checkpoint 2200 --seed 1 --replicates 3
       circuitdb discover --task my.jsonl --model ./my-model --set edge_keep=0.9
     """
     out = Output(as_json, quiet)
@@ -173,7 +173,7 @@ def _show_found(found: Sequence[StoredCircuit]) -> None:
     table(describe.FOUND_COLUMNS, [describe.found_row(c) for c in found])
     line()
     for circuit in found:
-        text = describe.selection_text(circuit.selection, circuit.run.engine)
+        text = circuit.selection.in_words(circuit.run.engine)
         line(f"{circuit.circuit_id[:12]}  {text}")
         if circuit.figures is not None and circuit.figures.note:
             line(f"{circuit.circuit_id[:12]}  {circuit.figures.note}")
@@ -199,7 +199,11 @@ def _tell(out: Output, found: Sequence[StoredCircuit]) -> None:
 def add(
     task: Annotated[
         str,
-        typer.Option(metavar="NAME", help="A task's name, or a JSONL file.", show_default=False),
+        typer.Option(
+            metavar="NAME",
+            help="A task's name, or a JSONL file (docs/tasks.md).",
+            show_default=False,
+        ),
     ],
     model: options.Model = "toy-4l",
     nodes: Annotated[
@@ -213,7 +217,8 @@ def add(
     edges_from: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="One edge a line (# begins a comment), or a circuit's JSON."
+            metavar="FILE",
+            help="One edge a line (# begins a comment), or the output of show --json.",
         ),
     ] = None,
     checkpoint: options.Checkpoint = None,
@@ -257,11 +262,13 @@ def _names(given: Sequence[str] | None) -> list[str] | None:
 
 
 def edge_names(path: Path) -> list[str]:
-    """The edges a file lists: one a line, or the members of a circuit in our JSON.
+    """The edges a file lists: one a line, or those in the circuit of a circuit's JSON.
+
+    That is the output of ``show --json``, or the interchange format (``circuit.model_dump_json()``).
 
     Raises:
-        OptionError: the file cannot be read, or holds a line that is no edge; file and line are
-            named.
+        OptionError: the file cannot be read, lists no edge, or holds a line that is none; file and
+            line are named.
     """
     from circuitdb.errors import NameSyntaxError, unreadable
     from circuitdb.names import parse_edge
@@ -272,7 +279,7 @@ def edge_names(path: Path) -> list[str]:
         raise OptionError(f"{path}: cannot be read: {unreadable(error)}") from error
     if text.lstrip().startswith("{"):
         return _edges_of_json(path, text)
-    names = []
+    names: list[str] = []
     for number, content in enumerate(text.splitlines(), 1):
         written = content.partition("#")[0].strip()
         if written:
@@ -280,26 +287,43 @@ def edge_names(path: Path) -> list[str]:
                 names.append(str(parse_edge(written)))
             except NameSyntaxError as error:
                 raise OptionError(f"{path}, line {number}: {error}") from error
+    if not names:
+        raise OptionError(f"{path}: lists no edge; write one a line, as in m0->a1.h2<v>")
     return names
 
 
 def _edges_of_json(path: Path, text: str) -> list[str]:
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
 
-    from circuitdb.circuit import Circuit
+    from circuitdb.circuit import CircuitEdge
+
+    class Listing(BaseModel):
+        """What every form has in common; the figures and the run beside it do not matter."""
+
+        edges: tuple[CircuitEdge, ...]
 
     try:
-        return [edge.name for edge in Circuit.model_validate_json(text).members]
+        names = [edge.name for edge in Listing.model_validate_json(text).edges if edge.in_circuit]
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise OptionError(f"{path}: no circuit's JSON: {where}: {first['msg']}") from error
+        where = ".".join(str(part) for part in first["loc"]) or "JSON"
+        raise OptionError(f"{path}: {where}: {first['msg']}; {_JSON_WANTED}") from error
+    if not names:
+        raise OptionError(f"{path}: no edge is in the circuit; {_JSON_WANTED}")
+    return names
+
+
+_JSON_WANTED: Final = (
+    "give what 'circuitdb show REF --json' prints of an edge circuit (in Python: "
+    "circuit.model_dump_json()), or nodes with --nodes"
+)
 
 
 def evaluate(
     ref: options.Ref,
     task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Another task, or a JSONL file.")
+        str | None,
+        typer.Option(metavar="NAME", help="Another task, or a JSONL file (docs/tasks.md)."),
     ] = None,
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="Another metric.")] = None,
     ablation: Annotated[str | None, typer.Option(metavar="NAME", help="Another ablation.")] = None,
@@ -341,6 +365,10 @@ def evaluate(
     out.result(document, lambda: _show_beside(circuit, measured))
 
 
+_IN_METRIC: Final = ("m_full", "m_circuit", "m_empty")
+"""Figures in the metric's unit: under another metric they cannot stand side by side."""
+
+
 def _show_beside(circuit: StoredCircuit, measured: Figures) -> None:
     line(f"{describe.sample(circuit.run)}: {describe.run_text(circuit.run)}")
     line(f"measured on {describe.evaluated_on(measured, circuit.run)}")
@@ -348,8 +376,12 @@ def _show_beside(circuit: StoredCircuit, measured: Figures) -> None:
     new = {name: (value, meaning) for name, value, meaning in describe.figure_rows(measured)}
     own = {} if circuit.figures is None else {
         name: value for name, value, _ in describe.figure_rows(circuit.figures)
+        if name not in _IN_METRIC or circuit.figures.metric == measured.metric
     }  # fmt: skip
-    columns = ("", Column("measured", right=True), Column("its own", right=True), "meaning")
+    columns = (
+        Column("", keep=True), Column("measured", right=True), Column("its own", right=True),
+        "meaning",
+    )  # fmt: skip
     table(columns, [[name, value, own.get(name), said] for name, (value, said) in new.items()])
     if measured.note:
         line(measured.note)

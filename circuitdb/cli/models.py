@@ -124,7 +124,11 @@ def tasks_list(
 def tasks_show(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="A task's name, or a JSONL file.", show_default=False),
+        typer.Argument(
+            metavar="NAME",
+            help="A task's name, or a JSONL file (docs/tasks.md).",
+            show_default=False,
+        ),
     ],
     model: options.Model = "toy-4l",
     n: Annotated[int, typer.Option("--n", metavar="N", min=1, help="How many prompts.")] = 3,

@@ -106,7 +106,7 @@ def _provenance_rows(circuit: StoredCircuit) -> list[list[Cell]]:
     dropped = ", ".join(params.get("drop_templates") or ())
     rows: list[tuple[str, Cell]] = [
         ("circuit", circuit.circuit_id), ("run", run.run_id),
-        ("selected", describe.selection_text(circuit.selection, run.engine)),
+        ("selected", circuit.selection.in_words(run.engine)),
         ("engine", f"{run.engine} (version {run.engine_version}){': ' + settings if settings else ''}"),
         ("metric", f"{run.metric}, {describe.UNITS.get(run.metric, '')}"),
         ("ablation", run.ablation), ("scores", f"measured in context: {run.score_context}"),

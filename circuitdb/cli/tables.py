@@ -2,7 +2,8 @@
 
 Columns of text are wrapped where a table would be too wide, between words if that is enough, else
 behind ``_``, ``-``, ``/`` and ``,``, and inside a name only as a last resort; numbers and ids never
-are. Rich is not used for them, because loading it would take a quarter of the time of the shortest commands.
+are, and headings only behind their joints. Rich is not used for them, because loading it would take
+a quarter of the time of the shortest commands.
 """
 
 from __future__ import annotations
@@ -38,17 +39,12 @@ class Column(NamedTuple):
     """Wrapped after the others."""
 
 
-def table(
-    columns: Sequence[Column | str], rows: Iterable[Sequence[Cell]], *, wide: bool = False
-) -> None:
-    """Print a table. With `wide`, where there is no terminal, it is as wide as its content."""
+def table(columns: Sequence[Column | str], rows: Iterable[Sequence[Cell]]) -> None:
+    """Print a table."""
     headed = [c if isinstance(c, Column) else Column(c) for c in columns]
     shown = [[cell(value) for value in row] for row in rows]
-    sizes = [
-        max([len(c.name), *(len(part) for row in shown for part in row[at].split("\n"))])
-        for at, c in enumerate(headed)
-    ]
-    available = width() if not wide or sys.stdout.isatty() else sys.maxsize
+    sizes = _natural(headed, shown)
+    available = width()
     gap = _GAPS[0] if _total(sizes, _GAPS[0]) <= available else _GAPS[1]
     for leading, others in _STAGES:
         if _total(sizes, gap) > available:
@@ -60,8 +56,36 @@ def table(
         _print_row(row, headed, sizes, gap)
 
 
+def records(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
+    """Print every row by itself: a line for each field, its name and its value."""
+    for at, row in enumerate(rows):
+        if at:
+            sys.stdout.write("\n")
+        names = [c.name for c in columns]
+        table((Column("", keep=True), ""), list(zip(names, row, strict=True)))
+
+
+def fits(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> bool:
+    """Whether a table needs to break nothing inside a name."""
+    shown = [[cell(value) for value in row] for row in rows]
+    least = dict(enumerate(_natural(columns, shown))) | _least(columns, shown, _pieces, _pieces)
+    return _total(list(least.values()), _GAPS[1]) <= width()
+
+
+def _natural(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
+    """How wide each column is where nothing is wrapped."""
+    return [
+        max([len(c.name), *(len(part) for row in rows for part in row[at].split("\n"))])
+        for at, c in enumerate(columns)
+    ]
+
+
 def _total(sizes: Sequence[int], gap: str) -> int:
     return sum(sizes) + len(gap) * (len(sizes) - 1)
+
+
+def _as_it_is(text: str) -> list[str]:
+    return [text]
 
 
 def _whole_words(text: str) -> list[str]:
@@ -97,10 +121,12 @@ def _least(
     """How narrow each column of text may become where its cells are broken so."""
     least = {}
     for at, column in enumerate(columns):
-        if not (column.right or column.keep):
+        if not column.keep:
             parts = leading if column.leads else others
-            sizes = [len(part) for row in rows for part in parts(row[at])]
-            least[at] = max([len(column.name), *sizes])
+            cells = _as_it_is if column.right else parts
+            heading = [column.name] if others is _whole_words else _joined(column.name)
+            pieces = [part for row in rows for part in cells(row[at])]
+            least[at] = max(map(len, (*heading, *pieces)))
     return least
 
 

@@ -105,7 +105,8 @@ def control_edges(space: Space, members: EdgeIds, n: int) -> tuple[list[EdgeIds]
     if not made or np.mean(common) <= _TOO_ALIKE * len(members) or not len(members):
         return made, None
     return [connected_edges(space, len(members), rng) for rng in rngs], (
-        "its degrees leave no room for rewiring: random circuits match its size alone"
+        "hardly any other circuit has as many edges at every component: the random circuits beside it "
+        "match its number of edges alone"
     )
 
 

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Final, NamedTuple
 
-from circuitdb.circuit import Circuit
+from circuitdb.circuit import Circuit, CircuitEdge
 from circuitdb.render.style import INK, QUIET, text_width
 from circuitdb.text import number, printable
 
 _COLUMNS: Final = 92
 """Characters to a caption line."""
 
+_BOUND: Final = "\N{NO-BREAK SPACE}"
 _SWATCH: Final = 26
 _WIDTH: Final = 430
 """Points; a full line of text is about as wide."""
@@ -48,21 +49,51 @@ def caption(
 
 
 def wrap(text: str, columns: int) -> list[str]:
-    """Lines of at most so many characters; words longer than a line are cut."""
-    return textwrap.wrap(printable(text), columns)
+    """Lines of at most so many characters, none begun by a dot; words longer than a line are cut."""
+    bound = printable(text).replace(" ·", f"{_BOUND}·")
+    return [line.replace(_BOUND, " ") for line in textwrap.wrap(bound, columns)]
 
 
 def provenance(circuit: Circuit, n_nodes: int, n_edges: int) -> list[str]:
     """Where a circuit comes from and what it does, for under its drawing; no times or machines."""
-    run, figures = circuit.run, circuit.figures
-    what = [f"engine {run.engine}", f"metric {run.metric}", f"ablation {run.ablation}"]
     size = f"{_count(n_nodes, 'node')}, {_count(n_edges, 'edge')}"
-    does = [size, f"selected by {_selection(circuit)}"]
-    if figures is not None and figures.faithfulness is not None:
-        does.insert(0, f"faithfulness {number(figures.faithfulness)} on {figures.split}")
-    ids = [f"circuit {circuit.circuit_id[:12]}", f"circuitdb {circuit.provenance.circuitdb}"]
-    lines = [" · ".join([*_prompts(circuit), *what]), " · ".join(does), " · ".join(ids)]
-    return lines + ([circuit.note] if circuit.note else [])
+    parts = (search(circuit), [*outcome(circuit), size], identity(circuit))
+    return [" · ".join(part) for part in parts] + ([circuit.note] if circuit.note else [])
+
+
+def search(circuit: Circuit) -> list[str]:
+    """How a circuit was looked for."""
+    run = circuit.run
+    what = [f"engine {run.engine}", f"metric {run.metric}", f"ablation {run.ablation}"]
+    return [*_prompts(circuit), *what]
+
+
+def outcome(circuit: Circuit) -> list[str]:
+    """What a circuit does, and by which rule it was selected."""
+    figures, rule = circuit.figures, circuit.selection.in_words(circuit.run.engine)
+    if figures is None or figures.faithfulness is None:
+        return [rule]
+    return [f"faithfulness {figure(figures.faithfulness)} on {figures.split}", rule]
+
+
+def identity(circuit: Circuit) -> list[str]:
+    """Which circuit it is, and of which version."""
+    return [f"circuit {circuit.circuit_id[:12]}", f"circuitdb {circuit.provenance.circuitdb}"]
+
+
+def span(edges: Iterable[CircuitEdge]) -> str | None:
+    """The smallest and the largest |score| of some edges; None where none was measured."""
+    scores = [abs(e.score) for e in edges if e.score is not None]
+    return f"{figure(min(scores))} to {figure(max(scores))}" if scores else None
+
+
+def figure(value: float) -> str:
+    """A number as drawings show it: three digits at most, and a minus that is none of a hyphen.
+
+    >>> figure(-0.08872)
+    '−0.0887'
+    """
+    return number(value).replace("-", "\N{MINUS SIGN}")
 
 
 def heading(circuit: Circuit) -> str:
@@ -83,14 +114,13 @@ def figures_line(figures: Mapping[str, Value]) -> str:
     """Name and value of every figure that exists.
 
     >>> figures_line({"Jaccard": 0.3125, "floor": None, "p": 2.5e-7})
-    'Jaccard 0.312 · p 2.5e-07'
+    'Jaccard 0.312 · p 2.5e−07'
     """
     shown = []
     for name, value in figures.items():
         if value is not None:
-            shown.append(
-                f"{name} {number(float(value)) if isinstance(value, int | float) else value}"
-            )
+            told = figure(float(value)) if isinstance(value, int | float) else value
+            shown.append(f"{name} {told}")
     return " · ".join(shown)
 
 
@@ -109,13 +139,6 @@ def _prompts(circuit: Circuit) -> list[str]:
     if params.get("replicate"):
         said.append(f"replicate {params['replicate']}")
     return said
-
-
-def _selection(circuit: Circuit) -> str:
-    rule = circuit.selection
-    text = rule.rule if rule.value is None else f"{rule.rule} {number(rule.value)}"
-    text += f" {rule.unit}" if rule.unit else ""
-    return f"{text} (not reached)" if rule.reached is False else text
 
 
 def _count(n: int, noun: str) -> str:

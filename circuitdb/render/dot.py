@@ -15,7 +15,7 @@ from circuitdb.circuit import Circuit, CircuitEdge
 from circuitdb.names import parse_component
 from circuitdb.render import layers
 from circuitdb.render.boxes import header, node, quote, used_cells
-from circuitdb.render.caption import Key, caption, heading, provenance
+from circuitdb.render.caption import Key, caption, figure, heading, provenance, span
 from circuitdb.render.picture import Anchor, Line, Look, Picture, Rank, anchor, boxes_of, with_ends
 from circuitdb.render.style import (
     DERIVED_LIMIT,
@@ -30,7 +30,6 @@ from circuitdb.render.style import (
     with_opacity,
 )
 from circuitdb.space import Space
-from circuitdb.text import number
 
 MAX_RANKS = 14
 """More ranks than this make `dot`'s drawing a ribbon; the map of layers and heads fits a page."""
@@ -106,7 +105,7 @@ def line_tip(edge: CircuitEdge, sign: int) -> str:
     """What a viewer shows when the pointer rests on an edge."""
     if edge.score is None:
         return f"{edge.name}: not measured"
-    return f"{edge.name}: contribution {number(-edge.score * sign)}"
+    return f"{edge.name}: contribution {figure(-edge.score * sign)}"
 
 
 def _derived(circuit: Circuit) -> tuple[CircuitEdge, ...]:
@@ -140,7 +139,7 @@ def _looks(circuit: Circuit, sign: int) -> dict[str, Look]:
     for name, score in scored.items():
         share = 0.08 + 0.62 * abs(score) / largest if largest else 0.0
         fill = tint(sign_colour(-score * sign), share)
-        looks[name] = Look(fill, tip=f"{name}: contribution {number(-score * sign)}")
+        looks[name] = Look(fill, tip=f"{name}: contribution {figure(-score * sign)}")
     return looks
 
 
@@ -155,11 +154,10 @@ def _keys(edges: tuple[CircuitEdge, ...], looks: dict[str, Look]) -> list[Key]:
 
 
 def _said(circuit: Circuit, edges: tuple[CircuitEdge, ...], looks: dict[str, Look]) -> str:
-    scores = [abs(e.score) for e in edges if e.score is not None]
+    scores = span(edges)
     said = ["drawn from bottom to top"] if edges else []
     if scores:
-        span = f"{number(min(scores))} to {number(max(scores))}"
-        said.append(f"line width: |contribution|, {span} ({circuit.run.metric})")
+        said.append(f"line width: |contribution|, {scores} ({circuit.run.metric})")
     if looks:
         said.append("fill: the component's own contribution")
     return "; ".join(said)
@@ -196,7 +194,7 @@ def _edges(picture: Picture) -> Iterator[str]:
         yield (
             f"{_end(tail, picture, 'n')} -> {_end(head, picture, 's')} "
             f'[color="{with_opacity(line.colour, line.stroke.opacity)}" '
-            f"penwidth={line.stroke.width:g} arrowsize={0.3 + 0.08 * line.stroke.width:.2f} "
+            f"penwidth={line.stroke.width:g} arrowsize={line.stroke.arrow:.2f} "
             f'weight={round(2 * line.stroke.width)} tooltip="{quote(line.tip)}"]'
         )
 

@@ -23,6 +23,8 @@ from circuitdb.render.style import FAINT, QUIET, with_opacity
 from circuitdb.space import SpaceSpec
 
 _GAP: Final = 22.0
+_ARROW: Final = 10.0
+"""Points that an arrowhead of Graphviz's own size is long."""
 _PER_ROW: Final = 14
 _GHOSTS_UP_TO: Final = 3000
 
@@ -134,16 +136,17 @@ def _curve(line: Line, picture: Picture, boxes: dict[str, Box], places: Places) 
     x0, y0 = x0 + offset(boxes[tail.box], tail.cell), y0 + size(boxes[tail.box]).height / 2
     x1, y1 = x1 + offset(boxes[head.box], head.cell), y1 - size(boxes[head.box]).height / 2
     rise = y1 - y0
-    lift = min(0.45 * abs(rise), places.pitch.y)
+    base = y1 - _ARROW * line.stroke.arrow
+    lift = max(min(0.45 * abs(rise), places.pitch.y), 2 * (y1 - base))
     # A line along a column would pass beneath every box of it: send it through the gutter.
     straight = abs(x1 - x0) < places.pitch.x / 2 and rise > places.pitch.y
     bow = 0.66 * places.pitch.x if straight else 0.0
-    points = ((x0, y0), (x0 + bow, y0 + lift), (x1 + bow, y1 - lift), (x1, y1))
-    spline = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    points = ((x0, y0), (x0 + bow, y0 + lift), (x1 + bow, y1 - lift), (x1, base))
+    spline = " ".join([f"e,{x1:.1f},{y1:.1f}", *(f"{x:.1f},{y:.1f}" for x, y in points)])
     return (
-        f'"{quote(tail.box)}" -> "{quote(head.box)}" [pos="{spline}" arrowhead=none '
+        f'"{quote(tail.box)}" -> "{quote(head.box)}" [pos="{spline}" arrowsize={line.stroke.arrow:.2f} '
         f'color="{with_opacity(line.colour, line.stroke.opacity)}" penwidth={line.stroke.width:g} '
-        f' tooltip="{quote(line.tip)}"]'
+        f'tooltip="{quote(line.tip)}"]'
     )
 
 

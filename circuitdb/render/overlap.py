@@ -13,11 +13,20 @@ from typing import NamedTuple
 from circuitdb.circuit import Circuit, CircuitEdge
 from circuitdb.errors import RenderError
 from circuitdb.names import parse_component
-from circuitdb.render.caption import Key, Value, caption, figures_line, heading
+from circuitdb.render.caption import (
+    Key,
+    Value,
+    caption,
+    figures_line,
+    heading,
+    identity,
+    outcome,
+    search,
+    span,
+)
 from circuitdb.render.dot import drawn_edges, node_names, write
 from circuitdb.render.picture import Line, Look, Picture, boxes_of, with_ends
 from circuitdb.render.style import THREE, TWO, stroke, tint
-from circuitdb.text import number
 
 ENDS = ("input", "logits")
 """In every circuit, so they say nothing about an overlap."""
@@ -194,10 +203,8 @@ def _listed(labels: Sequence[str]) -> str:
 
 
 def _circuit_line(circuit: Circuit, label: str) -> str:
-    run, figures = circuit.run, circuit.figures
-    name = heading(circuit) if label == run.task else f"{label}: {heading(circuit)}"
-    said = [name, run.engine, run.metric, run.ablation]
-    if figures is not None and figures.faithfulness is not None:
-        said.append(f"faithfulness {number(figures.faithfulness)}")
-    said += [f"circuit {circuit.circuit_id[:12]}", f"circuitdb {circuit.provenance.circuitdb}"]
-    return " · ".join(said)
+    name = heading(circuit) if label == circuit.run.task else f"{label}: {heading(circuit)}"
+    scores = span(drawn_edges(circuit)[0])
+    widths = [f"|score| {scores}"] if scores else []
+    parts = [name, *search(circuit), *outcome(circuit), *widths, *identity(circuit)]
+    return " · ".join(parts)

@@ -1,9 +1,9 @@
 """Colours, sizes and widths of every drawing.
 
-Sign is shown in blue and vermilion of the Okabe–Ito palette. Regions of an overlap take Paul Tol's
-*bright* scheme, whose seven colours happen to mix like inks: cyan, yellow and purple for three
-circuits alone; green, blue and red for two together; black for all. Both palettes are told apart
-with every common colour deficiency, and in print.
+Sign is shown in blue and vermilion of the Okabe–Ito palette. Regions of an overlap take colours of
+that palette and of Paul Tol's that mix like inks: sky blue, orange and purple for three circuits
+alone; green, indigo and rose for two together; black for all. They were chosen for the largest
+least distance (CIELAB) among any two, to normal vision and to the three kinds of dichromacy.
 
 Source: M. Okabe and K. Ito, "Color Universal Design", 2008; P. Tol, "Colour schemes", SRON 2021.
 """
@@ -27,11 +27,11 @@ PAPER: Final = "#ffffff"
 TWO: Final = {1: "#4477aa", 2: "#ee7733", 3: "#000000"}
 """Colour by region of two circuits; bit i of a region is set where circuit i has the item."""
 THREE: Final = {
-    1: "#66ccee",
-    2: "#ccbb44",
+    1: "#56b4e9",
+    2: "#e69f00",
     4: "#aa3377",
-    3: "#228833",
-    5: "#4477aa",
+    3: "#117733",
+    5: "#332288",
     6: "#ee6677",
     7: "#000000",
 }
@@ -47,6 +47,11 @@ class Stroke(NamedTuple):
 
     width: float
     opacity: float
+
+    @property
+    def arrow(self) -> float:
+        """The size of its arrowhead, as a part of Graphviz's own."""
+        return 0.3 + 0.08 * self.width
 
 
 def stroke(score: float | None, largest: float, n_edges: int) -> Stroke:

@@ -99,7 +99,9 @@ def from_jsonl(path: str | Path) -> JsonlTask:
         if raw.strip()
     ]
     if not lines:
-        raise PromptError(f"the task file {str(path)!r} has no lines")
+        raise PromptError(
+            f"the task file {str(path)!r} has no lines; write one prompt pair a line (docs/tasks.md)"
+        )
     return JsonlTask(path, lines)
 
 
@@ -124,11 +126,13 @@ def _line(raw: str, where: str) -> Line:
 def _check_keys(given: dict[str, Any], where: str) -> None:
     missing = [key for key in _REQUIRED if key not in given]
     if missing:
-        raise PromptError(f"{where}: no {missing[0]!r}; each line has {', '.join(_REQUIRED)}")
+        raise PromptError(
+            f"{where}: no {missing[0]!r}; each line has {', '.join(_REQUIRED)} (docs/tasks.md)"
+        )
     unknown = [key for key in given if key not in _REQUIRED + _OPTIONAL]
     if unknown:
         known = ", ".join(_REQUIRED + _OPTIONAL)
-        raise PromptError(f"{where}: unknown key {unknown[0]!r}; known are {known}")
+        raise PromptError(f"{where}: unknown key {unknown[0]!r}; known are {known} (docs/tasks.md)")
 
 
 def _prompt(given: dict[str, Any], key: str, where: str) -> Prompt:

@@ -366,7 +366,7 @@ def _corruption(task: Task, corruption: str | None) -> str:
     if corruption is None:
         return task.corruptions[0]
     if corruption not in task.corruptions:
-        raise UnknownNameError(f"corruption of task {task.name!r}", corruption, task.corruptions)
+        raise UnknownNameError("corruption", corruption, task.corruptions, of=f"task {task.name!r}")
     return corruption
 
 
@@ -386,7 +386,7 @@ def _check_options(
         raise OptionError("this tokenizer has no BOS token to start prompts with")
     for template in drop_templates:
         if task.templates and template not in task.templates:
-            raise UnknownNameError(f"template of task {task.name!r}", template, task.templates)
+            raise UnknownNameError("template", template, task.templates, of=f"task {task.name!r}")
 
 
 def _enough(split: str, part: int, n: int, replicate: int, stream: _Stream) -> bool:

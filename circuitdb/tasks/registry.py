@@ -64,5 +64,7 @@ def get(name: str) -> Task:
             )
         return task
     if name not in _all():
-        raise UnknownNameError("task", name, _all(), "A file of prompts ends in '.jsonl'")
+        raise UnknownNameError(
+            "task", name, _all(), "A file of prompts ends in '.jsonl' (docs/tasks.md)"
+        )
     return _all()[name]

@@ -1,0 +1,60 @@
+"""What the pages in docs/ show runs as it stands there."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from circuitdb.api import Database
+from circuitdb.cli import run
+from circuitdb.models import catalogue
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder to write into, without a database that the environment names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CIRCUITDB", raising=False)
+
+
+def carry_out(page: str) -> None:
+    """Run the Python of a page."""
+    text = (DOCS / page).read_text("utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, page, "exec"), {})
+
+
+def test_the_scripts_of_python_and_drawing_run(tmp_path: Path) -> None:
+    carry_out("python.md")
+    carry_out("drawing.md")
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "both.svg", "circuit.png", "circuit.html", "overlap.svg",
+    }  # fmt: skip
+
+
+def test_every_method_of_a_database_is_on_the_page() -> None:
+    calls = "\n".join(re.findall(r"^\| (`.*?) \|", (DOCS / "python.md").read_text("utf-8"), re.M))
+    named = set(re.findall(r"(\w+)\(", calls))
+    public = {n for n, _ in inspect.getmembers(Database, callable) if not n.startswith("_")}
+    assert named == public
+
+
+def test_the_task_of_the_page_is_discovered(capsys: pytest.CaptureFixture[str]) -> None:
+    carry_out("tasks.md")
+    shell = re.search(r"```sh\n(.*?)```", (DOCS / "tasks.md").read_text("utf-8"), re.DOTALL)
+    assert shell is not None
+    for command in shell[1].splitlines():
+        assert run([*command.split()[1:], "--quiet"]) == 0, capsys.readouterr().err
+    assert "60 edges" in capsys.readouterr().out
+
+
+def test_the_help_names_a_checkpoint_and_seed_that_there_are() -> None:
+    shown = (DOCS / "cli.md").read_text("utf-8")
+    step, seed = re.findall(r"--task ioi --checkpoint (\d+) --seed (\d+)", shown)[0]
+    toy = next(entry for entry in catalogue.entries() if entry.name == "toy-4l")
+    assert int(step) in toy.seed_checkpoints[int(seed)]
