@@ -81,6 +81,15 @@ def test_a_poisson_binomial_cannot_exceed_what_can_happen() -> None:
     assert poisson_binomial_log_tail(np.zeros(0), 0) == 0.0
 
 
+def test_probabilities_hundreds_of_orders_apart_are_no_trouble() -> None:
+    small = 3.7162919486502724e-211
+    p = np.asarray([0.5] * 13 + [small] * 3)
+    # All thirteen, and one or two of three that hardly ever happen.
+    for k, expected in ((14, math.log(3 * small)), (15, math.log(3) + 2 * math.log(small))):
+        found = poisson_binomial_log_tail(p, k)
+        assert found == pytest.approx(13 * math.log(0.5) + expected, rel=1e-9)
+
+
 @given(st.lists(st.floats(0.0, 1.0), max_size=40), st.integers(0, 41))
 @settings(deadline=None)
 def test_the_tail_never_rises_with_k(values: list[float], k: int) -> None:

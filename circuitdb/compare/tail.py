@@ -37,6 +37,10 @@ def p_value(log_tail: float) -> float:
     return min(1.0, max(SMALLEST, math.exp(log_tail)))
 
 
+_STEEPEST = 1500.0
+"""A tilt that makes any probability that double precision has a sure thing."""
+
+
 def poisson_binomial_log_tail(probabilities: Floats, k: int) -> float:
     """ln P(X ≥ k) for X = Σ independent Bernoulli(p), exact to about 1e-11 relative.
 
@@ -65,7 +69,7 @@ def poisson_binomial_log_tail(probabilities: Floats, k: int) -> float:
     values = np.arange(k, centre + reach + 1)
     mass = _mass(tilted, values, 2 * reach + 1, spread)
     weight = float((mass * np.exp(-theta * (values - k))).sum())
-    log_generating = float(np.log1p(p * math.expm1(theta)).sum())
+    log_generating = float(np.logaddexp(np.log1p(-p), np.log(p) + theta).sum())
     return min(0.0, log_generating - theta * k + math.log(weight))
 
 
@@ -77,14 +81,17 @@ def _tilt(p: Floats, k: int) -> float:
     mean = float(p.sum())
     if k <= mean:
         return 0.0
-    theta = math.log(k / mean)
+    low, high, theta = 0.0, _STEEPEST, math.log(k / mean)
     for _ in range(200):
         tilted = p / (p + (1.0 - p) * math.exp(-theta))
         miss = k - float(tilted.sum())
         if abs(miss) < 1e-3:
             break
-        slope = max(float((tilted * (1.0 - tilted)).sum()), 1e-12)
-        theta = max(0.0, theta + max(-2.0, min(2.0, miss / slope)))
+        low, high = (theta, high) if miss > 0 else (low, theta)
+        slope = float((tilted * (1.0 - tilted)).sum())
+        # The mean has plateaus where probabilities lie orders of magnitude apart: then bisect.
+        newton = theta + miss / slope if slope > 1e-12 else math.inf
+        theta = newton if low < newton < high else (low + high) / 2
     return theta
 
 
