@@ -88,6 +88,8 @@ def test_probabilities_hundreds_of_orders_apart_are_no_trouble() -> None:
     for k, expected in ((14, math.log(3 * small)), (15, math.log(3) + 2 * math.log(small))):
         found = poisson_binomial_log_tail(p, k)
         assert found == pytest.approx(13 * math.log(0.5) + expected, rel=1e-9)
+    least = np.asarray([2.225073858507e-311] * 2)
+    assert poisson_binomial_log_tail(least, 1) == pytest.approx(math.log(2 * least[0]), rel=1e-9)
 
 
 @given(st.lists(st.floats(0.0, 1.0), max_size=40), st.integers(0, 41))

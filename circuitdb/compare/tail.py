@@ -81,7 +81,7 @@ def _tilt(p: Floats, k: int) -> float:
     mean = float(p.sum())
     if k <= mean:
         return 0.0
-    low, high, theta = 0.0, _STEEPEST, math.log(k / mean)
+    low, high, theta = 0.0, _STEEPEST, math.log(k) - math.log(mean)
     for _ in range(200):
         tilted = p / (p + (1.0 - p) * math.exp(-theta))
         miss = k - float(tilted.sum())
