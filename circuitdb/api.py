@@ -27,7 +27,7 @@ from circuitdb.errors import CircuitReferenceError, OptionError, StoreError, Unk
 if TYPE_CHECKING:
     import pandas
 
-    from circuitdb.circuit import Circuit, Figures, PromptRows, Selection
+    from circuitdb.circuit import Circuit, Figures, PromptRows, Run, Selection
     from circuitdb.compare.comparable import Compared, Level
     from circuitdb.compare.scale import Controls
     from circuitdb.models.model import LoadedModel
@@ -362,7 +362,7 @@ class Database:
             self._discover_missing(refs, force, report)
         with self.reading() as store:
             rows = self._resolve(store, *refs)
-            sides = [_compared(store, row, counted) for row in rows]
+            sides = _compared(store, rows, counted)
             check(sides, counted, force)
             scales = {} if with_controls else _scales(store, rows, sides, counted)
         if with_controls:
@@ -668,26 +668,31 @@ def _frame(found: SqlResult) -> pandas.DataFrame:
     return pd.DataFrame(found.rows, columns=found.columns)
 
 
-def _compared(store: Store, row: CircuitRow, level: Level | None) -> Compared:
-    """A stored circuit as comparison needs it, with the scores that a level reads."""
+def _compared(store: Store, rows: Sequence[CircuitRow], level: Level | None) -> list[Compared]:
+    """Stored circuits as comparison needs them, with the scores that a level reads."""
     from circuitdb.compare.comparable import Compared
     from circuitdb.space import shared
 
-    stored = store.record(row.circuit_id)
-    space = shared(stored.space)
-    return Compared(
-        circuit_id=row.circuit_id,
-        label=row.task,
-        space=space,
-        granularity=stored.granularity,
-        edges=stored.edges,
-        nodes=stored.nodes,
-        run=stored.run,
-        better=-1 if row.metric == "kl" else 1,
-        scores=store.edge_scores(row.run_id) if level == "edges" else None,
-        node_scores=store.node_scores(row.run_id) if level not in ("edges", None) else None,
-        inert=tuple(space.writer_ids(stored.inert or ()).tolist()),
-    )
+    made = []
+    stored = store.records([row.circuit_id for row in rows])
+    for row, record in zip(rows, stored, strict=True):
+        space = shared(record.space)
+        made.append(
+            Compared(
+                circuit_id=row.circuit_id,
+                label=row.task,
+                space=space,
+                granularity=record.granularity,
+                edges=record.edges,
+                nodes=record.nodes,
+                run=record.run,
+                better=-1 if row.metric == "kl" else 1,
+                scores=store.edge_scores(row.run_id) if level == "edges" else None,
+                node_scores=store.node_scores(row.run_id) if level not in ("edges", None) else None,
+                inert=tuple(space.writer_ids(record.inert or ()).tolist()),
+            )
+        )
+    return made
 
 
 def _circuits(path: Path, ids: Sequence[str]) -> list[Circuit]:
@@ -716,8 +721,9 @@ def _scales(
     of_interest = store.find(**alike)
     if all(row.answers == "task" for row in of_interest):
         return {}
+    runs = store.runs(sorted({row.run_id for row in of_interest}))
     found = [
-        _stored_controls(store, row, side, of_interest)
+        _stored_controls(store, row, side, of_interest, runs)
         for row, side in zip(rows, sides, strict=True)
     ]
     made = {}
@@ -729,27 +735,35 @@ def _scales(
 
 
 def _stored_controls(
-    store: Store, own: CircuitRow, side: Compared, candidates: Iterable[CircuitRow]
+    store: Store,
+    own: CircuitRow,
+    side: Compared,
+    candidates: Iterable[CircuitRow],
+    runs: Mapping[str, Run],
 ) -> tuple[list[Compared], list[Compared]]:
     """Replicates of a circuit (itself first) and, in the same order, their random-answer circuits."""
     from circuitdb import controls
 
-    replicates = {controls.replicate(side.run): side}
-    random: dict[int, Compared] = {}
+    replicates: dict[int, CircuitRow] = {}
+    random: dict[int, CircuitRow] = {}
     size = len(side.members("edges" if side.granularity == "edge" else "nodes"))
     as_replicate, as_random = controls.selections(_selection(own), side.granularity, size)
+    itself = controls.replicate(side.run)
     for row in candidates:
         if (row.task, row.granularity) != (own.task, own.granularity):
             continue
-        other = store.run(row.run_id)
-        if not controls.same_work(side.run, other):
+        if not controls.same_work(side.run, runs[row.run_id]):
             continue
-        if controls.is_random(other) and _alike(_selection(row), as_random):
-            random.setdefault(controls.replicate(other), _compared(store, row, None))
-        elif not controls.is_random(other) and _alike(_selection(row), as_replicate):
-            replicates.setdefault(controls.replicate(other), _compared(store, row, None))
-    order = sorted(replicates, key=lambda k: (k not in random, k))
-    return [replicates[k] for k in order], [random[k] for k in order if k in random]
+        if row.answers == "random" and _alike(_selection(row), as_random):
+            random.setdefault(row.replicate, row)
+        elif row.answers == "task" and _alike(_selection(row), as_replicate):
+            replicates.setdefault(row.replicate, row)
+    others = [row for k, row in replicates.items() if k != itself]
+    made = _compared(store, [*others, *random.values()], None)
+    of = {c.circuit_id: c for c in made}
+    sides = {itself: side} | {k: of[r.circuit_id] for k, r in replicates.items() if k != itself}
+    order = sorted(sides, key=lambda k: (k not in random, k))
+    return [sides[k] for k in order], [of[random[k].circuit_id] for k in order if k in random]
 
 
 def _alike(a: Selection, b: Selection) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from importlib.metadata import entry_points
 from typing import NamedTuple
 
 from circuitdb.errors import UnknownNameError
@@ -54,6 +52,8 @@ ENGINES: tuple[Listed, ...] = (
 
 def listed() -> tuple[Listed, ...]:
     """Our engines, then those other packages bring."""
+    from importlib.metadata import entry_points  # Slow, and only needed here.
+
     others = entry_points(group="circuitdb.engines")
     return (*ENGINES, *(Listed(e.name, e.value, f"from {e.value.split(':')[0]}") for e in others))
 
@@ -81,6 +81,8 @@ def get(name: str) -> Engine:
     Raises:
         UnknownNameError: there is none.
     """
+    import importlib
+
     wanted = canonical(name)
     target = next(e.target for e in listed() if e.name == wanted)
     module, _, attribute = target.partition(":")

@@ -332,6 +332,17 @@ def run(con: Any, key: int) -> Run:
     return make_run(dict(zip(names, found, strict=True)))
 
 
+def runs(con: Any, run_ids: Sequence[str]) -> dict[str, Run]:
+    """Runs by their ids, those that are stored."""
+    from circuitdb.circuit import Run
+
+    names = tuple(Run.model_fields)
+    found = con.execute(
+        f"SELECT run_id, {', '.join(names)} FROM run WHERE run_id IN ?", [list(run_ids)]
+    ).fetchall()
+    return {run_id: make_run(dict(zip(names, row, strict=True))) for run_id, *row in found}
+
+
 def make_run(values: dict[str, Any]) -> Run:
     """A run from the columns of its row."""
     from circuitdb.circuit import Run
@@ -371,28 +382,42 @@ def _selection(con: Any, key: int) -> Selection:
     return Selection(**dict(zip(_RULE, found, strict=True)))
 
 
-def record(con: Any, circuit_id: str) -> Record:
-    """One circuit by ids.
+def records(con: Any, circuit_ids: Sequence[str]) -> list[Record]:
+    """Circuits by ids, in the order asked for.
 
     Raises:
-        CircuitReferenceError: the id is not stored.
+        CircuitReferenceError: an id is not stored.
+        StoreError: the edges of a circuit have no fixed numbering.
     """
-    from circuitdb.circuit import Run, Selection
-    from circuitdb.space import SpaceSpec
+    from circuitdb.circuit import Run
 
-    # One statement: comparing two circuits would else spend its time on planning a dozen.
+    # One statement: a comparison with its controls would else spend its time on planning dozens.
     of_run = tuple(Run.model_fields)
-    found = one(
-        con,
-        f"SELECT c.circuit_key, r.run_id, c.granularity, r.inert, s.spec, s.grows, "
+    found = con.execute(
+        f"SELECT c.circuit_key, c.circuit_id, r.run_id, c.granularity, r.inert, s.spec, s.grows, "
         f"{', '.join(f'c.{n}' for n in _RULE)}, {', '.join(f'r.{n}' for n in of_run)} "
         "FROM circuit c JOIN run r USING (run_key) JOIN space s USING (space_key) "
-        "WHERE c.circuit_id = ?",
-        [circuit_id],
-    )
-    if found is None:
-        raise unknown_circuit(circuit_id)
-    key, run_id, granularity, inert, spec_text, grows, *values = found
+        "WHERE c.circuit_id IN ?",
+        [list(circuit_ids)],
+    ).fetchall()
+    rows = {row[1]: row for row in found}
+    for circuit_id in circuit_ids:
+        if circuit_id not in rows:
+            raise unknown_circuit(circuit_id)
+    keys = [rows[circuit_id][0] for circuit_id in circuit_ids]
+    edges = ids_by_circuit(con, "member", "edge_id", keys)
+    nodes = ids_by_circuit(con, "node_member", "component_id", keys)
+    return [
+        _record(rows[circuit_id], of_run, *members)
+        for circuit_id, *members in zip(circuit_ids, edges, nodes, strict=True)
+    ]
+
+
+def _record(row: Sequence[Any], of_run: Sequence[str], edges: EdgeIds, nodes: NodeIds) -> Record:
+    from circuitdb.circuit import Selection
+    from circuitdb.space import SpaceSpec
+
+    _, circuit_id, run_id, granularity, inert, spec_text, grows, *values = row
     if grows:
         raise StoreError(_GROWS)
     return Record(
@@ -402,8 +427,8 @@ def record(con: Any, circuit_id: str) -> Record:
         space=SpaceSpec.model_validate_json(spec_text),
         granularity=granularity,
         selection=Selection(**dict(zip(_RULE, values, strict=False))),
-        edges=ids_by_circuit(con, "member", "edge_id", [key])[0],
-        nodes=ids_by_circuit(con, "node_member", "component_id", [key])[0],
+        edges=edges,
+        nodes=nodes,
         inert=make_inert(inert),
     )
 

@@ -167,7 +167,7 @@ def resolve(
         CircuitReferenceError: a reference names none, or several, or none agree; the choices are
             listed.
     """
-    wanted = [_wanted(con, text.strip()) for text in texts]
+    wanted = _all_wanted(con, [text.strip() for text in texts])
     best = _best(wanted)
     if best is None:
         raise CircuitReferenceError(_disagreement(wanted))
@@ -208,8 +208,7 @@ def _other_selections(wanted: Sequence[_Wanted], best: Sequence[CircuitRow]) -> 
             own = names.pop(alike.index(row))
             which = "the newest" if alike[0] is row else "one"
             yield (
-                f"{want.text} stands for {which} of {len(alike)}: {own}; "
-                f"also {_listed(names, ', ')}"
+                f"{want.text} stands for {which} of {len(alike)}: {own}; also {listed(names, ', ')}"
             )
 
 
@@ -227,7 +226,35 @@ def _own_keys(rows: Sequence[CircuitRow]) -> list[str]:
     ]
 
 
-def _wanted(con: Any, text: str) -> _Wanted:
+def _all_wanted(con: Any, texts: Sequence[str]) -> list[_Wanted]:
+    """References with their candidates; the circuits of all their tasks are read at once."""
+    named = {text: _by_name(con, text) for text in dict.fromkeys(texts)}
+    parsed = {text: parse(text) for text, found in named.items() if found is None}
+    of_task: dict[str, _Rows] = {reference.task: [] for reference in parsed.values()}
+    for row in rows_where(con, "v.task IN ?", [list(of_task)]) if of_task else []:
+        of_task[row.task].append(row)
+    return [
+        named[text]
+        or _Wanted(
+            text,
+            frozenset(parsed[text].stated),
+            _candidates(con, parsed[text], of_task[parsed[text].task]),
+        )
+        for text in texts
+    ]
+
+
+def wanted(con: Any, text: str) -> list[CircuitRow]:
+    """Every circuit that a reference can stand for, newest first.
+
+    Raises:
+        CircuitReferenceError: it names none.
+    """
+    return _all_wanted(con, [text])[0].candidates
+
+
+def _by_name(con: Any, text: str) -> _Wanted | None:
+    """What an id or an alias names; None for a task with keys."""
     everything = frozenset(COLUMNS)
     if text.startswith("@"):
         return _Wanted(text, everything, [_by_alias(con, text[1:])], by_id=True)
@@ -238,8 +265,7 @@ def _wanted(con: Any, text: str) -> _Wanted:
             raise CircuitReferenceError(f"{text!r} begins {len(rows)} ids: {choices}")
         if rows:
             return _Wanted(text, everything, rows, by_id=True)
-    reference = parse(text)
-    return _Wanted(text, frozenset(reference.stated), _candidates(con, reference))
+    return None
 
 
 def _by_alias(con: Any, alias: str) -> CircuitRow:
@@ -250,8 +276,7 @@ def _by_alias(con: Any, alias: str) -> CircuitRow:
     return rows[0]
 
 
-def _candidates(con: Any, reference: Reference) -> list[CircuitRow]:
-    of_task = rows_where(con, "v.task = ?", [reference.task])
+def _candidates(con: Any, reference: Reference, of_task: _Rows) -> _Rows:
     if not of_task:
         raise CircuitReferenceError(_no_such_task(con, reference))
     stated = {**_CONTROLS, **reference.stated}
@@ -401,7 +426,7 @@ def _choices(rows: Sequence[CircuitRow]) -> str:
     named: dict[str, list[str]] = {}
     for row, text in zip(rows, _references(rows), strict=True):
         named.setdefault(text, []).append(row.circuit_id[:12])
-    return _listed([_numbered(text, ids) for text, ids in named.items()], "; ")
+    return listed([_numbered(text, ids) for text, ids in named.items()], "; ")
 
 
 def _numbered(text: str, ids: Sequence[str]) -> str:
@@ -411,7 +436,7 @@ def _numbered(text: str, ids: Sequence[str]) -> str:
     return f"{text} ({len(ids)} circuits: {', '.join(ids[:3])}{' …' if len(ids) > 3 else ''})"
 
 
-def _listed(texts: Sequence[str], separator: str) -> str:
+def listed(texts: Sequence[str], separator: str) -> str:
     """The first texts, and how many more there are."""
     more = [f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
     return separator.join([*texts[:_SHOWN], *more])

@@ -273,9 +273,9 @@ class Store:
             CircuitReferenceError: it names none or several; choices are listed.
         """
         with self._reading() as con:
-            found = reference._wanted(con, ref.strip()).candidates
+            found = reference.wanted(con, ref.strip())
         if len(found) > 1:
-            choices = reference._listed([reference.describe(row) for row in found], "; ")
+            choices = reference.listed([reference.describe(row) for row in found], "; ")
             raise CircuitReferenceError(
                 f"{ref!r} stands for {len(found)} circuits; name one by its id: {choices}"
             )
@@ -288,8 +288,12 @@ class Store:
 
     def record(self, circuit_id: str) -> read.Record:
         """One circuit by ids: what comparison reads, without the cost of names."""
+        return self.records([circuit_id])[0]
+
+    def records(self, circuit_ids: Sequence[str]) -> list[read.Record]:
+        """Many circuits by ids, in the order asked for."""
         with self._reading() as con:
-            return read.record(con, circuit_id)
+            return read.records(con, circuit_ids)
 
     def member_ids(self, circuit_id: str) -> EdgeIds:
         """Edge ids of a circuit, int32, ascending; of a node circuit those among its nodes."""
@@ -317,6 +321,11 @@ class Store:
         """A run with all its settings."""
         with self._reading() as con:
             return read.run(con, read.run_key(con, run_id))
+
+    def runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
+        """Many runs by their ids, those that are stored."""
+        with self._reading() as con:
+            return read.runs(con, run_ids)
 
     def provenance(self, run_id: str) -> Provenance:
         """How a run came to be."""
