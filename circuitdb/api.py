@@ -716,11 +716,11 @@ def _scales(
     """The stored control circuits of every pair, where both circuits have some."""
     from circuitdb.compare.scale import controls
 
+    if not store.has_random_answers(sorted({row.task for row in rows})):
+        return {}
     columns = ("task", "engine", "metric", "ablation", "granularity")
     alike: dict[str, Any] = {c: sorted({getattr(row, c) for row in rows}) for c in columns}
     of_interest = store.find(**alike)
-    if all(row.answers == "task" for row in of_interest):
-        return {}
     runs = store.runs(sorted({row.run_id for row in of_interest}))
     found = [
         _stored_controls(store, row, side, of_interest, runs)

@@ -115,6 +115,33 @@ def test_members_of_many_circuits_come_in_the_order_asked(stored_circuits: Store
         assert together[circuit_id].tolist() == stored_circuits.member_ids(circuit_id).tolist()
 
 
+def test_records_and_runs_of_many_are_those_of_each(stored_circuits: Store) -> None:
+    rows = stored_circuits.find()[::-1]
+    together = stored_circuits.records([row.circuit_id for row in rows])
+    for row, record in zip(rows, together, strict=True):
+        alone = stored_circuits.record(row.circuit_id)
+        assert record._replace(edges=(), nodes=()) == alone._replace(edges=(), nodes=())
+        assert record.edges.tolist() == stored_circuits.member_ids(row.circuit_id).tolist()
+        assert record.nodes.tolist() == alone.nodes.tolist()
+    runs = stored_circuits.runs([row.run_id for row in rows])
+    assert runs == {row.run_id: stored_circuits.run(row.run_id) for row in rows}
+    with pytest.raises(CircuitReferenceError):
+        stored_circuits.records([rows[0].circuit_id, "f" * 64])
+
+
+def test_random_answers_are_known_of_by_task(fresh_store: Store) -> None:
+    for found in stored.everything():
+        fresh_store.add(found)
+    tasks = {row.task for row in fresh_store.find()}
+    for task in tasks:
+        random = any(row.answers == "random" for row in fresh_store.find(task=task))
+        assert fresh_store.has_random_answers([task]) == random
+    assert fresh_store.has_random_answers(sorted(tasks)) == any(
+        row.answers == "random" for row in fresh_store.find()
+    )
+    assert not fresh_store.has_random_answers(["nothing"])
+
+
 def test_a_record_holds_what_comparison_reads(stored_circuits: Store) -> None:
     row = stored_circuits.find(granularity="node")[0]
     record = stored_circuits.record(row.circuit_id)

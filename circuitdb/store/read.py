@@ -332,6 +332,15 @@ def run(con: Any, key: int) -> Run:
     return make_run(dict(zip(names, found, strict=True)))
 
 
+def has_random_answers(con: Any, tasks: Sequence[str]) -> bool:
+    """Whether any run of some tasks has answers drawn at random."""
+    found = con.execute(
+        "SELECT 1 FROM run WHERE task IN ? AND task_params ->> 'answers' = 'random' LIMIT 1",
+        [list(tasks)],
+    ).fetchone()
+    return found is not None
+
+
 def runs(con: Any, run_ids: Sequence[str]) -> dict[str, Run]:
     """Runs by their ids, those that are stored."""
     from circuitdb.circuit import Run

@@ -322,6 +322,11 @@ class Store:
         with self._reading() as con:
             return read.run(con, read.run_key(con, run_id))
 
+    def has_random_answers(self, tasks: Sequence[str]) -> bool:
+        """Whether any run of some tasks has answers drawn at random: cheaper than to list them."""
+        with self._reading() as con:
+            return read.has_random_answers(con, tasks)
+
     def runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
         """Many runs by their ids, those that are stored."""
         with self._reading() as con:
