@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from circuitdb.overlaps import StoredOverlap
     from circuitdb.plan import Plan
     from circuitdb.results import StoredCircuit
-    from circuitdb.space import Space
     from circuitdb.store import CircuitRow, Merged, SqlResult, Store
     from circuitdb.store import Report as Verified
     from circuitdb.tasks import PromptSet
@@ -182,14 +181,14 @@ class Database:
             raise OptionError(f"--batch-size is {batch_size}; give 1 or more")
         with self.writing(create=True):
             pass  # A database that cannot be written is better known now than after the search.
-        models: dict[tuple[str, int | None, int | None], LoadedModel] = {}
-        circuits = []
+        model: LoadedModel | None = None
+        loaded, circuits = None, []
         for plan in [self._looked_up(plan) for plan in plans]:
             key = (plan.model, plan.checkpoint, plan.seed)
-            if key not in models:
+            if model is None or loaded != key:
                 report(f"loading {plan.model}", 0, 0)
-                models = {key: _load(plan, model_options or {})}
-            circuits += self._carry_out(plan, models[key], batch_size, report)
+                model, loaded = _load(plan, model_options or {}), key
+            circuits += self._carry_out(plan, model, batch_size, report)
         return circuits
 
     def _carry_out(
@@ -393,8 +392,10 @@ class Database:
             circuit = self.get(circuit_id)
             plans = revisit.control_plans(circuit, replicates)
             report(f"loading {circuit.run.model}", 0, 0)
-            revisit.check_unchanged(circuit, _load(plans[0], {}))
-            self.discover_plans(plans, report=report)
+            model = _load(plans[0], {})
+            revisit.check_unchanged(circuit, model)
+            for plan in plans:
+                self._carry_out(self._looked_up(plan), model, None, report)
 
     def render(self, *refs: str, path: str | Path) -> Path:
         """Draw one circuit, or two or three in one diagram coloured by who has what.
@@ -471,7 +472,6 @@ class Database:
 
         plan = make_plan(task=task, **options)
         model = _load(plan, {})
-        _check_not_empty(model.space, nodes, edges)
         found, notices = revisit.by_hand(plan, model, nodes=nodes, edges=edges, report=report)
         circuit_id = found.circuit_ids[0]
         with self.writing(create=True) as store:
@@ -591,14 +591,20 @@ def plan_of_reference(ref: str) -> Plan:
     """The plan that would make the circuit ``task[,key=value…]`` names.
 
     Raises:
-        CircuitReferenceError: an unknown key, a value that is no number where one must be, or a
-            selection rule without its value.
+        CircuitReferenceError: an unknown key, a value that is no number where one must be, a
+            selection rule without its value, or a number type, which no plan holds.
     """
     from circuitdb.store.reference import parse
 
     wanted = parse(ref)
     fields = {"checkpoint" if k == "step" else k: v for k, v in wanted.stated.items()}
     fields.pop("granularity", None)
+    dtype = fields.pop("dtype", None)
+    if dtype is not None:
+        raise CircuitReferenceError(
+            f"{ref!r} is not stored, and a reference cannot choose the number type of a discovery; "
+            f"run 'circuitdb discover --task {wanted.task} --dtype {dtype}' first"
+        )
     if fields.pop("rule", "engine") != "engine":
         raise CircuitReferenceError(
             f"{ref!r} does not say what to discover: state the rule with its value, as in "
@@ -628,20 +634,6 @@ def _load(plan: Plan, options: Mapping[str, Any]) -> LoadedModel:
 
     _check_names("model option", options, _MODEL_OPTIONS)
     return catalogue.load(plan.model, checkpoint=plan.checkpoint, seed=plan.seed, **options)
-
-
-def _check_not_empty(
-    space: Space, nodes: Sequence[str] | None, edges: Sequence[str] | None
-) -> None:
-    """Refuse a circuit that would be the empty one under another name."""
-    for what, names in (("nodes", nodes), ("edges", edges)):
-        if names is not None and not names:
-            raise OptionError(f"a circuit without {what} computes nothing; name one at least")
-    if edges is not None and not space.prune_dead_ends(space.mask(space.edge_ids(edges))).any():
-        raise OptionError(
-            f"none of the {len(edges)} edges given lies on a path of them from input to logits; "
-            "give a whole path, such as input->m0,m0->logits"
-        )
 
 
 def _described(model: LoadedModel) -> str:

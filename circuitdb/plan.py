@@ -72,9 +72,9 @@ class Plan(BaseModel):
                 words += [w for item in value for w in (option.removesuffix("s"), str(item))]
             else:
                 words += [option, str(value)]
-        hidden = {n for n, f in engines.get(self.engine).settings.model_fields.items() if f.exclude}
+        public = engines.get(self.engine).settings.public()
         for name, value in self.settings.items():
-            if value is not None and name not in hidden:
+            if value is not None and name in public:
                 words += ["--set", f"{name}={_setting(value)}"]
         return shlex.join(words)
 
@@ -146,7 +146,7 @@ def engine_settings(plan: Plan, engine: Engine) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(n for n, f in engine.settings.model_fields.items() if not f.exclude)
+            known = ", ".join(engine.settings.public())
             raise OptionError(
                 f"engine {engine.name!r} has no setting {name!r}; it has: {known or 'none'}"
             ) from error

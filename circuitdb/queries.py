@@ -25,7 +25,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
@@ -153,12 +153,9 @@ def run(
     """
     query = get(name)
     values = bind(query, params or {})
-    _check_stored(path, query, values)
-    circuits = [p.name for p in query.parameters if p.type == "circuit"]
-    if circuits:
-        found = _resolved(path, [values[c] for c in circuits], notice)
-        values.update(zip(circuits, found, strict=True))
-    return run_sql(path, query.sql, values, timeout_s=timeout_s)
+    return run_sql(
+        path, query.sql, _stored_values(path, query, values, notice), timeout_s=timeout_s
+    )
 
 
 def bind(query: Query, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,15 +222,29 @@ _EXPECTED: Final = {
 }  # fmt: skip
 
 
-def _check_stored(path: str | Path, query: Query, values: Mapping[str, Any]) -> None:
-    """Refuse tasks, models and engines that no stored circuit has: they would answer nothing."""
-    stored: dict[str, list[str]] = {}
-    for column, given in _named(query, values):
-        if column not in stored:
-            found = run_sql(path, f"SELECT DISTINCT {column} FROM circuits", {})
-            stored[column] = [row[0] for row in found.rows]
-        if given not in stored[column]:
-            raise UnknownNameError(f"stored {column}", given, stored[column])
+def _stored_values(
+    path: str | Path,
+    query: Query,
+    values: Mapping[str, Any],
+    notice: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    """The values with references resolved.
+
+    Tasks, models and engines that no stored circuit has are refused: they would answer nothing.
+    """
+    from circuitdb.store import Store
+
+    named = list(_named(query, values))
+    circuits = [p.name for p in query.parameters if p.type == "circuit"]
+    if not named and not circuits:
+        return dict(values)
+    with Store.open(path, read_only=True) as store:
+        for column, given in named:
+            stored = store.distinct(column)
+            if given not in stored:
+                raise UnknownNameError(f"stored {column}", given, stored)
+        found = store.resolve([values[c] for c in circuits], notice) if circuits else []
+    return {**values, **{c: row.circuit_id for c, row in zip(circuits, found, strict=True)}}
 
 
 def _named(query: Query, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -243,12 +254,3 @@ def _named(query: Query, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]
             several = p.type == "tasks"
             for given in values[p.name].split(",") if several else [values[p.name]]:
                 yield _STORED[p.type], given.strip()
-
-
-def _resolved(
-    path: str | Path, refs: Sequence[str], notice: Callable[[str], None] | None
-) -> list[str]:
-    from circuitdb.store import Store
-
-    with Store.open(path, read_only=True) as store:
-        return [row.circuit_id for row in store.resolve(refs, notice)]

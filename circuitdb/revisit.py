@@ -47,6 +47,7 @@ from circuitdb.evaluate import figures
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
 from circuitdb.plan import BAND, Plan, check
+from circuitdb.space import Space
 from circuitdb.tasks.prompts import SPLITS, PromptSet
 from circuitdb.tasks.tokenizer import Tokenizer
 
@@ -143,21 +144,15 @@ def by_hand(
     Returns the discovery and what a user should know of it.
 
     Raises:
-        OptionError: not exactly one of `nodes` and `edges`, or a name the model lacks.
+        OptionError: not exactly one of `nodes` and `edges`, a name the model lacks, or no node or
+            edge on a path from input to logits.
     """
     if (nodes is None) == (edges is None):
         raise OptionError(
             "give the circuit's nodes (--nodes) or its edges (--edges, --edges-from), one of the two"
         )
     space, started = model.space, time.perf_counter()
-    if edges is not None:
-        ids = np.unique(space.edge_ids(edges)).astype(np.int32)
-        members = Members("edge", ids, space.nodes_of(ids))
-    else:
-        inner = [n for n in nodes or () if n not in ("input", "logits")]
-        ends = [0, len(space.components) - 1]
-        given = np.union1d(space.writer_ids(inner), ends).astype(np.int32)
-        members = Members("node", np.empty(0, np.int32), given)
+    members = _given_nodes(space, nodes) if edges is None else _given_edges(space, edges)
     prepared = _prepared_by_hand(plan.model_copy(update={"engine": "exact"}), model, report)
     run = prepared.run.model_copy(update={"engine": "manual", "engine_version": 1, "settings": {}})
     listed = members.edges if members.granularity == "edge" else members.nodes
@@ -182,6 +177,27 @@ def by_hand(
         means_over=None if prepared.means_over is None else prepared.means_over.rows,
     )
     return found, prepared.notices
+
+
+def _given_nodes(space: Space, names: Sequence[str] | None) -> Members:
+    if not names:
+        raise OptionError("a circuit without nodes computes nothing; name one at least")
+    inner = [n for n in names if n not in ("input", "logits")]
+    ends = [0, len(space.components) - 1]
+    given = np.union1d(space.writer_ids(inner), ends).astype(np.int32)
+    return Members("node", np.empty(0, np.int32), given)
+
+
+def _given_edges(space: Space, names: Sequence[str]) -> Members:
+    if not names:
+        raise OptionError("a circuit without edges computes nothing; name one at least")
+    ids = np.unique(space.edge_ids(names)).astype(np.int32)
+    if not space.prune_dead_ends(space.mask(ids)).any():
+        raise OptionError(
+            f"none of the {len(names)} edges given lies on a path of them from input to logits; "
+            "give a whole path, such as input->m0,m0->logits"
+        )
+    return Members("edge", ids, space.nodes_of(ids))
 
 
 def _prepared_by_hand(plan: Plan, model: LoadedModel, report: Report) -> Prepared:

@@ -148,6 +148,22 @@ def test_a_search_inside_a_circuit_stays_in_it():
     assert len(found.decisions) == len(some)
 
 
+def test_edges_into_a_silenced_head_are_measured_where_its_layer_shares_a_norm():
+    on = random_problem("gemma2")
+    space, silenced = on.bench.space, "a1.h2"
+    names = [str(space.edge(e)) for e in range(space.n_edges)]
+    within = tuple(name for name in names if not name.startswith(f"{silenced}->"))
+    found = search(on, tau=0.0, within_edges=within)
+    into = [d for d in found.decisions if f"->{silenced}<q>" in d.item]
+    assert len(into) > 5
+    assert all(d.before != d.after for d in into)
+    keep = space.mask(space.edge_ids(within))
+    for d in found.decisions:
+        keep[space.edge_ids([d.item])] = False
+        assert d.after == pytest.approx(on.bench.mean(keep, on.metric), abs=1e-9)
+        keep[space.edge_ids([d.item])] = d.kept
+
+
 def test_an_order_seed_shuffles_and_repeats():
     on = random_problem()
     one, again = search(on, tau=0.003, order_seed=1), search(on, tau=0.003, order_seed=1)

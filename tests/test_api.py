@@ -166,3 +166,8 @@ def test_a_reference_says_what_to_discover(ref: str, plan: Plan) -> None:
 def test_a_rule_without_its_value_does_not_say_what_to_discover() -> None:
     with pytest.raises(CircuitReferenceError, match="rule with its value, as in ioi,edges=60"):
         api.plan_of_reference("ioi,rule=edges")
+
+
+def test_a_number_type_is_not_discovered_by_reference():
+    with pytest.raises(CircuitReferenceError, match="discover --task ioi --dtype float64"):
+        api.plan_of_reference("ioi,dtype=float64")

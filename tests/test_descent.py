@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from circuitdb.models.descent import Descent, Group, supports, useful_components
+from circuitdb.models.descent import Descent, Group, supports
 from circuitdb.models.families import from_hf
 from circuitdb.models.residual import ResidualForward
-from circuitdb.space import Space, SpaceSpec
 from tests.tiny_models import FAST, random_model, random_tokens
 
 
@@ -111,17 +110,6 @@ def test_positions_before_the_first_difference_are_left_out():
     groups[0].corrupted[:, :8] = groups[0].clean[:, :8]
     assert Descent(forward, groups).shape[1] == 2
     assert Descent(forward, groups, prefix=False).shape[1] == 9
-
-
-def test_usefulness_follows_kept_paths_to_the_logits():
-    space = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=2))
-    kept = np.zeros(space.edge_id.shape, dtype=np.bool_)
-    edges = space.edge_ids(["a0.h1->m1", "m1->logits", "input->a0.h1<v>", "a0.h0->a1.h0<k>"])
-    kept[space.edge_dst[edges], space.edge_src[edges]] = True
-    useful = useful_components(space, kept)
-    assert [str(c) for c, u in zip(space.components, useful, strict=True) if u] == [
-        "input", "a0.h1", "m1", "logits",
-    ]  # fmt: skip
 
 
 def test_models_that_cannot_be_run_in_parts_are_told() -> None:

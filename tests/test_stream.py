@@ -9,7 +9,7 @@ import torch
 from circuitdb.models import residual
 from circuitdb.models.families import from_hf
 from circuitdb.models.residual import ResidualForward
-from circuitdb.models.stream import heard_readers, reader_blocks
+from circuitdb.models.stream import components_behind, reach, reader_blocks
 from circuitdb.models.weights import Block
 from circuitdb.space import Space, SpaceSpec
 from tests.tiny_models import random_model, random_tokens
@@ -52,11 +52,8 @@ def test_jumps_between_unrelated_masks_are_right_too(family: str) -> None:
 def test_readers_are_heard_where_kept_edges_lead_on_to_the_logits() -> None:
     space = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=1))
     kept = ["input->a0.h0<q>", "a0.h0->a1.kv0<v>", "a1.h1->logits", "m0->m1", "a0.h1->a1.h0<q>"]
-    behind = np.zeros((len(space.readers), len(space.components)), dtype=np.bool_)
-    for reader, components in enumerate(space.reader_components):
-        behind[reader, list(components)] = True
     rows = space.matrix(space.mask(space.edge_ids(kept)))
-    heard = heard_readers(rows, reader_blocks(space), behind)
+    heard, components = reach(rows, reader_blocks(space), components_behind(space, False))
     named = {
         f"{r.component}{r.port or ''}"
         for r, is_heard in zip(space.readers, heard, strict=True)
@@ -64,6 +61,22 @@ def test_readers_are_heard_where_kept_edges_lead_on_to_the_logits() -> None:
     }
     # m1 and a1.h0 are read by nobody, so neither are m0 and a0.h1; a0.h0 is, through the values.
     assert named == {"a0.h0q", "a0.kv0k", "a0.kv0v", "a1.h1q", "a1.kv0k", "a1.kv0v", "logits"}
+    assert [str(c) for c, r in zip(space.components, components, strict=True) if r] == [
+        "input", "a0.h0", "a1.h1", "logits",
+    ]  # fmt: skip
+
+
+def test_heads_that_share_a_norm_are_all_behind_each_of_their_inputs() -> None:
+    space = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=1))
+    behind = components_behind(space, True)
+    named = {
+        f"{r.component}{r.port or ''}": [
+            str(c) for c, b in zip(space.components, row, strict=True) if b
+        ]
+        for r, row in zip(space.readers, behind, strict=True)
+    }
+    assert named["a1.h0q"] == named["a1.h1q"] == named["a1.kv0v"] == ["a1.h0", "a1.h1"]
+    assert (named["m0"], named["logits"]) == (["m0"], ["logits"])
 
 
 def test_what_is_not_heard_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +129,15 @@ def test_blocks_of_readers_cover_all_edges_once_in_order() -> None:
     assert [b.rows.start for b in blocks[1:]] == [b.rows.stop for b in blocks[:-1]]
     assert [b.edges.start for b in blocks[1:]] == [b.edges.stop for b in blocks[:-1]]
     assert (blocks[0].edges.start, blocks[-1].edges.stop) == (0, space.n_edges)
+
+
+def test_without_mlps_blocks_are_of_attention_alone() -> None:
+    space = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=2, mlps=False))
+    assert [(b.rows.start, b.rows.stop) for b in reader_blocks(space)] == [
+        (0, 6),
+        (6, 12),
+        (12, 13),
+    ]
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])

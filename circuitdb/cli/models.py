@@ -245,7 +245,6 @@ def engines(
 
 
 def _engine(entry: Any, engine: Any) -> Json:
-    fields = engine.settings.model_fields
     return {
         "name": entry.name, "aliases": list(entry.aliases), "summary": entry.summary,
         "source": engine.source, "version": engine.version,
@@ -253,7 +252,7 @@ def _engine(entry: Any, engine: Any) -> Json:
         "ablations": list(engine.ablations),
         "settings": [
             {"name": name, "default": field.default, "description": field.description}
-            for name, field in fields.items() if not field.exclude
+            for name, field in engine.settings.public().items()
         ],
     }  # fmt: skip
 

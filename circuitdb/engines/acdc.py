@@ -35,8 +35,9 @@ from circuitdb.circuit import Context, Decision, Scores
 from circuitdb.engines.engine import Found, Granularities, Members, Problem, Settings
 from circuitdb.errors import NumericalError
 from circuitdb.evaluate import Bench, BenchBatch
-from circuitdb.models.descent import Descent, Group, Receiver, supports, useful_components
+from circuitdb.models.descent import Descent, Group, Receiver, supports
 from circuitdb.models.residual import ResidualForward
+from circuitdb.models.stream import components_behind, reach, reader_blocks
 from circuitdb.space import EdgeMask, Space
 
 MOST_AHEAD = 4
@@ -139,12 +140,14 @@ class Plain:
     def __init__(self, problem: Problem, start: EdgeMask) -> None:
         self._bench, self._metric, self._kept = problem.bench, problem.metric, start.copy()
         self._space = problem.bench.space
+        self._blocks = reader_blocks(self._space)
+        self._behind = components_behind(self._space, self._bench.forward.heads_coupled)
         self._reader, self._tried = 0, start
 
     def open(self, reader: int) -> bool:
         self._reader = reader
-        useful = useful_components(self._space, self._space.matrix(self._kept))
-        return bool(useful[list(self._space.reader_components[reader])].any())
+        kept = self._space.matrix(self._kept)
+        return bool(reach(kept, self._blocks, self._behind).readers[reader])
 
     def measure(self, senders: Sequence[int]) -> NDArray[np.float64]:
         self._tried = self._kept.copy()

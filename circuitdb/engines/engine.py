@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 from circuitdb.circuit import Context, Decision, Granularity, Scores
 from circuitdb.evaluate import Bench
@@ -31,6 +32,11 @@ class Settings(BaseModel):
     """An engine's settings; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def public(cls) -> dict[str, FieldInfo]:
+        """The settings a user may give, by name; the others are filled in from stored circuits."""
+        return {name: field for name, field in cls.model_fields.items() if not field.exclude}
 
 
 @dataclass(frozen=True, slots=True)

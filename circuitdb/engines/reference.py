@@ -49,7 +49,7 @@ def _markdown(docstring: str) -> str:
 
 
 def _settings(engine: Any) -> str:
-    fields = {n: f for n, f in engine.settings.model_fields.items() if not f.exclude}
+    fields = engine.settings.public()
     if not fields:
         return ""
     rows = [

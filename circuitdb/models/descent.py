@@ -29,7 +29,8 @@ from torch import Tensor  # noqa: TID253
 
 from circuitdb.models.forward import Tokens, Writers
 from circuitdb.models.residual import ResidualForward
-from circuitdb.space import EdgeMask, Space
+from circuitdb.models.stream import components_behind, reach
+from circuitdb.space import EdgeMask
 
 Inputs = Float[Tensor, "reader cut batch pos d_model"]
 Kept = NDArray[np.bool_]
@@ -109,6 +110,7 @@ class Descent:
     ) -> None:
         self.forward, self.space = forward, forward.space
         self._blocks = forward.blocks
+        self._behind = components_behind(self.space, forward.heads_coupled)
         self._tail_from = len(self._blocks) - 3 if last else len(self._blocks)
         longest = max(g.clean.shape[1] for g in groups)
         self.kept: Kept = self.space.edge_id >= 0
@@ -173,7 +175,7 @@ class Descent:
 
     def _stages(self, reader: int) -> list[_Stage]:
         space = self.space
-        useful = useful_components(space, self.kept)
+        useful = reach(self.kept, self._blocks, self._behind).components
         changed = np.zeros(len(space.components), dtype=np.bool_)
         first = next(i for i, b in enumerate(self._blocks) if b.rows.stop > reader)
         stages: list[_Stage] = []
@@ -349,17 +351,6 @@ class Receiver:
         """Take over what was accepted."""
         if self._change is not None:
             self._descent.commit(self.reader, self._removed, self._stages, self._change)
-
-
-def useful_components(space: Space, kept: Kept) -> NDArray[np.bool_]:
-    """Bool ``[component]``: from which a kept path leads to the logits."""
-    n = len(space.components)
-    useful = np.zeros(n, dtype=np.bool_)
-    useful[n - 1] = True
-    for reader in range(len(space.readers) - 1, -1, -1):
-        if useful[list(space.reader_components[reader])].any():
-            useful[:-1] |= kept[reader]
-    return useful
 
 
 def _flush_right(parts: Sequence[Tensor], longest: int) -> Writers:

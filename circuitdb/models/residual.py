@@ -53,6 +53,7 @@ from circuitdb.models.stream import (
     Mixed,
     Readers,
     Stream,
+    components_behind,
     or_zero,
     reader_blocks,
 )
@@ -129,19 +130,8 @@ class ResidualForward:
                 steps.append(functools.partial(self._attention_layer, layer))
                 steps.append(functools.partial(self._mlp_layer, layer))
         readers.append(self._logits_readers)
-        return Boundaries(tuple(readers), tuple(steps), self._logits_layer, self._behind())
-
-    def _behind(self) -> NDArray[np.bool_]:
-        """Which components each reader can change by what it reads, ``[reader, component]``."""
-        space = self.space
-        found = np.zeros((len(space.readers), len(space.components)), dtype=np.bool_)
-        for reader, components in enumerate(space.reader_components):
-            found[reader, list(components)] = True
-        for readers, block in zip(self._attention_readers, self.weights.blocks, strict=True):
-            if block.attention_post_norm is not None:
-                first = readers.n_visible
-                found[readers.rows, first : first + space.spec.n_heads] = True
-        return found
+        behind = components_behind(self.space, self.heads_coupled)
+        return Boundaries(tuple(readers), tuple(steps), self._logits_layer, behind)
 
     @torch.no_grad()
     def logits(self, tokens: Tokens) -> Logits:

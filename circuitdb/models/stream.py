@@ -282,7 +282,7 @@ class IncrementalRun:
     def __call__(self, keep: EdgeMask) -> Logits:
         """Logits with the kept edges live and every other edge carrying its ablated sender."""
         rows, blocks = self._space.matrix(keep.cpu().numpy()), self._model.readers
-        heard = heard_readers(rows, blocks, self._model.behind)
+        heard = reach(rows, blocks, self._model.behind).readers
         starts = [trace.first_change(rows, heard, blocks) for trace in self._traces]
         start = max(starts, default=0)
         if start == len(blocks):
@@ -307,18 +307,22 @@ class IncrementalRun:
         return made.logits
 
 
-def heard_readers(
-    rows: Rows, blocks: Sequence[Readers], behind: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Readers from which kept edges lead on to ``logits``, bool ``[reader]``.
+class Reach(NamedTuple):
+    """From where kept edges lead on to ``logits``; what the rest does changes nothing."""
 
-    What the others read does not matter, and what they compute need not be.
+    readers: Heard
+    """Bool ``[reader]``."""
+    components: NDArray[np.bool_]
+    """Bool ``[component]``."""
+
+
+def reach(rows: Rows, blocks: Sequence[Readers], behind: NDArray[np.bool_]) -> Reach:
+    """The readers and components from which kept edges lead on to ``logits``.
 
     Args:
         rows: kept edges.
         blocks: all readers, ``logits`` last.
-        behind: which components each reader can change, ``[reader, component]``: those it is an
-            input of, and where heads share a norm, all of its layer.
+        behind: which components each reader can change (:func:`components_behind`).
     """
     heard = np.zeros(len(rows), dtype=np.bool_)
     reaches = np.zeros(behind.shape[1], dtype=np.bool_)
@@ -327,17 +331,33 @@ def heard_readers(
         heard[block.rows] = (behind[block.rows] & reaches).any(1)
         listening = rows[block.rows, : block.n_visible][heard[block.rows]]
         reaches[: block.n_visible] |= listening.any(0)
-    return heard
+    return Reach(heard, reaches)
+
+
+def components_behind(space: Space, heads_coupled: bool) -> NDArray[np.bool_]:
+    """Which components each reader can change by what it reads, bool ``[reader, component]``.
+
+    Those it is an input of; where the heads of a layer share a norm, all heads of its layer.
+    """
+    found = np.zeros((len(space.readers), len(space.components)), dtype=np.bool_)
+    for reader, components in enumerate(space.reader_components):
+        found[reader, list(components)] = True
+        layer = space.components[components[0]].layer
+        if heads_coupled and space.readers[reader].port is not None:
+            heads = [c.kind == "head" and c.layer == layer for c in space.components]
+            found[reader, heads] = True
+    return found
 
 
 def reader_blocks(space: Space) -> list[Readers]:
-    """Attention and MLP readers by turns, layer by layer; last ``logits``."""
+    """Attention and, where there are any, MLP readers by turns, layer by layer; last ``logits``."""
     visible = (space.edge_id >= 0).sum(1)
     ends = np.cumsum(visible)
     per_layer = space.spec.n_heads + 2 * space.spec.n_kv_heads
     bounds = [0]
     for _ in range(space.spec.n_layers):
-        bounds += [bounds[-1] + per_layer, bounds[-1] + per_layer + 1]
+        bounds.append(bounds[-1] + per_layer)
+        bounds += [bounds[-1] + 1] if space.spec.mlps else []
     bounds.append(bounds[-1] + 1)
     blocks = []
     for lo, hi in itertools.pairwise(bounds):

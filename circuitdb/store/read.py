@@ -341,6 +341,15 @@ def has_random_answers(con: Any, tasks: Sequence[str]) -> bool:
     return found is not None
 
 
+def distinct(con: Any, column: str) -> list[str]:
+    """The values that a column of the view ``circuits`` has, ascending, nulls left out."""
+    assert column in CircuitRow._fields
+    found = con.execute(
+        f"SELECT DISTINCT {column} FROM circuits WHERE {column} IS NOT NULL ORDER BY ALL"
+    )
+    return [value for (value,) in found.fetchall()]
+
+
 def runs(con: Any, run_ids: Sequence[str]) -> dict[str, Run]:
     """Runs by their ids, those that are stored."""
     from circuitdb.circuit import Run

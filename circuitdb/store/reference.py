@@ -219,11 +219,16 @@ def _origin(row: CircuitRow) -> tuple[Any, ...]:
 
 def _own_keys(rows: Sequence[CircuitRow]) -> list[str]:
     """What tells circuits of one origin apart: their selection, and what else varies."""
-    varies = [k for k in _SAMPLE if len({getattr(row, k) for row in rows}) > 1]
+    varies = _differing(rows, _SAMPLE)
     return [
         ",".join([selected, *(f"{k}={getattr(row, k)}" for k in varies)])
         for row, selected in zip(rows, _selection_keys(rows), strict=True)
     ]
+
+
+def _differing(rows: Sequence[CircuitRow], columns: Iterable[str]) -> list[str]:
+    """The columns in which rows differ."""
+    return [name for name in columns if len({getattr(row, name) for row in rows}) > 1]
 
 
 def _all_wanted(con: Any, texts: Sequence[str]) -> list[_Wanted]:
@@ -447,12 +452,11 @@ def _references(rows: Sequence[CircuitRow]) -> list[str]:
 
     A key that is not set is written out where it is set for another of them.
     """
-    varies = {k for k, c in COLUMNS.items() if len({getattr(row, c) for row in rows}) > 1}
-    differing = [k for k in _SAMPLE if len({getattr(row, k) for row in rows}) > 1]
+    varies, differing = _differing(rows, COLUMNS.values()), _differing(rows, _SAMPLE)
     made = []
     for row, selected in zip(rows, _selection_keys(rows), strict=True):
         values = {k: getattr(row, c) for k, c in COLUMNS.items()}
-        values = {k: v for k, v in values.items() if v is not None or k in varies}
+        values = {k: v for k, v in values.items() if v is not None or COLUMNS[k] in varies}
         values |= {k: getattr(row, k) for k in differing}
         values |= {k: getattr(row, k) for k, v in _CONTROLS.items() if getattr(row, k) != v}
         keys = [f"{k}={'none' if v is None else v}" for k, v in values.items()]

@@ -327,6 +327,11 @@ class Store:
         with self._reading() as con:
             return read.has_random_answers(con, tasks)
 
+    def distinct(self, column: str) -> list[str]:
+        """The values that a column of the view ``circuits`` has, ascending, nulls left out."""
+        with self._reading() as con:
+            return read.distinct(con, column)
+
     def runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
         """Many runs by their ids, those that are stored."""
         with self._reading() as con:
