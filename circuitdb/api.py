@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from circuitdb.errors import CircuitReferenceError, OptionError, StoreError, UnknownNameError
 
@@ -27,12 +27,16 @@ from circuitdb.errors import CircuitReferenceError, OptionError, StoreError, Unk
 if TYPE_CHECKING:
     import pandas
 
-    from circuitdb.circuit import Circuit, Figures, PromptRows, Run, Selection
+    from circuitdb.circuit import Circuit, Decision, Figures, PromptRows, Run, Selection
     from circuitdb.compare.comparable import Compared, Level
+    from circuitdb.compare.measures import Ids
     from circuitdb.compare.scale import Controls
+    from circuitdb.compare.stability import Stability
+    from circuitdb.journal import FileJournal
     from circuitdb.models.model import LoadedModel
     from circuitdb.overlaps import StoredOverlap
     from circuitdb.plan import Plan
+    from circuitdb.replay import Replay, Rethreshold
     from circuitdb.results import StoredCircuit
     from circuitdb.store import CircuitRow, Merged, SqlResult, Store
     from circuitdb.store import Report as Verified
@@ -149,7 +153,8 @@ class Database:
         Args:
             task: a task's name, or the path of a JSONL file.
             options: the fields of :class:`circuitdb.plan.Plan` (model, engine, metric …),
-                and ``model_options`` (device, dtype, forward, threads), ``batch_size``, ``report``.
+                and ``model_options`` (device, dtype, forward, threads), ``batch_size``, ``report``,
+                ``resume`` as for :meth:`discover_plans`.
 
         Returns:
             The edge circuit where the run has one, else the node circuit.
@@ -167,8 +172,12 @@ class Database:
         model_options: Mapping[str, Any] | None = None,
         batch_size: int | None = None,
         report: Report = _silent,
+        resume: bool = False,
     ) -> list[StoredCircuit]:
         """Carry out plans in order, each stored as soon as it is found.
+
+        A search that was interrupted goes on after the decisions it had written down; with `resume`
+        a search that was not begun is refused.
 
         Returns the circuits of all plans; where a run has a node and an edge circuit, the edge
         circuit comes last.
@@ -188,13 +197,19 @@ class Database:
             if model is None or loaded != key:
                 report(f"loading {plan.model}", 0, 0)
                 model, loaded = _load(plan, model_options or {}), key
-            circuits += self._carry_out(plan, model, batch_size, report)
+            circuits += self._carry_out(plan, model, batch_size, report, resume)
         return circuits
 
     def _carry_out(
-        self, plan: Plan, model: LoadedModel, batch_size: int | None, report: Report
+        self,
+        plan: Plan,
+        model: LoadedModel,
+        batch_size: int | None = None,
+        report: Report = _silent,
+        resume: bool = False,
     ) -> list[StoredCircuit]:
         from circuitdb import discovery
+        from circuitdb.journal import require_unfinished
         from circuitdb.results import StoredCircuit
 
         prepared = discovery.prepare(plan, model, report=report)
@@ -205,14 +220,47 @@ class Database:
             if before and not prepared.engine.granularities(prepared.settings).decided:
                 known = _stored_scores(store, prepared.run.run_id)
         if not before.issuperset(prepared.circuit_ids):
-            found = discovery.find(prepared, known=known, report=report, batch_size=batch_size)
-            with self.writing(create=True) as store:
-                store.add(found)
+            if resume:
+                require_unfinished(self.path, prepared.run)
+            journal, told = self._journal(prepared.run)
+            notices = (*notices, *told)
+            try:
+                found = discovery.find(
+                    prepared, known=known, journal=journal, report=report, batch_size=batch_size
+                )
+                with self.writing(create=True) as store:
+                    store.add(found)
+                journal.remove()
+            finally:
+                journal.close()
         with self.reading() as store:
             return [
                 StoredCircuit.of(store.get(i), stored_before=i in before, notices=notices)
                 for i in prepared.circuit_ids
             ]
+
+    def _journal(self, run: Run) -> tuple[FileJournal, tuple[str, ...]]:
+        """Where a search writes its decisions down, with those known already, and what to say."""
+        from circuitdb import replay
+        from circuitdb.journal import FileJournal
+
+        known: Sequence[Decision] = ()
+        with self.reading() as store:
+            alike = store.find(engine=run.engine, prompt_set=run.prompt_set, weights=run.weights)
+            for other in store.runs(sorted({row.run_id for row in alike})).values():
+                if replay.differ_in_threshold_alone(other, run):
+                    threshold = run.settings[replay.THRESHOLDS[run.engine]]
+                    taken = store.decisions(other.run_id)
+                    n = replay.agreeing(other, taken, threshold)
+                    known = max(known, taken[:n], key=len)
+        journal = FileJournal(self.path, run, known)
+        n = len(journal.start)
+        if not n:
+            return journal, ()
+        source = (
+            "an unfinished search" if journal.resumed else "a stored run with another threshold"
+        )
+        return journal, (f"took over {n:,} decision{'s' if n > 1 else ''} of {source}",)
 
     def _looked_up(self, plan: Plan) -> Plan:
         """The plan with the stored circuits that its engine's settings name."""
@@ -245,6 +293,90 @@ class Database:
                 if row.granularity == "node":
                     settings["like_nodes"] = tuple(store.node_ids(row.circuit_id).tolist())
         return plan.model_copy(update={"settings": settings, "edges": None})
+
+    def replay(
+        self, ref: str, threshold: float | None = None
+    ) -> tuple[Replay, bool, Rethreshold | None]:
+        """The stored decisions of a circuit's run, repeated without a model.
+
+        Returns what they give, whether that is the stored circuit, and how far they hold under
+        another threshold, where one is given.
+
+        Raises:
+            CircuitReferenceError: the reference names none, or several.
+            OptionError: the run took no decisions about edges, or none that follow from a threshold.
+        """
+        from circuitdb.replay import replay, rethreshold
+
+        with self.reading() as store:
+            run_id = self._resolve(store, ref)[0].run_id
+            run = store.runs([run_id])[run_id]
+            taken = store.decisions(run_id)
+            found = replay(run, store.space(run_id), taken)
+            decided = store.find(run_id=run_id, rule="engine", granularity="edge")
+            stored = [store.member_ids(row.circuit_id).tolist() for row in decided]
+        other = None if threshold is None else rethreshold(run, taken, threshold)
+        return found, stored == [found.edges.tolist()], other
+
+    def stability(
+        self,
+        ref: str,
+        *,
+        samples: int | None = None,
+        orders: int | None = None,
+        report: Report = _silent,
+    ) -> Stability:
+        """How far a search gives the same circuit again.
+
+        Args:
+            ref: the circuit.
+            samples: repeat it on so many disjoint prompt samples, its own counted; stored.
+            orders: repeat it in so many orders of the edges, its own counted; acdc only.
+            report: progress.
+
+        Raises:
+            CircuitReferenceError: the reference names none, or several.
+            OptionError: not exactly one of both, fewer than 2, or no search to be repeated so.
+        """
+        from circuitdb import revisit
+        from circuitdb.compare.stability import stability
+
+        n = samples if orders is None else orders
+        if (samples is None) == (orders is None) or n is None or n < 2:
+            raise OptionError("give samples or orders, one of the two, at least 2")
+        circuit = self.get(ref)
+        unit: Literal["edges", "nodes"] = "edges" if circuit.granularity == "edge" else "nodes"
+        if orders is not None:
+            made = revisit.in_other_orders(
+                circuit, self._prompt_set, orders - 1, complete=self._looked_up, report=report
+            )
+        else:
+            made = self._on_other_samples(circuit, n, report)
+        return stability(
+            [self._ids(circuit.circuit_id, unit), *made],
+            "samples" if orders is None else "orders",
+            unit,
+        )
+
+    def _on_other_samples(self, circuit: Circuit, n: int, report: Report) -> list[Ids]:
+        from circuitdb import revisit
+
+        plans = revisit.replicate_plans(circuit, n)
+        unit = "edges" if circuit.granularity == "edge" else "nodes"
+        found = []
+        model = _load(plans[0], {})
+        revisit.check_unchanged(circuit, model)
+        for plan in plans:
+            made = self._carry_out(self._looked_up(plan), model, report=report)
+            found.append(next(c for c in made if c.granularity == circuit.granularity).circuit_id)
+        return [self._ids(i, unit) for i in found]
+
+    def _ids(self, circuit_id: str, unit: str) -> Ids:
+        """The edges of an edge circuit, or the heads and MLPs of a node circuit."""
+        with self.reading() as store:
+            if unit == "edges":
+                return store.member_ids(circuit_id)
+            return store.node_ids(circuit_id)
 
     def circuits(self, **filters: Any) -> pandas.DataFrame:
         """The stored circuits, newest first, one row each: the view ``circuits``.
@@ -395,7 +527,7 @@ class Database:
             model = _load(plans[0], {})
             revisit.check_unchanged(circuit, model)
             for plan in plans:
-                self._carry_out(self._looked_up(plan), model, None, report)
+                self._carry_out(self._looked_up(plan), model, report=report)
 
     def render(self, *refs: str, path: str | Path) -> Path:
         """Draw one circuit, or two or three in one diagram coloured by who has what.
@@ -613,7 +745,7 @@ def plan_of_reference(ref: str) -> Plan:
     return make_plan(task=wanted.task, **fields)
 
 
-_RUN_OPTIONS = ("model_options", "batch_size", "report")
+_RUN_OPTIONS = ("model_options", "batch_size", "report", "resume")
 _MODEL_OPTIONS = ("device", "dtype", "forward", "threads")
 _EVALUATE_OPTIONS = (
     "split", "task", "metric", "ablation", "corruption", "band", "model_options",

@@ -39,6 +39,7 @@ from circuitdb.errors import (
     TaskNotDoneError,
 )
 from circuitdb.evaluate import Band, Bench, Does, does_task, figures
+from circuitdb.journal import Journal
 from circuitdb.metrics import Metric
 from circuitdb.models.model import LoadedModel
 from circuitdb.plan import BAND, Plan, check, engine_settings
@@ -287,6 +288,7 @@ def find(
     prepared: Prepared,
     *,
     known: Found | None = None,
+    journal: Journal | None = None,
     report: Report = silent,
     batch_size: int | None = None,
 ) -> Discovery:
@@ -294,6 +296,7 @@ def find(
 
     Args:
         known: scores of this very run, where they are stored already.
+        journal: decisions known already, and where to write new ones down.
         report: progress.
         batch_size: prompts a forward; chosen by size when not given.
 
@@ -305,7 +308,7 @@ def find(
     benches = Benches(prepared, batch_size)
     found, inert = known, None
     if found is None:
-        problem = Problem(benches["train"], prepared.metric, report)
+        problem = Problem(benches["train"], prepared.metric, report, journal or Journal())
         metrics.require_answers(prepared.metric, problem.bench.batches[0].incorrect)
         found = prepared.engine.run(problem, prepared.settings)
         inert = inert_components(problem.bench)

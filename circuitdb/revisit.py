@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from circuitdb import controls, tasks
 from circuitdb.ablation import MEANS
@@ -35,7 +36,7 @@ from circuitdb.discovery import (
     provenance,
     random_band,
 )
-from circuitdb.engines.engine import Members, Report, silent
+from circuitdb.engines.engine import Members, Problem, Report, silent
 from circuitdb.errors import (
     ModelError,
     OptionError,
@@ -106,6 +107,58 @@ def control_plans(circuit: Circuit, replicates: int) -> list[Plan]:
             plan_of(circuit, replicate=k, answers="random", **common, **_rule_fields(as_random))
         )
     return plans
+
+
+def replicate_plans(circuit: Circuit, n: int) -> list[Plan]:
+    """Plans of a circuit's search on its 2nd, 3rd … n-th prompt sample, selected to its size.
+
+    Raises:
+        OptionError: the circuit is a control itself, or no engine of ours found it.
+        PromptError: its task came from a file that is gone.
+    """
+    return [plan for plan in control_plans(circuit, n) if plan.answers == "task"]
+
+
+def in_other_orders(
+    circuit: Circuit,
+    stored: Stored,
+    n: int,
+    *,
+    complete: Callable[[Plan], Plan],
+    report: Report = silent,
+) -> list[NDArray[np.int32]]:
+    """The edges that the search of a circuit gives in `n` other orders, on its own prompts.
+
+    Args:
+        circuit: what was found in its order.
+        stored: stored prompts by hash.
+        n: how many other orders.
+        complete: adds to a plan what its settings name in the database.
+        report: progress.
+
+    Raises:
+        OptionError: its engine goes in no order.
+        ModelError: the model cannot be loaded, or its weights are not those of the run.
+        StoreError: the prompts are not stored.
+    """
+    run = circuit.run
+    if "order_seed" not in run.settings:
+        raise OptionError(
+            f"engine {run.engine!r} goes in no order that could be another; acdc does: compare samples"
+        )
+    report(f"loading {run.model}", 0, 0)
+    model = _model_of(circuit, {})
+    prompts = _own_prompts(run, run.ablation, stored, model.tokenizer)
+    own, found = run.settings["order_seed"], []
+    bench = None
+    for seed in [s for s in range(n + 1) if s != own][:n]:
+        plan = plan_of(circuit, settings={**run.settings, "order_seed": seed}, force=True)
+        prepared = prepare(complete(plan), model, prompts=prompts, report=report)
+        bench = bench or Benches(prepared)["train"]
+        problem = Problem(bench, prepared.metric, report)
+        (members,) = prepared.engine.run(problem, prepared.settings).members
+        found.append(members.edges)
+    return found
 
 
 def check_unchanged(circuit: Circuit, model: LoadedModel) -> None:

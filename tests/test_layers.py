@@ -14,7 +14,7 @@ PACKAGE = Path(circuitdb.__file__).parent
 
 ORDER = (
     "errors", "resources", "text", "names", "space", "circuit", "controls", "tasks", "metrics", "models",
-    "ablation", "evaluate", "engines", "select", "plan", "discovery", "revisit", "schemas",
+    "journal", "replay", "ablation", "evaluate", "engines", "select", "plan", "discovery", "revisit", "schemas",
     "store", "formats", "compare", "queries", "ingest", "render", "results", "overlaps", "api", "cli",
     "__main__",
 )  # fmt: skip

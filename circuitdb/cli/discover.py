@@ -114,6 +114,10 @@ def discover(
     like: Annotated[
         str | None, typer.Option(metavar="REF", help="random: the circuit to be matched.")
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Only go on with an interrupted search; refuse a new one."),
+    ] = False,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     batch_size: options.BatchSize = None,
@@ -125,7 +129,8 @@ def discover(
 ) -> None:
     """Find circuits and store them with everything they came from.
 
-    Work that is stored already is recognised and not done twice. One of --threshold, --edges,
+    Work that is stored already is recognised and not done twice; acdc and prune go on with a search
+    that was interrupted. One of --threshold, --edges,
     --nodes and --faithfulness says how members are chosen from scores; prune and acdc
     decide by themselves, attribution engines take --faithfulness 0.85 where nothing is said.
 
@@ -161,6 +166,7 @@ def discover(
             model_options=options.model_options(device, dtype, threads, forward),
             batch_size=batch_size,
             report=report,
+            resume=resume,
         )
     out.result({"circuits": [c.to_json() for c in found]}, lambda: _show_found(found))
     _tell(out, found)

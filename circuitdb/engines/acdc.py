@@ -15,8 +15,12 @@ lose their edges without one. Only what lies above the receiver on kept paths is
 removals at once (:mod:`circuitdb.models.descent`); the result is that of one plain masked forward
 an edge (``plain=True``).
 Source: Conmy et al. 2023, "Towards automated circuit discovery", Algorithm 1.
+Every decision is stored in order: ``circuitdb replay`` repeats them without a model and says for which τ
+they hold; a search that differs from a stored one in τ alone takes over the decisions up to the first
+that changes; an interrupted search goes on where it stopped.
 Differs: prompts, τ and order alone decide the result (their code's depends on Python's hash seed);
-`order_seed` shuffles receivers within a layer and senders, to see how much the order matters.
+`order_seed` shuffles receivers within a layer and senders, to see how much the order matters
+(``circuitdb stability --orders``).
 """
 
 from __future__ import annotations
@@ -93,9 +97,7 @@ class Acdc:
         start = np.ones(space.n_edges, dtype=np.bool_)
         if settings.within_edges is not None:
             start = space.mask(space.edge_ids(settings.within_edges))
-        fast = supports(problem.bench.forward) and not settings.plain
-        trial: Trial = Fast(problem, start) if fast else Plain(problem, start)
-        decisions, kept, change = _search(problem, trial, start, settings)
+        decisions, kept, change = _search(problem, start, settings)
         edges = np.flatnonzero(space.prune_dead_ends(kept)).astype(np.int32)
         return Found(
             edge_scores=Scores(change),
@@ -279,51 +281,114 @@ def _order(space: Space, seed: int | None) -> list[tuple[int, list[int]]]:
 
 
 def _search(
-    problem: Problem, trial: Trial, start: EdgeMask, settings: AcdcSettings
+    problem: Problem, start: EdgeMask, settings: AcdcSettings
 ) -> tuple[list[Decision], EdgeMask, NDArray[np.float32]]:
     """Decisions in order, the edges kept, and what removing each edge changed."""
-    space, kept = problem.bench.space, start.copy()
-    change = np.full(space.n_edges, np.nan, dtype=np.float32)
-    decisions: list[Decision] = []
-    current = problem.bench.mean(start, problem.metric)
-    signed = problem.metric.name == "kl"
-    order, ahead, total = _order(space, settings.order_seed), 1, int(start.sum())
-    for reader, every in order:
-        senders = [s for s in every if kept[space.edge_id[reader, s]]]
-        ids = {s: int(space.edge_id[reader, s]) for s in senders}
-        removed: list[int] = []
-        todo = list(senders)
-        heard = bool(todo) and trial.open(reader)
+    space = problem.bench.space
+    order = [
+        (r, [int(space.edge_id[r, s]) for s in senders])
+        for r, senders in _order(space, settings.order_seed)
+    ]
+    search = _Search(problem, start, settings.tau)
+    search.replay([e for _, edges in order for e in edges if start[e]])
+    fast = supports(problem.bench.forward) and not settings.plain
+    trial: Trial = Fast(problem, search.kept) if fast else Plain(problem, search.kept)
+    for reader, edges in order:
+        todo = [e for e in edges if start[e] and e not in search.change]
+        if todo and trial.open(reader):
+            search.try_removing(trial, todo)
+            trial.close()
+        elif todo:
+            search.drop(trial, reader, todo)
+    return search.decisions, search.kept, search.changes()
+
+
+class _Search:
+    """Where a search stands.
+
+    Args:
+        problem: prompts, ablation, metric and journal.
+        start: the edges it begins with.
+        tau: the threshold.
+    """
+
+    def __init__(self, problem: Problem, start: EdgeMask, tau: float) -> None:
+        self._problem, self._space, self._tau = problem, problem.bench.space, tau
+        self._signed = problem.metric.name == "kl"
+        self._total, self._ahead = int(start.sum()), 1
+        self.kept = start.copy()
+        self.decisions: list[Decision] = []
+        self.change: dict[int, float] = {}
+        """What removing an edge changed, by edge id, of those decided on."""
+        self._current: float | None = None
+
+    def replay(self, order: Sequence[int]) -> None:
+        """Take over the decisions known already."""
+        for e in order:
+            known = self._problem.journal.next(str(self._space.edge(e)), "edges")
+            if known is None:
+                break
+            self._take(e, known)
+        if self._current is None:
+            self._current = self._problem.bench.mean(self.kept, self._problem.metric)
+
+    def try_removing(self, trial: Trial, todo: list[int]) -> None:
+        """Decide on a receiver's edges, some at a time."""
         while todo:
-            problem.report("removing edges", len(decisions), total)
-            batch = todo[: ahead if heard else None]
-            values = trial.measure(batch) if heard else np.full(len(batch), current)
+            self._problem.report("removing edges", len(self.decisions), self._total)
+            batch = todo[: self._ahead]
+            values = trial.measure([int(self._space.edge_src[e]) for e in batch])
             if not np.isfinite(values).all():
                 raise NumericalError(
-                    f"removing edge {space.edge(ids[batch[0]])} gives NaN or infinite "
-                    f"{problem.metric.name}"
+                    f"removing edge {self._space.edge(batch[0])} gives NaN or infinite "
+                    f"{self._problem.metric.name}"
                 )
-            accepted = 0
-            for sender, after in zip(batch, values.tolist(), strict=True):
-                moved = after - current
-                goes = (moved if signed else abs(moved)) < settings.tau or not heard
-                decisions.append(
-                    Decision(str(space.edge(ids[sender])), "edges", current, after, not goes)
-                )
-                change[ids[sender]] = moved
-                todo.pop(0)
-                if not goes:
-                    break
-                removed.append(sender)
-                current, accepted = after, accepted + 1
-            if heard:
-                trial.accept(accepted)
-            whole = accepted == len(batch)
-            ahead = min(2 * ahead, trial.most_ahead) if whole else max(1, accepted)
-        if heard:
-            trial.close()
-        elif removed:
-            trial.drop(reader, removed)
-        kept[[ids[s] for s in removed]] = False
-    problem.report("removing edges", total, total)
-    return decisions, kept, change
+            n = self._decide(batch, values.tolist())
+            trial.accept(n)
+            whole = n == len(batch)
+            # The first that stays is decided on too; what was measured after it is void.
+            del todo[: n if whole else n + 1]
+            self._ahead = min(2 * self._ahead, trial.most_ahead) if whole else max(1, n)
+
+    def drop(self, trial: Trial, reader: int, edges: Sequence[int]) -> None:
+        """Remove the edges of a receiver from which nothing reaches the output."""
+        before = self._now
+        made = [Decision(str(self._space.edge(e)), "edges", before, before, False) for e in edges]
+        self._write_down(edges, made)
+        trial.drop(reader, [int(self._space.edge_src[e]) for e in edges])
+
+    def changes(self) -> NDArray[np.float32]:
+        """What removing each edge changed, ``[edge]``; NaN where none was decided on."""
+        found = np.full(self._space.n_edges, np.nan, dtype=np.float32)
+        found[list(self.change)] = list(self.change.values())
+        return found
+
+    @property
+    def _now(self) -> float:
+        assert self._current is not None
+        return self._current
+
+    def _decide(self, batch: Sequence[int], values: Sequence[float]) -> int:
+        """Go by the values after each further removal up to the first edge that stays."""
+        made: list[Decision] = []
+        before = self._now
+        for e, after in zip(batch, values, strict=True):
+            moved = after - before
+            goes = (moved if self._signed else abs(moved)) < self._tau
+            made.append(Decision(str(self._space.edge(e)), "edges", before, after, not goes))
+            if not goes:
+                break
+            before = after
+        self._write_down(batch, made)
+        return sum(not d.kept for d in made)
+
+    def _write_down(self, edges: Sequence[int], made: Sequence[Decision]) -> None:
+        for e, decision in zip(edges, made, strict=False):
+            self._take(e, decision)
+        self._problem.journal.record(made)
+
+    def _take(self, edge: int, decision: Decision) -> None:
+        self.decisions.append(decision)
+        self.change[edge] = decision.after - decision.before
+        self.kept[edge] = decision.kept
+        self._current = decision.before if decision.kept else decision.after

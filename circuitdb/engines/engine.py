@@ -7,7 +7,7 @@ databases: it sees a :class:`Problem` and returns :class:`Found`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from circuitdb.circuit import Context, Decision, Granularity, Scores
 from circuitdb.evaluate import Bench
+from circuitdb.journal import Journal
 from circuitdb.metrics import Metric
 from circuitdb.space import EdgeMask, Space
 
@@ -46,6 +47,33 @@ class Problem:
     bench: Bench
     metric: Metric
     report: Report = silent
+    journal: Journal = field(default_factory=Journal)
+    """Decisions known already, and where new ones are written down as they are taken."""
+
+    def decide(
+        self,
+        item: str,
+        phase: str,
+        before: float,
+        measure: Callable[[], float],
+        keeps: Callable[[float], bool],
+    ) -> Decision:
+        """The next decision of a search: known, or measured and written down.
+
+        Args:
+            item: what may be removed.
+            phase: what the search is at.
+            before: the quantity decided on before the removal.
+            measure: gives it after.
+            keeps: whether the item stays, by the quantity after.
+        """
+        known = self.journal.next(item, phase)
+        if known is not None:
+            return known
+        after = measure()
+        taken = Decision(item, phase, before, after, keeps(after))
+        self.journal.record([taken])
+        return taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ removing many (``edge_rule="seqcont"`` repeats theirs); the final sweep's order 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
@@ -144,19 +145,27 @@ def _prune_nodes(
     must = {0, *space.writer_ids(settings.must_keep).tolist()}
     decisions: list[Decision] = []
     percent = 100.0
+
+    def share(kept: NDArray[np.bool_]) -> float:
+        mask = space.mask(space.edges_among(np.flatnonzero(kept).astype(np.int32)))
+        return 100.0 * problem.bench.mean(mask, problem.metric) / full
+
     for phase, order in _passes(space):
         candidates = [w for w in order if kept[w] and w not in must]
         removed = False
         for done, writer in enumerate(candidates):
             problem.report(phase, done, len(candidates))
-            kept[writer] = False
-            mask = space.mask(space.edges_among(np.flatnonzero(kept).astype(np.int32)))
-            after = 100.0 * problem.bench.mean(mask, problem.metric) / full
-            stays = 100.0 - after >= settings.node_threshold
-            decisions.append(Decision(str(space.writers[writer]), phase, percent, after, stays))
-            kept[writer] = stays
-            if not stays:
-                percent, removed = after, True
+            without = kept.copy()
+            without[writer] = False
+            taken = problem.decide(
+                str(space.writers[writer]), phase, percent,
+                functools.partial(share, without),
+                lambda after: 100.0 - after >= settings.node_threshold,
+            )  # fmt: skip
+            decisions.append(taken)
+            kept[writer] = taken.kept
+            if not taken.kept:
+                percent, removed = taken.after, True
         problem.report(phase, len(candidates), len(candidates))
         if not removed:
             break
@@ -179,11 +188,15 @@ def _joint(
     for done, e in enumerate(order):
         problem.report("removing edges", done, len(order))
         mask[e] = False
-        after = problem.bench.mean(mask, problem.metric)
-        # A ratio, so that a negative metric (random answers) is kept just as well.
-        mask[e] = after / start < settings.edge_keep
-        decisions.append(Decision(str(space.edge(int(e))), "edges", current, after, bool(mask[e])))
-        current = current if mask[e] else after
+        taken = problem.decide(
+            str(space.edge(int(e))), "edges", current,
+            lambda: problem.bench.mean(mask, problem.metric),
+            # A ratio, so that a negative metric (random answers) is kept just as well.
+            lambda after: after / start < settings.edge_keep,
+        )  # fmt: skip
+        decisions.append(taken)
+        mask[e] = taken.kept
+        current = current if taken.kept else taken.after
     problem.report("removing edges", len(order), len(order))
     return mask, decisions
 
