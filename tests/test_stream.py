@@ -151,3 +151,18 @@ def test_inputs_are_the_same_added_one_by_one_or_as_a_product(share, monkeypatch
         found.append(forward.masked(clean, ablated, keep))
     assert torch.allclose(*found, atol=1e-5)
     assert not torch.allclose(found[0], forward.logits(clean), atol=1e-2)
+
+
+def test_tensors_that_are_given_back_are_overwritten_only_then(monkeypatch) -> None:
+    forward, rng = forward_of("llama"), np.random.default_rng(3)
+    clean, ablated = random_tokens(2, 5), forward.writers(random_tokens(2, 5, seed=1))
+    made: list[torch.Tensor] = []
+    empty_like = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda x: made.append(empty_like(x)) or made[-1])
+    run = forward.masked_run(clean, ablated)
+    masks = [torch.from_numpy(rng.random(forward.space.n_edges) < 0.5) for _ in range(5)]
+    found = [run(mask) for mask in masks]
+    monkeypatch.undo()
+    assert len(made) == 2  # the last one and the one under way
+    for mask, logits in zip(masks, found, strict=True):
+        assert torch.allclose(logits, forward.masked(clean, ablated, mask), atol=1e-5)

@@ -50,9 +50,9 @@ from circuitdb.models.stream import (
     Boundaries,
     Heard,
     IncrementalRun,
-    Mixed,
     Readers,
     Stream,
+    Workspace,
     components_behind,
     or_zero,
     reader_blocks,
@@ -167,7 +167,7 @@ class ResidualForward:
     def masked_writers(self, tokens: Tokens, ablated: Writers, keep: EdgeMask) -> Writers:
         """What every writer adds to the residual stream of a masked forward."""
         rows = self.space.matrix(keep.cpu().numpy())
-        stream = Stream(rows, np.ones(len(rows), dtype=np.bool_), ablated, {})
+        stream = Stream(rows, np.ones(len(rows), dtype=np.bool_), ablated, Workspace())
         stream.append(self.embed(tokens)[None], None)
         for step in self._boundaries.steps:
             step(stream)
@@ -197,7 +197,10 @@ class ResidualForward:
         if not heard.any():
             return _nothing(stream)
         block = self.weights.blocks[layer]
-        x = _per_reader(block.attention_norm, stream.inputs(self._attention_readers[layer]))
+        x = _normalized_in_place(
+            block.attention_norm, stream.inputs(self._attention_readers[layer])
+        )
+        x = x[0] if len(x) == 1 else x
         if heard.all():
             return _write(block, self._attend(block.attention, *_qkv(block.attention, x)))
         a, group = _some_heads(block.attention, heard)
@@ -213,15 +216,14 @@ class ResidualForward:
         """What the MLP writes, if it is heard."""
         if not stream.heard(self._mlp_readers[layer]).any():
             return _nothing(stream)
-        mixed = stream.inputs(self._mlp_readers[layer])
-        return _run_mlp(self.weights.blocks[layer], mixed.inputs)
+        return _run_mlp(self.weights.blocks[layer], stream.inputs(self._mlp_readers[layer]))
 
     def _append_mlp(self, layer: int, stream: Stream, written: PerReader) -> None:
         stream.append(written, None, stream.heard(self._mlp_readers[layer]))
 
     def _logits_layer(self, stream: Stream) -> Logits:
         """The end of a masked forward."""
-        return self._unembed(stream.inputs(self._logits_readers).inputs[0])
+        return self._unembed(stream.inputs(self._logits_readers)[0])
 
     def edge_gradients(
         self,
@@ -368,7 +370,7 @@ def _check(block: Block) -> None:
 
 def _nothing(stream: Stream) -> PerReader:
     """What a layer writes of which no part is heard."""
-    total = stream.state.live_sum
+    total = stream.state.ablated_sum
     return total.new_empty((0, *total.shape))
 
 
@@ -459,12 +461,14 @@ def _mlp(m: Mlp, x: Tensor) -> Tensor:
     return hidden @ m.w_out + or_zero(m.b_out)
 
 
-def _per_reader(norm: Norm | None, mixed: Mixed) -> Tensor:
-    """Normed inputs: one shared ``[batch, pos, d_model]`` where all are equal, else one a reader."""
-    normed = _normalized(norm, mixed.inputs)
-    if len(normed) == 1:
-        return normed[0]
-    return normed if mixed.of_reader is None else normed[mixed.of_reader]
+def _normalized_in_place(norm: Norm | None, x: PerReader) -> PerReader:
+    """The norm's output, in place of its input where that saves memory traffic."""
+    if norm is None or not norm.rms:
+        return _normalized(norm, x)
+    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    x *= size.square_().div_(x.shape[-1]).add_(norm.eps).rsqrt_()
+    x *= norm.weight
+    return x if norm.bias is None else x.add_(norm.bias)
 
 
 def _normalized(norm: Norm | None, x: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """A masked forward under way: the residual stream as live and ablated writer outputs.
 
 Before each layer every reader's own input is mixed: live outputs over kept edges, ablated ones
-over the rest. Summed are the few kept or the few removed, whichever are fewer, and readers with the
-same kept edges share one input. Heads and MLPs from which no kept edges lead to ``logits`` are not
+over the rest. Summed are the few kept or the few removed, whichever are fewer. Heads and MLPs from which no kept edges lead to ``logits`` are not
 computed. :class:`IncrementalRun` repeats the forward for many edge masks and starts each at the first
 layer that a change of mask can reach.
 """
@@ -16,20 +15,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch  # noqa: TID253
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor  # noqa: TID253
 
 from circuitdb.models.forward import EdgeMask, Embedding, Logits, Writers
 from circuitdb.space import Space
 
-Distinct = Float[Tensor, "distinct batch pos d_model"]
+Inputs = Float[Tensor, "reader batch pos d_model"]
 
 _ONE_BY_ONE, _CALL = 6.0, 15_000
 """What adding one output costs against its share of a matrix product, and the elements that could
 be added in the time a call takes; measured on one CPU core."""
-_TOGETHER = 64
-"""Readers whose inputs from earlier layers are summed in one matrix product, at least."""
 Rows = NDArray[np.bool_]
 """Kept edges, ``[reader, writer]``."""
 Heard = NDArray[np.bool_]
@@ -57,38 +54,41 @@ class Readers(NamedTuple):
         return Readers(rows, self.n_visible, edges)
 
 
-class Mixed(NamedTuple):
-    """The distinct inputs of a block of readers, and which of them each reader has."""
-
-    inputs: Distinct
-    """``[distinct, batch, pos, d_model]``"""
-    of_reader: Tensor | None
-    """Index into `inputs`, ``[reader]``; None where each reader has its own, in their order."""
-
-
 class State(NamedTuple):
-    """The stream at one boundary between layers; tensors are never written to again."""
+    """The stream at one boundary between layers."""
 
     written: int
-    live_sum: Float[Tensor, "batch pos d_model"]
+    """Writers so far."""
     ablated_sum: Float[Tensor, "batch pos d_model"]
+    """The stream when all of them are ablated; never written to again."""
 
 
-Sums = dict[int, Float[Tensor, "batch pos d_model"]]
-"""The ablated stream by the number of its writers: the same for every mask."""
+class Workspace:
+    """What the forwards of one model on the same prompts share, whatever their masks.
 
+    Memory that is let go and asked for again is written once more by the system, which costs a tenth
+    of a forward: inputs are mixed in one place, and what a forward wrote is overwritten by the next.
+    """
 
-class _Ahead(NamedTuple):
-    """What readers of this and the next layers hear of the writers so far."""
+    def __init__(self) -> None:
+        self.sums: dict[int, Float[Tensor, "batch pos d_model"]] = {}
+        """The ablated stream by the number of its writers."""
+        self._room: Tensor | None = None
+        self._free: list[Writers] = []
 
-    rows: slice
-    """Reader indices."""
-    n_made: int
-    """Of the first so many writers that were computed."""
-    sums: Distinct
-    """Kept differences, summed, ``[distinct, batch, pos, d_model]``."""
-    of_reader: Tensor
-    """Index into `sums` of each reader in `rows` that is heard."""
+    def borrow(self, like: Writers) -> Writers:
+        """A tensor like another, with anything in it, until it is given back."""
+        return self._free.pop() if self._free else torch.empty_like(like)
+
+    def give_back(self, borrowed: Writers) -> None:
+        """Let another forward overwrite a tensor."""
+        self._free.append(borrowed)
+
+    def room(self, rows: int, like: Writers) -> Inputs:
+        """A place for the inputs of one block of readers, good until the next is asked for."""
+        if self._room is None or len(self._room) < rows:
+            self._room = like.new_empty((rows, *like.shape[1:]))
+        return self._room[:rows]
 
 
 class Stream:
@@ -98,28 +98,34 @@ class Stream:
         rows: kept edges.
         heard: which readers change the logits, bool ``[reader]``; the others get no input.
         ablated: what ablated senders carry.
-        sums: the ablated stream as far as it is known from other masks; added to.
+        workspace: what is shared with forwards under other masks.
     """
 
-    def __init__(self, rows: Rows, heard: Heard, ablated: Writers, sums: Sums) -> None:
+    def __init__(self, rows: Rows, heard: Heard, ablated: Writers, workspace: Workspace) -> None:
         self._rows, self._heard = rows, heard
-        self._ablated, self._sums = ablated, sums
+        self._ablated, self._workspace = ablated, workspace
         self._made = np.empty(0, dtype=np.intp)
         """Writers that were computed, ascending; the others are ablated for every reader."""
-        self._difference = torch.empty_like(ablated)
+        self._difference = workspace.borrow(ablated)
         """Live less ablated output, of those writers in their order."""
-        self._ahead: _Ahead | None = None
         nothing = ablated.new_zeros(ablated.shape[1:])
-        self.state = State(0, nothing, nothing)
+        self._totals = {0: nothing}
+        """Differences of the first so many of those writers, summed."""
+        self.state = State(0, nothing)
 
     def resumed(self, rows: Rows, heard: Heard, state: State) -> Stream:
         """A stream of another mask that goes on from one of this one's states."""
-        stream = Stream(rows, heard, self._ablated, self._sums)
+        stream = Stream(rows, heard, self._ablated, self._workspace)
         stream._made = self._made[: np.searchsorted(self._made, state.written)]
         n = len(stream._made)
         stream._difference[:n] = self._difference[:n]
+        stream._totals = {m: total for m, total in self._totals.items() if m <= n}
         stream.state = state
         return stream
+
+    def end(self) -> None:
+        """Nothing will go on from this forward any more."""
+        self._workspace.give_back(self._difference)
 
     def heard(self, readers: Readers) -> Heard:
         """Which of a block of readers change the logits."""
@@ -134,22 +140,16 @@ class Stream:
             made: which of the next writers those are; all by default. Of the others every edge
                 is cut, so that only their ablated outputs count.
         """
-        written, live_sum, ablated_sum = self.state
+        written, ablated_sum = self.state
         made = np.ones(len(live), dtype=np.bool_) if made is None else made
-        end, n = written + len(made), len(self._made)
-        if end not in self._sums:
-            added = self._ablated[written:end].sum(0) + or_zero(constant)
-            self._sums[end] = ablated_sum + added
+        end, n, sums = written + len(made), len(self._made), self._workspace.sums
+        if end not in sums:
+            sums[end] = ablated_sum + (self._ablated[written:end].sum(0) + or_zero(constant))
         ids = written + np.flatnonzero(made)
-        whole = len(ids) == len(made)
-        difference = self._difference[n : n + len(ids)]
-        torch.sub(live, self._ablated[written:end] if whole else self._ablated[ids], out=difference)
+        for x, writer, difference in zip(live, ids.tolist(), self._difference[n:], strict=False):
+            torch.sub(x, self._ablated[writer], out=difference)
         self._made = np.append(self._made, ids)
-        if whole:
-            live_sum = live_sum + live.sum(0) + or_zero(constant)
-        else:
-            live_sum = live_sum + (self._sums[end] - ablated_sum) + difference.sum(0)
-        self.state = State(end, live_sum, self._sums[end])
+        self.state = State(end, sums[end])
 
     def live(self) -> Writers:
         """What every writer wrote so far, ``[writer, batch, pos, d_model]``."""
@@ -157,71 +157,54 @@ class Stream:
         assert len(self._made) == n, "only where every writer was computed"
         return self._difference[:n] + self._ablated[:n]
 
-    def inputs(self, readers: Readers) -> Mixed:
-        """The inputs of those of a block of readers that are heard.
+    def inputs(self, readers: Readers) -> Inputs:
+        """The inputs of those of a block of readers that are heard; one where all are the same.
 
-        Readers with the same kept edges share one.
+        They lie where the next block's will: use them before, and write over them as you like.
         """
-        kept, of_reader = _distinct(self._rows_of(readers.rows))
+        kept = torch.from_numpy(self._rows[readers.rows][self.heard(readers)][:, self._made])
+        if (kept == kept[0]).all():
+            kept = kept[:1]
         # Each input is the live sum less what is cut, or the ablated sum plus what is kept.
         by_cuts = (~kept).sum(1) <= kept.sum(1)
         moved = torch.where(by_cuts[:, None], ~kept, kept)
-        size = self.state.live_sum.numel()
-        if _ONE_BY_ONE * int(moved.sum()) * (size + _CALL) > len(moved) * len(self._made) * size:
-            return self._by_products(readers, kept, of_reader)
-        sums = (self.state.ablated_sum, self.state.live_sum)
-        mixed = torch.stack([sums[by_cut] for by_cut in by_cuts.tolist()])
-        for i, row in enumerate(moved):
-            add = mixed[i].sub_ if by_cuts[i] else mixed[i].add_
+        mixed = self._workspace.room(len(kept), self._ablated)
+        size = self.state.ablated_sum.numel()
+        if _ONE_BY_ONE * int(moved.sum()) * (size + _CALL) > moved.numel() * size:
+            self._by_product(kept, mixed)
+        else:
+            self._one_by_one(moved, by_cuts.tolist(), mixed)
+        return mixed
+
+    def _by_product(self, kept: Bool[Tensor, "reader made"], mixed: Inputs) -> None:
+        """Inputs by a matrix product over all writers computed so far."""
+        difference = self._difference[: len(self._made)].flatten(1)
+        torch.mm(kept.to(difference), difference, out=mixed.view(len(mixed), -1))
+        mixed += self.state.ablated_sum
+
+    def _one_by_one(
+        self, moved: Bool[Tensor, "reader made"], by_cuts: list[bool], mixed: Inputs
+    ) -> None:
+        """Inputs by adding the few outputs that are kept, or taking away the few that are cut."""
+        known: dict[tuple[bool, bytes], Tensor] = {}
+        for row, by_cut, x in zip(moved, by_cuts, mixed, strict=True):
+            key = by_cut, row.numpy().tobytes()
+            if key in known:
+                x.copy_(known[key])
+                continue
+            x.copy_(self._live_sum() if by_cut else self.state.ablated_sum)
+            add = x.sub_ if by_cut else x.add_
             for writer in row.nonzero()[:, 0].tolist():
                 add(self._difference[writer])
-        return _mixed(mixed, of_reader)
+            known[key] = x
 
-    def _rows_of(self, readers: slice) -> Rows:
-        """Kept edges from writers computed so far to those of some readers that are heard."""
-        return self._rows[readers][self._heard[readers]][:, self._made]
-
-    def _by_products(
-        self, readers: Readers, kept: Bool[Tensor, "distinct made"], of_reader: Tensor
-    ) -> Mixed:
-        """Inputs by matrix products over all writers computed so far.
-
-        What lies before a few layers is read from memory once for all their readers: that, not
-        the arithmetic, is what takes the time.
-        """
-        ahead = self._ahead
-        if ahead is None or readers.rows.stop > ahead.rows.stop:
-            ahead = self._ahead = self._look_ahead(readers.rows)
-        first = int(self._heard[ahead.rows.start : readers.rows.start].sum())
-        old = ahead.of_reader[first : first + len(of_reader)]
-        # Readers with the same kept edges agree on those from old writers too.
-        distinct = torch.empty(len(kept), dtype=old.dtype).scatter_(0, of_reader, old)
-        mixed = ahead.sums[distinct.to(ahead.sums.device)] + self.state.ablated_sum
-        if ahead.n_made < len(self._made):
-            mixed += self._product(kept[:, ahead.n_made :], ahead.n_made)
-        return _mixed(mixed, of_reader)
-
-    def _look_ahead(self, readers: slice) -> _Ahead:
-        rows = slice(readers.start, max(readers.stop, readers.start + _TOGETHER))
-        kept, of_reader = _distinct(self._rows_of(rows))
-        return _Ahead(rows, len(self._made), self._product(kept, 0), of_reader)
-
-    def _product(self, kept: Bool[Tensor, "distinct made"], first: int) -> Distinct:
-        """Kept differences, summed: those of the writers computed from the `first` on."""
-        difference = self._difference[first : first + kept.shape[1]]
-        return (kept.to(difference) @ difference.flatten(1)).reshape(-1, *difference.shape[1:])
-
-
-def _distinct(rows: Rows) -> tuple[Bool[Tensor, "distinct made"], Int[Tensor, " reader"]]:
-    """The distinct rows, and which of them each is; rows that are all distinct keep their order."""
-    given = torch.from_numpy(rows)
-    kept, of_row = torch.unique(given, dim=0, return_inverse=True)
-    return (given, torch.arange(len(given))) if len(kept) == len(given) else (kept, of_row)
-
-
-def _mixed(inputs: Distinct, of_reader: Int[Tensor, " reader"]) -> Mixed:
-    in_order = len(inputs) == len(of_reader)
-    return Mixed(inputs, None if in_order else of_reader.to(inputs.device))
+    def _live_sum(self) -> Float[Tensor, "batch pos d_model"]:
+        """The stream when no edge is cut."""
+        n = len(self._made)
+        if n not in self._totals:
+            known = max(m for m in self._totals)
+            self._totals[n] = self._totals[known] + self._difference[known:n].sum(0)
+        return self._totals[n] + self.state.ablated_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +258,7 @@ class IncrementalRun:
         embed: Callable[[], Embedding],
     ) -> None:
         self._space, self._model, self._ablated, self._embed = space, model, ablated, embed
-        self._sums: Sums = {}
+        self._workspace = Workspace()
         self._traces: list[_Trace] = []
 
     @torch.no_grad()
@@ -288,7 +271,7 @@ class IncrementalRun:
         if start == len(blocks):
             return self._traces[starts.index(start)].logits
         if start == 0:
-            stream, states = Stream(rows, heard, self._ablated, self._sums), []
+            stream, states = Stream(rows, heard, self._ablated, self._workspace), []
             stream.append(self._embed()[None], None)
         else:
             parent = self._traces[starts.index(start)]
@@ -303,6 +286,9 @@ class IncrementalRun:
         states.append(stream.state)
         made = _Trace(rows, heard, stream, tuple(states), self._model.finish(stream))
         kept = self._traces[starts.index(start)] if start else None
+        for trace in self._traces:
+            if trace is not kept:
+                trace.stream.end()
         self._traces = [made] if kept is None else [kept, made]
         return made.logits
 
