@@ -12,6 +12,7 @@ from torch import Tensor
 
 from circuitdb.errors import ModelError, OptionError
 from circuitdb.models.families import from_hf
+from circuitdb.models.forward import Held
 from circuitdb.models.residual import ResidualForward
 from circuitdb.models.rotary import Rotary
 from circuitdb.models.weights import Attention, Mlp, Norm, Weights, hash_state
@@ -236,10 +237,93 @@ def test_a_gradient_is_the_derivative_of_ablating_that_edge_a_little(forward):
         )
 
 
-def test_gradients_on_an_embedding_are_those_of_the_prompt_it_embeds(forward):
+def test_gradients_with_a_held_input_are_those_of_the_prompt_it_embeds(forward):
     delta = forward.writers(OTHERS) - forward.writers(TOKENS)
-    there = forward.edge_gradients(TOKENS, delta, logit_difference, forward.embed(OTHERS))
+    held = Held(slice(0, 1), forward.embed(OTHERS)[None])
+    there = forward.edge_gradients(TOKENS, delta, logit_difference, held)
     close(there, forward.edge_gradients(OTHERS, delta, logit_difference))
+
+
+def slow_gradients(
+    forward: ResidualForward, delta: Tensor, held: Held | None = None
+) -> dict[str, Tensor]:
+    """delta · gradient by edge name, ``[batch, pos]``: autograd through a loop over readers."""
+    w, space = forward.weights, forward.space
+    names = [str(c) for c in space.writers]
+    given = {} if held is None else dict(zip(names[held.writers], held.outputs, strict=True))
+    start = w.embed[TOKENS] + (0 if w.position is None else w.position[: TOKENS.shape[1]])
+    live = {"input": given.get("input", start)}
+    constant, inputs = torch.zeros_like(start), dict[str, Tensor]()
+
+    def read(reader: str) -> Tensor:
+        inputs[reader] = (constant + sum(live.values())).requires_grad_().clone()
+        return inputs[reader]
+
+    group = space.spec.n_heads // space.spec.n_kv_heads
+    for i, block in enumerate(w.blocks):
+        kv = [f"a{i}.{'kv' if group > 1 else 'h'}{h}" for h in range(space.spec.n_kv_heads)]
+        ports = {r: read(r) for port in "kv" for r in (f"{name}<{port}>" for name in kv)}
+        written = {}
+        for h in range(space.spec.n_heads):
+            shared = kv[h // group]
+            reads = [read(f"a{i}.h{h}<q>"), ports[f"{shared}<k>"], ports[f"{shared}<v>"]]
+            reads = [normed(block.attention_norm, x) for x in reads]
+            written[f"a{i}.h{h}"] = head(block.attention, h, reads, w.causal)
+        norm = block.attention_post_norm
+        if norm is not None:
+            together = sum(written.values())
+            rms = torch.sqrt((together * together).mean(-1, keepdim=True) + norm.eps)
+            written = {name: norm.weight * x / rms for name, x in written.items()}
+        early = read(f"m{i}") if space.spec.parallel else None
+        live |= {name: given.get(name, x) for name, x in written.items()}
+        if block.attention.b_o is not None:
+            constant = constant + block.attention.b_o
+        made = mlp(block.mlp, normed(block.mlp_norm, read(f"m{i}") if early is None else early))
+        live[f"m{i}"] = given.get(f"m{i}", normed(block.mlp_post_norm, made))
+    value = logit_difference(unembedded(w, read("logits"))).sum()
+    grads = torch.autograd.grad(value, list(inputs.values()), materialize_grads=True)
+    at = dict(zip(inputs, grads, strict=True))
+    edges = [space.edge(e) for e in range(space.n_edges)]
+    return {
+        str(e): (delta[names.index(str(e.src))] * at[str(e).partition("->")[2]]).sum(-1)
+        for e in edges
+    }
+
+
+HELD = {"nothing": None, "the input": (0, 1), "a layer's heads": (1, 5), "a head": (7, 8),
+        "two heads": (2, 4), "an MLP": (5, 6)}  # fmt: skip
+
+
+def held_half_way(forward: ResidualForward, rows: tuple[int, int] | None) -> Held | None:
+    if rows is None:
+        return None
+    both = forward.writers(TOKENS), forward.writers(OTHERS)
+    return Held(slice(*rows), ((both[0] + both[1]) / 2)[slice(*rows)])
+
+
+@pytest.mark.parametrize("what", HELD)
+def test_gradients_with_held_writers_equal_autograd_through_a_slow_model(forward, what):
+    delta = forward.writers(OTHERS) - forward.writers(TOKENS)
+    held = held_half_way(forward, HELD[what])
+    slow = slow_gradients(forward, delta, held)
+    expected = torch.stack([slow[str(forward.space.edge(e))] for e in range(forward.space.n_edges)])
+    found = forward.edge_gradients(TOKENS, delta, logit_difference, held)
+    close(found, expected.sum(-1).T, 1e-6)
+    apart = forward.edge_gradients(TOKENS, delta, logit_difference, held, by_position=True)
+    close(apart, expected.permute(1, 2, 0), 1e-6)
+    if held is not None:
+        plain = forward.edge_gradients(TOKENS, delta, logit_difference)
+        assert not torch.allclose(found, plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("senders", [slice(0, 1), slice(2, 4), slice(6, 7)])
+def test_gradients_of_some_senders_are_theirs_and_nothing_else(forward, senders):
+    delta = forward.writers(OTHERS) - forward.writers(TOKENS)
+    everyone = forward.edge_gradients(TOKENS, delta, logit_difference)
+    some = forward.edge_gradients(TOKENS, delta, logit_difference, senders=senders)
+    source = torch.from_numpy(forward.space.edge_src)
+    theirs = (source >= senders.start) & (source < senders.stop)
+    close(some, torch.where(theirs, everyone, 0.0))
 
 
 def test_gradients_of_one_prompt_do_not_depend_on_its_batch(forward):

@@ -38,7 +38,9 @@ from circuitdb.errors import ModelError, OptionError
 from circuitdb.models.families import FAMILIES
 from circuitdb.models.forward import (
     EdgeMask,
+    EdgeSums,
     Embedding,
+    Held,
     Logits,
     MaskedRun,
     Objective,
@@ -228,32 +230,37 @@ class ResidualForward:
         tokens: Tokens,
         delta: Writers,
         objective: Objective,
-        embedding: Embedding | None = None,
-    ) -> Float[Tensor, "batch edge"]:
+        held: Held | None = None,
+        *,
+        senders: slice | None = None,
+        by_position: bool = False,
+    ) -> Float[Tensor, "batch *pos edge"]:
         """For every edge and prompt: Σ over positions and d_model of delta · ∂objective/∂input."""
-        scores = delta.new_zeros((tokens.shape[0], self.space.n_edges))
+        sums = EdgeSums(delta, self.space.n_edges, senders, by_position)
 
         def record(readers: Readers, grad: PerReader) -> None:
-            seen = delta[: readers.n_visible].flatten(2)
-            products = torch.einsum("wbx,rbx->brw", seen, grad.flatten(2))
-            scores[:, readers.edges] = products.flatten(1)
+            sums.add(readers.edges.start, readers.n_visible, grad)
 
         with torch.enable_grad():
-            x = (self.embed(tokens) if embedding is None else embedding).detach().requires_grad_()
+            start = held.at(slice(0, 1)) if held else None
+            x = (self.embed(tokens) if start is None else start.outputs[0]).detach()
+            x = x.requires_grad_()
             for i, block in enumerate(self.weights.blocks):
-                a = block.attention
+                a, readers = block.attention, self._attention_readers[i]
                 normed = _norm(block.attention_norm, x)
                 qkv = _qkv(a, normed.out)
-                _record_attention(
-                    self._attention_readers[i], a, block.attention_norm, normed, qkv, record
-                )
-                attended = x + _write_summed(block, self._attend(a, *qkv))
+                _record_attention(readers, a, block.attention_norm, normed, qkv, record)
+                first = readers.n_visible
+                heads = held.at(slice(first, first + len(a.w_q))) if held else None
+                attended = x + self._written(block, qkv, heads)
                 read = x if self._parallel else attended
                 branch = _recorded(read, self._mlp_readers[i], record)
-                x = attended + _run_mlp(block, branch)
+                first += len(a.w_q)
+                mlp = held.at(slice(first, first + 1)) if held else None
+                x = attended + (_run_mlp(block, branch) if mlp is None else mlp.outputs[0])
             logits = self._unembed(_recorded(x, self._logits_readers, record))
             objective(logits).sum().backward()  # type: ignore[no-untyped-call]
-        return scores
+        return sums.scores
 
     def embed(self, tokens: Tokens) -> Embedding:
         """The ``input`` writer: token embedding plus position embedding where there is one.
@@ -319,6 +326,18 @@ class ResidualForward:
 
     def _unembed(self, x: Embedding) -> Logits:
         return self.unembed(x[:, -1] if self.weights.reads == "last" else x).flatten(1)
+
+    def _written(
+        self, block: Block, qkv: tuple[Tensor, Tensor, Tensor], held: Held | None
+    ) -> Shared:
+        """What all heads write together, output bias included; those `held`, by head, as given."""
+        if held is None:
+            return _write_summed(block, self._attend(block.attention, *qkv))
+        given = held.outputs.sum(0) + or_zero(block.attention.b_o)
+        if len(held.outputs) == len(block.attention.w_q):
+            return given
+        heads = _write(block, self._attend(block.attention, *qkv))
+        return given + heads[: held.writers.start].sum(0) + heads[held.writers.stop :].sum(0)
 
     def _attend_to(self, block: Block, x: Shared) -> Tensor:
         """Attention of the full model, ``[batch, head, pos, d_head]``."""
