@@ -40,6 +40,18 @@ ENGINES: tuple[Listed, ...] = (
         "edge attribution, gradients averaged over clean and corrupted inputs",
     ),
     Listed(
+        "eap-ig-activations", "circuitdb.engines.eap_ig_activations:EapIgActivations",
+        "edge attribution, gradients averaged from ablated to clean activations",
+    ),
+    Listed(
+        "nap", "circuitdb.engines.nap:Nap",
+        "node attribution patching: one backward scores every node",
+    ),
+    Listed(
+        "nap-ig", "circuitdb.engines.nap_ig:NapIg",
+        "node attribution, gradients averaged from corrupted to clean inputs",
+    ),
+    Listed(
         "exact", "circuitdb.engines.exact:Exact",
         "ablate each edge (or node) alone: slow, and the truth",
     ),

@@ -3,6 +3,10 @@
 Score of an edge ≈ (a_ablated − a_clean) · ∂m/∂(reader input), gradient taken on the clean run:
 the first-order estimate of m(edge ablated) − m(clean), mean over prompts.
 
+With `direction` ``denoising`` (resample only) the gradient is that of the run on the corrupted
+prompt: the estimate of m(corrupted) − m(corrupted, the edge restored to its clean activation),
+which is what ``eap-ig-inputs`` gives with one step.
+
 Cost: one plain forward for each of clean and ablated activations, one forward and backward.
 Source: Syed, Rager, Conmy 2023, "Attribution patching outperforms automated circuit discovery".
 """
@@ -12,10 +16,23 @@ from __future__ import annotations
 from typing import ClassVar
 
 from circuitdb.circuit import Context
-from circuitdb.engines.attribution import PerPrompt, attribute, change, objective
+from circuitdb.engines.attribution import (
+    AttributionSettings,
+    Estimate,
+    attribute,
+    change,
+    mean_gradients,
+    refuse_flat,
+)
+from circuitdb.engines.direction import DirectionSettings, directed
 from circuitdb.engines.engine import Found, Granularities, Problem, Settings
-from circuitdb.errors import OptionError
 from circuitdb.evaluate import BenchBatch
+
+
+class EapSettings(AttributionSettings, DirectionSettings):
+    """Settings of ``eap``."""
+
+    later: ClassVar[frozenset[str]] = AttributionSettings.later | DirectionSettings.later
 
 
 class Eap:
@@ -28,29 +45,26 @@ class Eap:
     context: ClassVar[Context] = "full"
     metric: ClassVar[str] = "logit_diff"
     ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
-    settings: ClassVar[type[Settings]] = Settings
+    settings: ClassVar[type[Settings]] = EapSettings
 
-    def granularities(self, settings: Settings) -> Granularities:
+    def granularities(self, settings: EapSettings) -> Granularities:
         """What it will give."""
         return Granularities((), "edge")
 
-    def run(self, problem: Problem, settings: Settings) -> Found:
+    def run(self, problem: Problem, settings: EapSettings) -> Found:
         """Score every edge.
 
         Raises:
             OptionError: the metric has no gradient, or ``kl``, whose gradient at the clean run
-                is zero.
+                is zero; or denoising under an ablation that is no run.
         """
-        if problem.metric.name == "kl":
-            raise OptionError(
-                "eap with metric 'kl' scores every edge 0: KL to the full model is flat at the "
-                "clean run; use eap-ig-inputs or another metric"
-            )
+        refuse_flat(self.name, problem, settings)
 
-        def estimate(batch: BenchBatch) -> PerPrompt:
-            delta, _ = change(problem, batch)
-            return problem.bench.forward.edge_gradients(
-                batch.clean, delta, objective(problem, batch)
-            )
+        def measure(problem: Problem) -> Found:
+            def estimate(batch: BenchBatch) -> Estimate:
+                delta = change(problem, batch).delta
+                return mean_gradients(problem, batch, delta, [None], by_position=settings.positions)
 
-        return Found(edge_scores=attribute(problem, "attribution", estimate))
+            return attribute(problem, "attribution", estimate)
+
+        return directed(problem, settings, measure)

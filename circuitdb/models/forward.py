@@ -39,7 +39,7 @@ class Held(NamedTuple):
     def at(self, writers: slice) -> Held | None:
         """Itself with indices counted from a block of writers, if it lies among them."""
         first, stop = (i - writers.start for i in (self.writers.start, self.writers.stop))
-        inside = 0 <= first and stop <= writers.stop - writers.start
+        inside = first >= 0 and stop <= writers.stop - writers.start
         return Held(slice(first, stop), self.outputs) if inside else None
 
 
@@ -79,7 +79,7 @@ class EdgeSums:
             return
         products = torch.einsum(self._equation, self._delta[chosen], grad.to(self._delta))
         edges = self.scores[..., first_edge : first_edge + len(grad) * n_visible]
-        edges.unflatten(-1, (len(grad), n_visible))[..., chosen] = products
+        edges.view(*edges.shape[:-1], len(grad), n_visible)[..., chosen] = products
 
 
 @runtime_checkable
