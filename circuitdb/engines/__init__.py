@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+from typing import Any, NamedTuple
 
 from circuitdb.errors import UnknownNameError
 
@@ -73,6 +74,13 @@ def listed() -> tuple[Listed, ...]:
 def unaliased(name: str) -> str:
     """The name that circuits are stored under; what is no alias of ours comes back as it is."""
     return next((entry.name for entry in ENGINES if name in entry.aliases), name)
+
+
+def shown(default: Any) -> str:
+    """The default of a setting as listings write it, and ``--set`` reads it."""
+    if default is None or default == ():
+        return "none" if default is None else "()"
+    return default if isinstance(default, str) else json.dumps(default)
 
 
 def canonical(name: str) -> str:

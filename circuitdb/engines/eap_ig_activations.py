@@ -8,10 +8,12 @@ is k = ½ … m − ½.
 Score of an edge u → r ≈ (a_ablated − a_clean)(u) · mean gradient at r's input; sign and unit as in
 ``eap``. Which runs the mean is over is the setting `form`:
 
-- ``activations``, EAP-IG's own: all (1 + 2 · layers) · m runs, for every sender. Most of them leave
-  u as it is, so this is a gradient smoothed over many perturbed runs, and no integral along u.
-- ``per-source``: the m runs in which u alone is held. Summed over u's readers this is the
-  integral that gives the exact effect of ablating u, up to the grid.
+- ``activations``, EAP-IG's own: all (1 + 2 · layers) · m runs, for every sender. What is held is a
+  constant, so a run's gradient lacks all paths through its group, and most runs leave u as it is:
+  a gradient averaged over many perturbed and partly cut runs, no estimate of ablating the edge.
+  Edges into ``logits``, from which no path goes on, are the exception.
+- ``per-source``: the m runs in which u alone is held. Nothing after r is cut; summed over u's
+  readers this is the integral that gives the exact effect of ablating u, up to the grid.
 
 Cost: two plain forwards, then forwards and backwards: (1 + 2 · layers) · m for ``activations``,
 writers · m for ``per-source`` (each contracts u's own edges only).

@@ -43,9 +43,9 @@ def _section(entry: engines.Listed) -> str:
 
 def _markdown(docstring: str) -> str:
     plain = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", docstring).replace("``", "`")
-    return re.sub(r"\n(?=(?:Cost|Source|Differs|Score of an edge)\b)", "\n\n", plain).replace(
-        "\n\n\n", "\n\n"
-    )
+    return re.sub(
+        r"\n(?=(?:Cost|Source|Differs|Score of an? (?:edge|node))\b)", "\n\n", plain
+    ).replace("\n\n\n", "\n\n")
 
 
 def _settings(engine: Any) -> str:
@@ -53,7 +53,7 @@ def _settings(engine: Any) -> str:
     if not fields:
         return ""
     rows = [
-        f"| `{name}` | `{'none' if field.default is None else field.default or '()'}` | {field.description} |"
+        f"| `{name}` | `{engines.shown(field.default)}` | {field.description} |"
         for name, field in fields.items()
     ]
     return "\n".join(["", "| setting | default | what it is |", "|---|---|---|", *rows, ""])
