@@ -15,14 +15,16 @@ from circuitdb.engines.eap import EapSettings
 from circuitdb.engines.eap_ig_activations import groups
 from circuitdb.engines.engine import Found, Problem
 from circuitdb.errors import OptionError
+from circuitdb.models import patterns
 from circuitdb.models.families import from_hf
 from circuitdb.models.forward import Held
+from circuitdb.models.hooked import boot
 from circuitdb.models.residual import ResidualForward
 from circuitdb.space import Space, SpaceSpec
 from circuitdb.tasks.prompts import Prompts
 from tests import planted
 from tests.tiny_models import random_model
-from tests.written_out import slow_gradients
+from tests.written_out import normed, probabilities, slow_gradients, transformed
 
 LOGIT_DIFF = metrics.get("logit_diff")
 ABLATIONS = ("resample", "zero", "mean", "mean_global")
@@ -314,6 +316,109 @@ def test_node_attribution_finds_the_planted_heads(name):
     scores = run(name, on).node_scores.mean
     largest = {str(on.bench.space.components[i]) for i in np.argsort(scores)[:3]}
     assert largest == set(planted.CHAIN_NODES) - {"logits"}
+
+
+# the correction of queries and keys
+
+
+def slow_pattern_effect(on: Problem, name: str) -> Tensor:
+    """An edge's Σ (pattern′ − pattern) · ∂m/∂pattern for each prompt, head by head."""
+    model, (batch,) = on.bench.forward, on.bench.batches
+    w, space = model.weights, model.space
+    (e,) = space.edge_ids([name])
+    reader, u = space.readers[space.edge_dst[e]], space.edge_src[e]
+    layer, group = reader.component.layer, space.spec.n_heads // space.spec.n_kv_heads
+    shared = reader.component.kind == "kv"
+    heads = [h for h in range(space.spec.n_heads)
+             if (h // group if shared else h) == reader.component.index]  # fmt: skip
+    seen: dict[tuple[int, int], Tensor] = {}
+
+    def looking(layer: int, h: int, pattern: Tensor) -> Tensor:
+        seen[layer, h] = pattern.requires_grad_().clone()
+        return seen[layer, h]
+
+    clean = model.writers(batch.clean)
+    x = transformed(w, space, batch.clean, {}, looking=looking)
+    value = LOGIT_DIFF.per_prompt(x, batch.correct, batch.incorrect).sum()
+    wanted = [seen[layer, h] for h in heads]
+    grads = torch.autograd.grad(value, wanted)
+    biases = [b.attention.b_o for b in w.blocks[:layer] if b.attention.b_o is not None]
+    stream = clean[: int((space.edge_id[space.edge_dst[e]] >= 0).sum())].sum(0) + sum(biases)
+    moved = stream + on.bench.ablated(batch)[u] - clean[u]
+    read = {"q": (moved, stream), "k": (stream, moved)}[reader.port]
+    total = torch.zeros(len(batch.clean), dtype=torch.float64)
+    for h, before, grad in zip(heads, wanted, grads, strict=True):
+        block = w.blocks[layer]
+        inputs = [normed(block.attention_norm, part) for part in read]
+        after = probabilities(block.attention, h, *inputs, w.causal)
+        total += ((after - before) * grad).sum((1, 2)).detach()
+    return total
+
+
+QUERY_KEY = {
+    "gpt2": ("input->a0.h1<q>", "a0.h2->a1.h3<q>", "m0->a1.h0<k>", "input->a1.h2<k>"),
+    "llama": ("input->a0.h1<q>", "m0->a1.h3<q>", "input->a0.kv1<k>", "a0.h3->a1.kv0<k>"),
+    "gpt_neox": ("input->a0.h3<k>", "m0->a1.h1<q>"),
+    "gemma2": ("input->a0.h1<q>", "m0->a1.h3<q>", "a0.h0->a1.kv1<k>"),
+}
+
+
+def test_the_correction_equals_a_slow_loop_at_queries_and_keys(forward):
+    on = problem(forward)
+    found, plain = run("eap", on, qk_fix=True).edge_scores, run("eap", on).edge_scores
+    for name in QUERY_KEY[family(forward)]:
+        expected = slow_pattern_effect(on, name)
+        (e,) = forward.space.edge_ids([name])
+        assert found.mean[e] == pytest.approx(float(expected.mean()), rel=1e-4, abs=1e-7), name
+        assert found.mean_abs[e] == pytest.approx(float(expected.abs().mean()), rel=1e-4, abs=1e-7)
+    ports = np.asarray([r.port in ("q", "k") for r in forward.space.readers])
+    others = ~ports[forward.space.edge_dst]
+    assert np.array_equal(found.mean[others], plain.mean[others])
+    assert not np.allclose(found.mean[~others], plain.mean[~others], rtol=0.01)
+
+
+def family(forward: ResidualForward) -> str:
+    return forward.weights.family
+
+
+def test_over_a_small_step_the_correction_changes_nothing(forward):
+    on = nudged(problem(forward), 1e-5)
+    close(run("eap", on, qk_fix=True).edge_scores.mean, run("eap", on).edge_scores.mean, 1e-3)
+
+
+def test_the_correction_does_not_depend_on_how_many_writers_are_moved_together(
+    forward, monkeypatch
+):
+    on = problem(forward)
+    together = run("eap", on, qk_fix=True).edge_scores.mean
+    monkeypatch.setattr(patterns, "_CHUNK", 1)
+    close(run("eap", on, qk_fix=True).edge_scores.mean, together)
+
+
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+def test_where_attention_is_saturated_the_correction_is_nearer_to_the_truth(direction):
+    model = planted.chain()
+    # The first head turns away from odd tokens, and every first token becomes odd.
+    model.weights.blocks[0].attention.w_k[1, 1:6:2, 0] -= 2.0
+    rows = [r for r in planted.prompts(64).rows if r.clean_ids[0] % 2 < r.corrupted_ids[0] % 2]
+    on = Problem(planted.bench(model, Prompts("train", tuple(rows))), LOGIT_DIFF)
+    exact = run("exact", on, direction=direction).edge_scores.mean
+    plain = run("eap", on, direction=direction).edge_scores.mean
+    fixed = run("eap", on, direction=direction, qk_fix=True).edge_scores.mean
+    at = patterns.query_key_edges(on.bench.space)
+    assert np.abs(exact[at]).max() > 0.5
+    assert np.abs(plain[at]).max() < 0.01, "the gradient sees nothing"
+    assert np.abs(fixed - exact)[at].max() < 0.05
+
+
+def test_the_correction_is_refused_where_it_cannot_be_made(tiny_directory):
+    on = Problem(planted.bench(planted.chain()), LOGIT_DIFF)
+    with pytest.raises(OptionError, match="give qk_fix or positions, not both"):
+        run("eap", on, qk_fix=True, positions=True)
+    hooked = boot(tiny_directory("gpt2"))
+    other = Problem(planted.bench(hooked, planted.prompts(2, 20, 5)), LOGIT_DIFF)
+    with pytest.raises(OptionError, match="only the residual forward can do"):
+        run("eap", other, qk_fix=True)
 
 
 # positions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -47,13 +48,11 @@ def turned(x: Tensor, rotary: Rotary | None) -> Tensor:
     return out
 
 
-def head(a: Attention, h: int, inputs: list[Tensor], causal: bool) -> Tensor:
-    """What one head gives, from its own query, key and value inputs."""
+def probabilities(a: Attention, h: int, query: Tensor, key: Tensor, causal: bool) -> Tensor:
+    """Where one head attends, from its own query and key inputs."""
     kv = h // (len(a.w_q) // len(a.w_k))
-    maps = ((a.w_q[h], a.b_q, h), (a.w_k[kv], a.b_k, kv), (a.w_v[kv], a.b_v, kv))
-    q, k, v = (
-        x @ w + (0 if b is None else b[i]) for x, (w, b, i) in zip(inputs, maps, strict=True)
-    )
+    q = query @ a.w_q[h] + (0 if a.b_q is None else a.b_q[h])
+    k = key @ a.w_k[kv] + (0 if a.b_k is None else a.b_k[kv])
     q, k = turned(normed(a.q_norm, q), a.rotary), turned(normed(a.k_norm, k), a.rotary)
     scale = 1 / math.sqrt(q.shape[-1]) if a.scale is None else a.scale
     scores = capped(q @ k.transpose(1, 2) * scale, a.softcap)
@@ -61,7 +60,13 @@ def head(a: Attention, h: int, inputs: list[Tensor], causal: bool) -> Tensor:
         for j in range(scores.shape[2]):
             if (causal and j > i) or (a.window is not None and j <= i - a.window):
                 scores[:, i, j] = -math.inf
-    return scores.softmax(-1) @ v @ a.w_o[h]
+    return scores.softmax(-1)
+
+
+def head(a: Attention, h: int, pattern: Tensor, value: Tensor) -> Tensor:
+    """What one head gives where it attends so, from its value input."""
+    kv = h // (len(a.w_q) // len(a.w_k))
+    return pattern @ (value @ a.w_v[kv] + (0 if a.b_v is None else a.b_v[kv])) @ a.w_o[h]
 
 
 def mlp(m: Mlp, x: Tensor) -> Tensor:
@@ -98,7 +103,8 @@ def obvious(w: Weights, space: Space, tokens: Tensor, ablated: Tensor, keep: Ten
             shared = f"a{i}.kv{h // group}" if group > 1 else f"a{i}.h{h}"
             readers = (f"a{i}.h{h}<q>", f"{shared}<k>", f"{shared}<v>")
             inputs = [normed(block.attention_norm, read(r)) for r in readers]
-            written[f"a{i}.h{h}"] = head(block.attention, h, inputs, w.causal)
+            pattern = probabilities(block.attention, h, *inputs[:2], w.causal)
+            written[f"a{i}.h{h}"] = head(block.attention, h, pattern, inputs[2])
         norm = block.attention_post_norm
         if norm is not None:
             together = sum(written.values())
@@ -114,6 +120,55 @@ def obvious(w: Weights, space: Space, tokens: Tensor, ablated: Tensor, keep: Ten
     return unembedded(w, read("logits"))
 
 
+def transformed(
+    w: Weights,
+    space: Space,
+    tokens: Tensor,
+    given: Mapping[str, Tensor],
+    reading: Callable[[str, Tensor], Tensor] = lambda reader, x: x,
+    looking: Callable[[int, int, Tensor], Tensor] = lambda layer, head, pattern: pattern,
+) -> Tensor:
+    """Logits of the full model, writers by name.
+
+    Args:
+        w: the model.
+        space: its writers and readers.
+        tokens: prompts.
+        given: writers whose outputs are these instead of computed.
+        reading: sees every reader's input, and may replace it.
+        looking: sees every head's attention probabilities, and may replace them.
+    """
+    start = w.embed[tokens] + (0 if w.position is None else w.position[: tokens.shape[1]])
+    live = {"input": given.get("input", start)}
+    constant = torch.zeros_like(start)
+
+    def read(reader: str) -> Tensor:
+        return reading(reader, constant + sum(live.values()))
+
+    group = space.spec.n_heads // space.spec.n_kv_heads
+    for i, block in enumerate(w.blocks):
+        a = block.attention
+        kv = [f"a{i}.{'kv' if group > 1 else 'h'}{h}" for h in range(space.spec.n_kv_heads)]
+        keys, values = ([normed(block.attention_norm, read(f"{n}<{p}>")) for n in kv] for p in "kv")
+        written = {}
+        for h in range(space.spec.n_heads):
+            query = normed(block.attention_norm, read(f"a{i}.h{h}<q>"))
+            pattern = looking(i, h, probabilities(a, h, query, keys[h // group], w.causal))
+            written[f"a{i}.h{h}"] = head(a, h, pattern, values[h // group])
+        norm = block.attention_post_norm
+        if norm is not None:
+            together = sum(written.values())
+            rms = torch.sqrt((together * together).mean(-1, keepdim=True) + norm.eps)
+            written = {name: norm.weight * x / rms for name, x in written.items()}
+        early = read(f"m{i}") if space.spec.parallel else None
+        live |= {name: given.get(name, x) for name, x in written.items()}
+        if a.b_o is not None:
+            constant = constant + a.b_o
+        made = mlp(block.mlp, normed(block.mlp_norm, read(f"m{i}") if early is None else early))
+        live[f"m{i}"] = given.get(f"m{i}", normed(block.mlp_post_norm, made))
+    return unembedded(w, read("logits"))
+
+
 def slow_gradients(
     w: Weights,
     space: Space,
@@ -125,36 +180,13 @@ def slow_gradients(
     """delta · gradient, ``[batch, pos, edge]``: autograd through a loop over readers by name."""
     names = [str(c) for c in space.writers]
     given = {} if held is None else dict(zip(names[held.writers], held.outputs, strict=True))
-    start = w.embed[tokens] + (0 if w.position is None else w.position[: tokens.shape[1]])
-    live = {"input": given.get("input", start)}
-    constant, inputs = torch.zeros_like(start), dict[str, Tensor]()
+    inputs: dict[str, Tensor] = {}
 
-    def read(reader: str) -> Tensor:
-        inputs[reader] = (constant + sum(live.values())).requires_grad_().clone()
+    def reading(reader: str, x: Tensor) -> Tensor:
+        inputs[reader] = x.requires_grad_().clone()
         return inputs[reader]
 
-    group = space.spec.n_heads // space.spec.n_kv_heads
-    for i, block in enumerate(w.blocks):
-        kv = [f"a{i}.{'kv' if group > 1 else 'h'}{h}" for h in range(space.spec.n_kv_heads)]
-        ports = {r: read(r) for port in "kv" for r in (f"{name}<{port}>" for name in kv)}
-        written = {}
-        for h in range(space.spec.n_heads):
-            shared = kv[h // group]
-            reads = [read(f"a{i}.h{h}<q>"), ports[f"{shared}<k>"], ports[f"{shared}<v>"]]
-            reads = [normed(block.attention_norm, x) for x in reads]
-            written[f"a{i}.h{h}"] = head(block.attention, h, reads, w.causal)
-        norm = block.attention_post_norm
-        if norm is not None:
-            together = sum(written.values())
-            rms = torch.sqrt((together * together).mean(-1, keepdim=True) + norm.eps)
-            written = {name: norm.weight * x / rms for name, x in written.items()}
-        early = read(f"m{i}") if space.spec.parallel else None
-        live |= {name: given.get(name, x) for name, x in written.items()}
-        if block.attention.b_o is not None:
-            constant = constant + block.attention.b_o
-        made = mlp(block.mlp, normed(block.mlp_norm, read(f"m{i}") if early is None else early))
-        live[f"m{i}"] = given.get(f"m{i}", normed(block.mlp_post_norm, made))
-    value = objective(unembedded(w, read("logits"))).sum()
+    value = objective(transformed(w, space, tokens, given, reading)).sum()
     grads = torch.autograd.grad(value, list(inputs.values()), materialize_grads=True)
     at = dict(zip(inputs, grads, strict=True))
     scores = []

@@ -65,6 +65,7 @@ from circuitdb.space import Space
 # One input shared by all heads, or one for each.
 Shared = Float[Tensor, "batch pos d_model"]
 PerReader = Float[Tensor, "reader batch pos d_model"]
+Pattern = Float[Tensor, "batch head query key"]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -86,6 +87,15 @@ class _Normed(NamedTuple):
     """Input centred (LayerNorm) and scaled to unit variance."""
     scale: Tensor
     """1 / standard deviation, broadcast over d_model."""
+
+
+class AttentionGradient(NamedTuple):
+    """What a correction of one layer's attention pattern needs of a forward and backward."""
+
+    stream: Shared
+    """What attention reads, before the norm."""
+    at_heads: Float[Tensor, "batch head pos d_head"]
+    """∂objective/∂(probabilities @ values), by query head."""
 
 
 class ResidualForward:
@@ -262,6 +272,19 @@ class ResidualForward:
             objective(logits).sum().backward()  # type: ignore[no-untyped-call]
         return sums.scores
 
+    def attention_gradients(self, tokens: Tokens, objective: Objective) -> list[AttentionGradient]:
+        """Layer by layer, the stream attention reads and the gradient at what its heads fetch."""
+        streams, fetched = [], []
+        with torch.enable_grad():
+            x = self.embed(tokens).detach().requires_grad_()
+            for block in self.weights.blocks:
+                streams.append(x.detach())
+                fetched.append(self._attend_to(block, x))
+                attended = x + _write_summed(block, fetched[-1])
+                x = attended + _run_mlp(block, x if self._parallel else attended)
+            grads = torch.autograd.grad(objective(self._unembed(x)).sum(), fetched)
+        return [AttentionGradient(x, g) for x, g in zip(streams, grads, strict=True)]
+
     def embed(self, tokens: Tokens) -> Embedding:
         """The ``input`` writer: token embedding plus position embedding where there is one.
 
@@ -310,6 +333,21 @@ class ResidualForward:
         cos, sin = a.rotary.tables(start + x.shape[-2], made)
         return rotate(made, cos[start:], sin[start:])
 
+    def unrotated(self, layer: int, x: Shared) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a layer on one input ``[batch, pos, d_model]`` for all.
+
+        Each is ``[batch, head, pos, d_head]``, keys and values by key/value head; before the norm
+        and rotation that :meth:`pattern` applies.
+        """
+        block = self.weights.blocks[layer]
+        return _qkv(block.attention, _normalized(block.attention_norm, x))
+
+    def pattern(self, layer: int, q: Tensor, k: Tensor) -> Pattern:
+        """Attention probabilities of a layer's heads, from :meth:`unrotated` queries and keys."""
+        a = self.weights.blocks[layer].attention
+        q, k = self._turned(a, q, k)
+        return _pattern(a, q, k, self._visible(a, q))
+
     def write(self, layer: int, z: Tensor, heads: Sequence[int]) -> Tensor:
         """What some heads write, ``[head, …, pos, d_model]``, from ``[head, …, pos, d_head]``."""
         w = self.weights.blocks[layer].attention.w_o[list(heads)]
@@ -346,12 +384,10 @@ class ResidualForward:
 
     def _attend(self, a: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention from unrotated queries and keys, ``[batch, head, pos, d_head]``."""
-        q, k = _normalized(a.q_norm, q), _normalized(a.k_norm, k)
-        if a.rotary is not None:
-            cos, sin = a.rotary.tables(q.shape[2], q)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = self._turned(a, q, k)
         if a.softcap is not None:
-            return _capped_attention(a, q, k, v, self._visible(a, q))
+            # torch's fused kernels do not know a soft cap.
+            return _pattern(a, q, k, self._visible(a, q)) @ _for_queries(v, q)
         narrow = a.window is not None and a.window < q.shape[2]
         return F.scaled_dot_product_attention(
             q, k, v,
@@ -360,6 +396,14 @@ class ResidualForward:
             scale=a.scale,
             enable_gqa=k.shape[1] != q.shape[1],
         )  # fmt: skip
+
+    def _turned(self, a: Attention, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys normed and rotated, where the model does so."""
+        q, k = _normalized(a.q_norm, q), _normalized(a.k_norm, k)
+        if a.rotary is None:
+            return q, k
+        cos, sin = a.rotary.tables(q.shape[2], q)
+        return rotate(q, cos, sin), rotate(k, cos, sin)
 
     def _visible(self, a: Attention, q: Tensor) -> Bool[Tensor, "query key"]:
         """Which positions a query sees."""
@@ -427,15 +471,16 @@ def _capped(x: Tensor, cap: float | None) -> Tensor:
     return x if cap is None else cap * torch.tanh(x / cap)
 
 
-def _capped_attention(
-    a: Attention, q: Tensor, k: Tensor, v: Tensor, visible: Bool[Tensor, "query key"]
-) -> Tensor:
-    """Attention with a soft cap on its scores, which torch's fused kernels do not know."""
-    group = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+def _pattern(a: Attention, q: Tensor, k: Tensor, visible: Bool[Tensor, "query key"]) -> Pattern:
+    """Attention probabilities written out, from normed and rotated queries and keys."""
     scale = q.shape[-1] ** -0.5 if a.scale is None else a.scale
-    scores = _capped(q @ k.transpose(2, 3) * scale, a.softcap)
-    return scores.masked_fill(~visible, -math.inf).softmax(-1) @ v
+    scores = _capped(q @ _for_queries(k, q).transpose(2, 3) * scale, a.softcap)
+    return scores.masked_fill(~visible, -math.inf).softmax(-1)
+
+
+def _for_queries(kv: Tensor, q: Tensor) -> Tensor:
+    """Keys or values once for each query head of their group."""
+    return kv.repeat_interleave(q.shape[1] // kv.shape[1], dim=1)
 
 
 def _project(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
