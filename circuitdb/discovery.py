@@ -324,6 +324,7 @@ def find(
         edge_scores=found.edge_scores,
         node_scores=found.node_scores,
         decisions=found.decisions,
+        effects=found.effects,
         inert=inert,
         prompts=prepared.prompts.rows,
         means_over=None if prepared.means_over is None else prepared.means_over.rows,

@@ -8,9 +8,10 @@ Faithfulness = (m(C) − m(∅)) / (m(M) − m(∅)). Source: Marks et al. 2024;
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch  # noqa: TID253
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from circuitdb import metrics
 from circuitdb.ablation import Ablation
 from circuitdb.circuit import Figures, finite
-from circuitdb.errors import NumericalError
+from circuitdb.errors import NumericalError, OptionError
 from circuitdb.metrics import Correct, Incorrect, Metric
 from circuitdb.models.forward import Logits, MaskedForward, MaskedRun, Tokens, Writers
 from circuitdb.space import EdgeMask
@@ -44,6 +45,9 @@ class BenchBatch:
     index: NDArray[np.int64]
     template: tuple[str, ...]
     reference: Logits
+    """The full model's on the clean prompts: what ``kl`` is measured from."""
+    full: Logits
+    """The full model's on the prompts that are run: `reference`, except when denoising."""
     ablated: Writers | None = None
     run: MaskedRun | None = None
     """The masked forward on this batch, where it is kept between masks."""
@@ -88,7 +92,7 @@ class Bench:
             raise NumericalError("the model gives NaN or infinite logits on these prompts")
         return BenchBatch(
             clean, corrupted, correct.to(device), incorrect.to(device),
-            batch.index, batch.template, reference,
+            batch.index, batch.template, reference, reference,
         )  # fmt: skip
 
     def ablated(self, batch: BenchBatch) -> Writers:
@@ -133,7 +137,7 @@ class Bench:
         """Batch by batch, the logits of the circuit that keeps these edges."""
         mask = torch.from_numpy(keep)
         for batch in self.batches:
-            yield batch, batch.reference if keep.all() else self._run(batch)(mask)
+            yield batch, batch.full if keep.all() else self._run(batch)(mask)
 
     def outcomes(self, keep: EdgeMask, measured: Sequence[Metric]) -> dict[str, Values]:
         """Metrics of each prompt under an edge mask, by name, from one masked forward a batch.
@@ -176,6 +180,30 @@ class Bench:
             mask = self.space.mask(self.space.edges_among([]) if keep_input else ())
             self._edgeless[key] = self.values(mask, metric)
         return self._edgeless[key]
+
+    def reversed(self) -> Bench:
+        """The bench of denoising: corrupted prompts are run, ablated senders carry clean outputs.
+
+        Answers, and what ``kl`` is measured from, stay those of the clean prompts. This bench lets
+        go of the activations it keeps.
+
+        Raises:
+            OptionError: the ablation is no run on a prompt, so that there is nothing to restore.
+        """
+        if self.ablation.kind != "resample":
+            raise OptionError(
+                "denoising restores clean activations in the run on the corrupted prompt, which "
+                f"ablation {self.ablation.kind!r} does not have; use --ablation resample, or "
+                "direction noising"
+            )
+        self.forget()
+        made = copy.copy(self)
+        made._edgeless = {}
+        made.batches = [
+            replace(b, clean=b.corrupted, corrupted=b.clean, full=self.forward.logits(b.corrupted))
+            for b in self.batches
+        ]
+        return made
 
     def inert(self) -> NDArray[np.bool_]:
         """Bool ``[writer]``, true where clean and ablation run have the same output, bit for bit.

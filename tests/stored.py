@@ -130,7 +130,11 @@ def ioi(minute: int = 0, **changes: Any) -> Discovery:
         provenance=came(minute, "circuitdb discover --task ioi"),
         circuits=(edge_draft(IOI, TINY, None, *shown),),
         edge_scores=scores(),
-        effects={"activation": np.where(np.arange(TINY.n_edges) < 3, 0.5, np.nan).astype("f4")},
+        effects={
+            "activation": np.where(np.arange(TINY.n_edges) < 3, 0.5, np.nan).astype("f4"),
+            "score@END": scores().mean / 4,
+            "score@other": 3 * scores().mean / 4,
+        },
         prompts=prompts("ioi"),
     )
 

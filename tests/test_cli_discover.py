@@ -114,6 +114,38 @@ def test_the_stored_command_repeats_the_circuit(ask, tasks):
     assert repeated["stored_before"]
 
 
+def test_scores_split_by_position_are_stored_and_asked_for(ask, tasks):
+    code, out, err = ask(
+        "discover", "--task", tasks[0], *SMALL, "--edges", "20", "--positions", "--json"
+    )
+    assert code == 0, err
+    (found,) = json.loads(out)["circuits"]
+    code, out, err = ask(
+        "query", "edge_positions", "-p", f"circuit={found['circuit_id']}", "-p", "n=1000", "--json"
+    )
+    assert code == 0, err
+    rows = json.loads(out)["rows"]
+    assert {row["role"] for row in rows} == {"END", "other"}, "a task file without roles has END"
+    whole: dict[tuple[str, ...], tuple[float, float]] = {}
+    for row in rows:
+        edge = row["src"], row["dst"], str(row["port"])
+        whole[edge] = whole.get(edge, (0.0, 0.0))[0] + row["score"], row["edge_score"]
+    assert len(whole) == found["n_edges"]
+    for parts, score in whole.values():
+        assert parts == pytest.approx(score, rel=1e-4, abs=1e-6)
+    _, command, _ = ask("show", found["circuit_id"], "--command")
+    assert "--set positions=true" in command
+
+
+def test_denoising_where_nothing_can_be_restored_is_one_clear_line(ask, tasks):
+    code, _, err = ask(
+        "discover", "--task", tasks[0], *SMALL, "--direction", "denoising", "--ablation", "zero"
+    )
+    assert code == 2
+    (line,) = [line for line in err.splitlines() if line.startswith("error")]
+    assert "use --ablation resample" in line
+
+
 def test_discovered_circuits_are_compared_drawn_and_evaluated(ask, tasks, tmp_path):
     both = ["--task", tasks[0], "--task", tasks[1]]
     code, out, err = ask("discover", *both, *SMALL, "--edges", "20")

@@ -205,6 +205,7 @@ def test_edges_given_the_nodes_are_told_apart_from_the_whole_graph() -> None:
     [
         ({"engine": "acdc"}, "engine 'eap' at ioi (ioi-id) against 'acdc' at months (months-id)"),
         ({"engine_version": 2}, "engine version eap 1"),
+        ({"settings": {"direction": "denoising"}}, "direction 'noising'"),
         ({"metric": "prob_diff"}, "metric 'logit_diff'"),
         ({"ablation": "mean"}, "ablation 'resample'"),
     ],

@@ -174,7 +174,7 @@ def test_attribution_refuses_metrics_without_a_gradient(chain, engine):
 
 def test_eap_refuses_kl_which_is_flat_at_the_clean_run_and_eap_ig_does_not(chain):
     on = Problem(chain.bench, metrics.get("kl"))
-    with pytest.raises(OptionError, match="scores every edge 0"):
+    with pytest.raises(OptionError, match="scores everything 0"):
         run("eap", on)
     scores = run("eap-ig", on).edge_scores
     planted_ids = chain.bench.space.edge_ids(planted.CHAIN_EDGES)

@@ -12,6 +12,7 @@ from torch import Tensor
 from circuitdb.errors import ModelError, OptionError
 from circuitdb.models import hub
 from circuitdb.models.families import from_hf
+from circuitdb.models.forward import Held
 from circuitdb.models.hooked import HookedForward, boot
 from circuitdb.models.residual import ResidualForward
 from circuitdb.space import Space
@@ -187,11 +188,11 @@ def test_gradient_of_every_edge_is_the_change_under_a_small_step(family, hooked)
         torch.testing.assert_close(found[:, edge], slope, rtol=0, atol=2e-3 * scale, msg=name)
 
 
-def test_gradients_start_from_the_embedding_that_is_given(hooked):
+def test_gradients_start_from_the_input_that_is_held(hooked):
     forward = hooked("gpt2")
     delta = forward.writers(OTHERS) - forward.writers(TOKENS)
-    given = forward.writers(OTHERS)[0]
-    found = forward.edge_gradients(TOKENS, delta, logit_difference, embedding=given)
+    given = Held(slice(0, 1), forward.writers(OTHERS)[:1])
+    found = forward.edge_gradients(TOKENS, delta, logit_difference, given)
     expected = forward.edge_gradients(OTHERS, delta, logit_difference)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     plain = forward.edge_gradients(TOKENS, delta, logit_difference)
@@ -213,12 +214,20 @@ def test_the_residual_forward_agrees_in_all_it_computes(family, hooked, tiny_dir
         keep = random_mask(slow.space, share, seed)
         masked = [run(keep) for run in runs]
         torch.testing.assert_close(*masked, **close)
-    for embedding in (None, (writers[0] + ablated[0]) / 2):
+    for rows in (None, slice(0, 1), slice(1, 5), slice(2, 3), slice(5, 6), slice(7, 9)):
+        held = None if rows is None else Held(rows, ((writers + ablated) / 2)[rows])
         gradients = [
-            forward.edge_gradients(TOKENS, ablated - writers, logit_difference, embedding)
+            forward.edge_gradients(TOKENS, ablated - writers, logit_difference, held)
             for forward in (fast, slow)
         ]
         torch.testing.assert_close(*gradients, **close)
+    apart = [
+        forward.edge_gradients(
+            TOKENS, ablated - writers, logit_difference, senders=slice(0, 3), by_position=True
+        )
+        for forward in (fast, slow)
+    ]
+    torch.testing.assert_close(*apart, **close)
 
 
 def test_a_parallel_mlp_reads_nothing_of_its_own_layers_heads(hooked):

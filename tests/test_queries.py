@@ -18,6 +18,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "checkpoints": {"task": "ioi"},
     "circuits_with_component": {"node": "m0"},
     "circuits_with_edge": {"src": "a0.h0", "dst": "m0"},
+    "edge_positions": {"circuit": IOI_REF},
     "decisions": {"circuit": "ioi,engine=prune"},
     "engines": {},
     "evaluations": {"circuit": IOI_REF},
@@ -102,6 +103,17 @@ def test_the_most_important_edges_come_first(stored_path: Path) -> None:
     assert [f"{s}->{d}" + (f"<{p}>" if p else "") for s, d, p, *_ in found] == expected
     assert [row[3] for row in found] == [-strength(name) for name in expected]
     assert [row[4] for row in found] == [strength(name) for name in expected]
+
+
+def test_the_parts_of_an_edge_by_role_stand_beside_its_score(stored_path: Path) -> None:
+    found = ask(stored_path, "edge_positions", n=100)
+    assert len(found) == 2 * len(IOI), "two roles an edge, and no other quantity"
+    name = max(IOI, key=strength)
+    assert [f"{s}->{d}" for s, d, *_ in found[:1]] == [name]
+    parts = {role: (score, edge) for s, d, _, role, score, edge in found if f"{s}->{d}" == name}
+    whole = -strength(name)
+    assert parts == {"END": (whole / 4, whole), "other": (3 * whole / 4, whole)}
+    assert [abs(row[4]) for row in found] == sorted((abs(r[4]) for r in found), reverse=True)
 
 
 def test_circuits_that_hold_a_component_or_an_edge(stored_path: Path) -> None:

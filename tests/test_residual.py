@@ -12,11 +12,12 @@ from torch import Tensor
 
 from circuitdb.errors import ModelError, OptionError
 from circuitdb.models.families import from_hf
+from circuitdb.models.forward import Held
 from circuitdb.models.residual import ResidualForward
-from circuitdb.models.rotary import Rotary
-from circuitdb.models.weights import Attention, Mlp, Norm, Weights, hash_state
+from circuitdb.models.weights import Norm, Weights, hash_state
 from circuitdb.space import Space
 from tests.tiny_models import CONTEXT, COUPLED, FAST, WINDOW, WORDS, random_model, random_tokens
+from tests.written_out import obvious, slow_gradients, unembedded
 
 TOKENS, OTHERS = random_tokens(3, 6, seed=1), random_tokens(3, 6, seed=2)
 Build = Callable[..., tuple[object, ResidualForward]]
@@ -98,107 +99,6 @@ def test_ablating_with_the_clean_activations_changes_nothing(forward):
     close(forward.masked(TOKENS, forward.writers(TOKENS), mask), forward.logits(TOKENS))
 
 
-def normed(norm: Norm | None, x: Tensor) -> Tensor:
-    """A norm written out."""
-    if norm is None:
-        return x
-    if not norm.rms:
-        x = x - x.mean(-1, keepdim=True)
-    x = x / torch.sqrt((x * x).mean(-1, keepdim=True) + norm.eps) * norm.weight
-    return x if norm.bias is None else x + norm.bias
-
-
-def capped(x: Tensor, cap: float | None) -> Tensor:
-    return x if cap is None else cap * torch.tanh(x / cap)
-
-
-def unembedded(w: Weights, stream: Tensor) -> Tensor:
-    positions = [-1] if w.reads == "last" else range(stream.shape[1])
-    read = [capped(normed(w.final_norm, stream[:, p]) @ w.unembed, w.softcap) for p in positions]
-    return torch.cat(read, dim=1)
-
-
-def turned(x: Tensor, rotary: Rotary | None) -> Tensor:
-    """Rotary position embedding, pair by pair and position by position."""
-    if rotary is None:
-        return x
-    out, half = x.clone(), len(rotary.frequencies)
-    for position in range(x.shape[1]):
-        for i, frequency in enumerate(rotary.frequencies):
-            angle = float(position * frequency)
-            a, b = x[:, position, i], x[:, position, i + half]
-            out[:, position, i] = a * math.cos(angle) - b * math.sin(angle)
-            out[:, position, i + half] = b * math.cos(angle) + a * math.sin(angle)
-    return out
-
-
-def head(a: Attention, h: int, inputs: list[Tensor], causal: bool) -> Tensor:
-    """What one head gives, from its own query, key and value inputs."""
-    kv = h // (len(a.w_q) // len(a.w_k))
-    maps = ((a.w_q[h], a.b_q, h), (a.w_k[kv], a.b_k, kv), (a.w_v[kv], a.b_v, kv))
-    q, k, v = (
-        x @ w + (0 if b is None else b[i]) for x, (w, b, i) in zip(inputs, maps, strict=True)
-    )
-    q, k = turned(normed(a.q_norm, q), a.rotary), turned(normed(a.k_norm, k), a.rotary)
-    scale = 1 / math.sqrt(q.shape[-1]) if a.scale is None else a.scale
-    scores = capped(q @ k.transpose(1, 2) * scale, a.softcap)
-    for i in range(scores.shape[1]):
-        for j in range(scores.shape[2]):
-            if (causal and j > i) or (a.window is not None and j <= i - a.window):
-                scores[:, i, j] = -math.inf
-    return scores.softmax(-1) @ v @ a.w_o[h]
-
-
-def mlp(m: Mlp, x: Tensor) -> Tensor:
-    pre = x @ m.w_in + (0 if m.b_in is None else m.b_in)
-    gate = pre if m.w_gate is None else x @ m.w_gate + (0 if m.b_gate is None else m.b_gate)
-    if m.activation == "gelu":
-        act = gate * 0.5 * (1 + torch.erf(gate / math.sqrt(2)))
-    elif m.activation == "silu":
-        act = gate / (1 + torch.exp(-gate))
-    else:
-        act = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
-    act = act if m.w_gate is None else act * pre
-    return act @ m.w_out + (0 if m.b_out is None else m.b_out)
-
-
-def obvious(w: Weights, space: Space, tokens: Tensor, ablated: Tensor, keep: Tensor) -> Tensor:
-    """The masked forward by name: every reader's input from a loop over its edges."""
-    start = w.embed[tokens] + (0 if w.position is None else w.position[: tokens.shape[1]])
-    live = {"input": start}
-    constant = torch.zeros_like(start)
-
-    def read(reader: str) -> Tensor:
-        x = constant.clone()
-        for e in range(space.n_edges):
-            edge = str(space.edge(e))
-            if edge.partition("->")[2] == reader:
-                x = x + (live[str(space.edge(e).src)] if keep[e] else ablated[space.edge_src[e]])
-        return x
-
-    group = space.spec.n_heads // space.spec.n_kv_heads
-    for i, block in enumerate(w.blocks):
-        written = {}
-        for h in range(space.spec.n_heads):
-            shared = f"a{i}.kv{h // group}" if group > 1 else f"a{i}.h{h}"
-            readers = (f"a{i}.h{h}<q>", f"{shared}<k>", f"{shared}<v>")
-            inputs = [normed(block.attention_norm, read(r)) for r in readers]
-            written[f"a{i}.h{h}"] = head(block.attention, h, inputs, w.causal)
-        norm = block.attention_post_norm
-        if norm is not None:
-            together = sum(written.values())
-            rms = torch.sqrt((together * together).mean(-1, keepdim=True) + norm.eps)
-            written = {name: norm.weight * x / rms for name, x in written.items()}
-        mlp_reads = read(f"m{i}") if space.spec.parallel else None
-        live |= written
-        if block.attention.b_o is not None:
-            constant = constant + block.attention.b_o
-        mlp_reads = read(f"m{i}") if mlp_reads is None else mlp_reads
-        made = mlp(block.mlp, normed(block.mlp_norm, mlp_reads))
-        live[f"m{i}"] = normed(block.mlp_post_norm, made)
-    return unembedded(w, read("logits"))
-
-
 @pytest.mark.parametrize("share", [0.03, 0.3, 0.7, 0.97])
 def test_masked_equals_the_slow_and_obvious_way(forward, share):
     ablated, keep = (
@@ -236,10 +136,47 @@ def test_a_gradient_is_the_derivative_of_ablating_that_edge_a_little(forward):
         )
 
 
-def test_gradients_on_an_embedding_are_those_of_the_prompt_it_embeds(forward):
+def test_gradients_with_a_held_input_are_those_of_the_prompt_it_embeds(forward):
     delta = forward.writers(OTHERS) - forward.writers(TOKENS)
-    there = forward.edge_gradients(TOKENS, delta, logit_difference, forward.embed(OTHERS))
+    held = Held(slice(0, 1), forward.embed(OTHERS)[None])
+    there = forward.edge_gradients(TOKENS, delta, logit_difference, held)
     close(there, forward.edge_gradients(OTHERS, delta, logit_difference))
+
+
+HELD = {"nothing": None, "the input": (0, 1), "a layer's heads": (1, 5), "a head": (7, 8),
+        "two heads": (2, 4), "an MLP": (5, 6)}  # fmt: skip
+
+
+def held_half_way(forward: ResidualForward, rows: tuple[int, int] | None) -> Held | None:
+    if rows is None:
+        return None
+    both = forward.writers(TOKENS), forward.writers(OTHERS)
+    return Held(slice(*rows), ((both[0] + both[1]) / 2)[slice(*rows)])
+
+
+@pytest.mark.parametrize("what", HELD)
+def test_gradients_with_held_writers_equal_autograd_through_a_slow_model(forward, what):
+    delta = forward.writers(OTHERS) - forward.writers(TOKENS)
+    held = held_half_way(forward, HELD[what])
+    model = forward.weights, forward.space
+    expected = slow_gradients(*model, TOKENS, delta, logit_difference, held)
+    found = forward.edge_gradients(TOKENS, delta, logit_difference, held)
+    close(found, expected.sum(1), 1e-6)
+    apart = forward.edge_gradients(TOKENS, delta, logit_difference, held, by_position=True)
+    close(apart, expected, 1e-6)
+    if held is not None:
+        plain = forward.edge_gradients(TOKENS, delta, logit_difference)
+        assert not torch.allclose(found, plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("senders", [slice(0, 1), slice(2, 4), slice(6, 7)])
+def test_gradients_of_some_senders_are_theirs_and_nothing_else(forward, senders):
+    delta = forward.writers(OTHERS) - forward.writers(TOKENS)
+    everyone = forward.edge_gradients(TOKENS, delta, logit_difference)
+    some = forward.edge_gradients(TOKENS, delta, logit_difference, senders=senders)
+    source = torch.from_numpy(forward.space.edge_src)
+    theirs = (source >= senders.start) & (source < senders.stop)
+    close(some, torch.where(theirs, everyone, 0.0))
 
 
 def test_gradients_of_one_prompt_do_not_depend_on_its_batch(forward):

@@ -93,11 +93,21 @@ def discover(
         typer.Option(metavar="NODE", help="prune: a component never removed; repeatable."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(metavar="M", help="eap-ig-inputs: points of the grid.")
+        int | None, typer.Option(metavar="M", help="eap-ig-*, nap-ig: points of the grid.")
     ] = None,
     grid: Annotated[
-        str | None, typer.Option(metavar="GRID", help="eap-ig-inputs: eap-ig, or midpoint.")
+        str | None, typer.Option(metavar="GRID", help="eap-ig-*, nap-ig: eap-ig, or midpoint.")
     ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(metavar="FORM", help="eap-ig-activations: activations, or per-source."),
+    ] = None,
+    direction: Annotated[
+        str | None, typer.Option(metavar="WAY", help="eap, nap, exact: noising, or denoising.")
+    ] = None,
+    positions: Annotated[
+        bool, typer.Option("--positions", help="eap*: split each edge's score by position role.")
+    ] = False,
     level: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="exact: edges, or nodes.")
     ] = None,
@@ -146,7 +156,8 @@ def discover(
     settings = settings_of(
         set_, node_threshold=node_threshold, edge_keep=edge_keep, edge_rule=edge_rule,
         must_keep=must_keep or None, steps=steps, grid=grid, level=level, like=like,
-        tau=tau, order_seed=order_seed, within=within,
+        tau=tau, order_seed=order_seed, within=within, form=form, direction=direction,
+        positions=positions or None,
     )  # fmt: skip
     plans = [
         api.make_plan(

@@ -258,14 +258,16 @@ def _engine(entry: Any, engine: Any) -> Json:
 
 
 def _show_engines(described: Sequence[Json]) -> None:
+    from circuitdb import engines as library
+
     for engine in described:
         also = "".join(f" ({alias})" for alias in engine["aliases"])
         line(f"{engine['name']}{also}: {engine['summary']}")
         chooses = "decides members itself" if engine["decides"] else "scores; members by a rule"
         line(f"  {engine['source']}; {chooses}; ablations {', '.join(engine['ablations'])}")
         for setting in engine["settings"]:
-            default = "none" if setting["default"] is None else setting["default"]
-            line(f"    --set {setting['name']}={default or '()'}  {setting['description'] or ''}")
+            default = library.shown(setting["default"])
+            line(f"    --set {setting['name']}={default}  {setting['description'] or ''}")
         line()
 
 

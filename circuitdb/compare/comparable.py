@@ -1,7 +1,7 @@
 """Which circuits may be compared, and what is said when they may not.
 
-Compared are circuits of one graph space and of equal engine, metric, ablation, corruption and
-granularity: a difference in any of these moves the overlap by more than most tasks do.
+Compared are circuits of one graph space and of equal engine, metric, ablation, corruption,
+granularity and direction (noising or denoising): a difference in any of these moves the overlap by more than most tasks do.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ _ASPECTS: Final[tuple[tuple[str, Callable[[Compared], str]], ...]] = (
     ("metric", lambda c: repr(c.run.metric)),
     ("ablation", lambda c: repr(c.run.ablation)),
     ("granularity", lambda c: repr(c.granularity)),
+    ("direction", lambda c: repr(c.run.settings.get("direction", "noising"))),
 )
 
 

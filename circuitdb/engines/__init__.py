@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+from typing import Any, NamedTuple
 
 from circuitdb.errors import UnknownNameError
 
@@ -40,6 +41,18 @@ ENGINES: tuple[Listed, ...] = (
         "edge attribution, gradients averaged over clean and corrupted inputs",
     ),
     Listed(
+        "eap-ig-activations", "circuitdb.engines.eap_ig_activations:EapIgActivations",
+        "edge attribution, gradients averaged from ablated to clean activations",
+    ),
+    Listed(
+        "nap", "circuitdb.engines.nap:Nap",
+        "node attribution patching: one backward scores every node",
+    ),
+    Listed(
+        "nap-ig", "circuitdb.engines.nap_ig:NapIg",
+        "node attribution, gradients averaged from corrupted to clean inputs",
+    ),
+    Listed(
         "exact", "circuitdb.engines.exact:Exact",
         "ablate each edge (or node) alone: slow, and the truth",
     ),
@@ -61,6 +74,13 @@ def listed() -> tuple[Listed, ...]:
 def unaliased(name: str) -> str:
     """The name that circuits are stored under; what is no alias of ours comes back as it is."""
     return next((entry.name for entry in ENGINES if name in entry.aliases), name)
+
+
+def shown(default: Any) -> str:
+    """The default of a setting as listings write it, and ``--set`` reads it."""
+    if default is None or default == ():
+        return "none" if default is None else "()"
+    return default if isinstance(default, str) else json.dumps(default)
 
 
 def canonical(name: str) -> str:

@@ -2,20 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch  # noqa: TID253
 from jaxtyping import Float
+from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor  # noqa: TID253
 
-from circuitdb.circuit import Scores
-from circuitdb.engines.engine import Problem
+from circuitdb.circuit import Floats, Scores
+from circuitdb.engines.direction import DirectionSettings
+from circuitdb.engines.engine import Found, Problem, Settings
 from circuitdb.errors import NumericalError, OptionError
 from circuitdb.evaluate import BenchBatch
-from circuitdb.models.forward import Logits
+from circuitdb.models.forward import Held, Logits, Writers
 
-PerPrompt = Float[Tensor, "batch edge"]
+PerPrompt = Float[Tensor, "batch item"]
+Estimate = Float[Tensor, "batch *pos edge"]
+"""Scores of one batch's prompts, over positions or position by position."""
+
+
+class AttributionSettings(Settings):
+    """Settings of every edge attribution."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"positions"})
+    positions: bool = Field(
+        default=False,
+        description="also split each edge's score by position role (quantities `score@ROLE`)",
+    )
+
+
+class IntegrationSettings(Settings):
+    """Settings of engines that average gradients over a grid between ablated and clean."""
+
+    first: ClassVar[int] = 0
+    """Number k of the first point of EAP-IG's own grid: k / steps is the share of the way to clean."""
+    steps: int = Field(default=5, ge=1, le=1000, description="points of the integration grid")
+    grid: Literal["eap-ig", "midpoint"] = Field(
+        default="eap-ig", description="where they lie: EAP-IG's own grid, or midpoints"
+    )
+
+    def fractions(self) -> tuple[float, ...]:
+        """How far each point lies on the way from ablated to clean."""
+        start = self.first if self.grid == "eap-ig" else 0.5
+        return tuple((k + start) / self.steps for k in range(self.steps))
+
+
+class RoleSums:
+    """Edge scores split by position role, added up over prompts.
+
+    A position with several roles counts under all their names together, ``END+S2``; one without
+    any under ``other``. So every position counts once.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, NDArray[np.float64]] = {}
+
+    def add(
+        self, values: Float[Tensor, "batch pos edge"], roles: Sequence[Mapping[str, int]]
+    ) -> None:
+        """Take in the scores of some prompts, with each prompt's role → position."""
+        array = values.detach().cpu().double().numpy()
+        for prompt, positions in zip(array, roles, strict=True):
+            names: dict[int, str] = {}
+            for role, position in sorted(positions.items()):
+                names[position] = f"{names[position]}+{role}" if position in names else role
+            for position, scores in enumerate(prompt):
+                name = names.get(position, "other")
+                if name in self._sums:
+                    self._sums[name] += scores
+                else:
+                    self._sums[name] = scores.copy()
+
+    def effects(self, n_prompts: int) -> dict[str, Floats]:
+        """Means over all prompts by quantity, ``score@ROLE``; a prompt without a role adds 0."""
+        return {
+            f"score@{name}": (total / n_prompts).astype(np.float32)
+            for name, total in sorted(self._sums.items())
+        }
 
 
 class RunningScores:
@@ -68,19 +134,112 @@ def objective(problem: Problem, batch: BenchBatch) -> Callable[[Logits], Float[T
     return lambda x: metric.per_prompt(x, batch.correct, batch.incorrect, batch.reference)
 
 
-def attribute(problem: Problem, phase: str, estimate: Callable[[BenchBatch], PerPrompt]) -> Scores:
-    """Edge scores over all prompts of a problem from a per-batch estimate."""
-    running = RunningScores(problem.bench.space.n_edges)
-    for i, batch in enumerate(problem.bench.batches):
-        problem.report(phase, i, len(problem.bench.batches))
-        running.add(estimate(batch))
-    problem.report(phase, len(problem.bench.batches), len(problem.bench.batches))
-    return running.scores()
+def refuse_flat(engine: str, problem: Problem, settings: DirectionSettings) -> None:
+    """Refuse ``kl`` where the gradient is taken at the clean run.
+
+    Raises:
+        OptionError: all scores would be 0.
+    """
+    if problem.metric.name == "kl" and settings.direction == "noising":
+        raise OptionError(
+            f"{engine} with metric 'kl' scores everything 0: KL to the full model is flat at the "
+            "clean run; use an integrated-gradient engine, direction denoising or another metric"
+        )
 
 
-def change(problem: Problem, batch: BenchBatch) -> tuple[Tensor, Tensor]:
-    """Ablated minus clean activation of every writer, and the clean ``input`` writer."""
-    clean = problem.bench.forward.writers(batch.clean)
-    embedding = clean[0].clone()
+def mean_gradients(
+    problem: Problem,
+    batch: BenchBatch,
+    delta: Writers,
+    points: Iterable[Held | None],
+    *,
+    senders: slice | None = None,
+    by_position: bool = False,
+) -> Estimate:
+    """delta · gradient of every edge and prompt, the gradient averaged over several runs.
+
+    Args:
+        problem: model and metric.
+        batch: its clean prompts are run.
+        delta: what every sender would change by.
+        points: one run each, with these writers held; None holds none.
+        senders: estimate the edges of these writers only; the others' are 0.
+        by_position: keep positions apart.
+    """
+    forward, target = problem.bench.forward, objective(problem, batch)
+    total, n = None, 0
+    for held in points:
+        found = forward.edge_gradients(
+            batch.clean, delta, target, held, senders=senders, by_position=by_position
+        )
+        total, n = found if total is None else total.add_(found), n + 1
+    assert total is not None, "at least one run"
+    return total.div_(n)
+
+
+def attribute(problem: Problem, phase: str, estimate: Callable[[BenchBatch], Estimate]) -> Found:
+    """Edge scores over all prompts of a problem from a per-batch estimate.
+
+    Where the estimate keeps positions apart, the scores' split by role comes as effects.
+    """
+    running, roles = RunningScores(problem.bench.space.n_edges), RoleSums()
+    for batch, values in _estimates(problem, phase, estimate):
+        if values.dim() == 3:
+            roles.add(values, [problem.bench.prompts.rows[i].roles for i in batch.index])
+            values = values.sum(1)
+        running.add(values)
+    return Found(edge_scores=running.scores(), effects=roles.effects(len(problem.bench)))
+
+
+def attribute_nodes(
+    problem: Problem, phase: str, estimate: Callable[[BenchBatch], Estimate]
+) -> Found:
+    """Node scores over all prompts from a per-batch estimate over edges.
+
+    A writer's output is read by all its readers, so the gradient there is the sum of theirs, and
+    its score the sum of its edges' scores, prompt by prompt. ``logits`` writes nothing: NaN.
+    """
+    space = problem.bench.space
+    source = torch.from_numpy(space.edge_src).long()
+    running = RunningScores(len(space.writers))
+    for _, values in _estimates(problem, phase, estimate):
+        summed = values.new_zeros(len(values), len(space.writers))
+        running.add(summed.index_add_(1, source.to(values.device), values))
+    found = running.scores()
+    parts = (found.mean, found.mean_abs, found.se)
+    return Found(
+        node_scores=Scores(
+            *(np.append(part, np.float32(np.nan)) for part in parts if part is not None)
+        )
+    )
+
+
+def _estimates(
+    problem: Problem, phase: str, estimate: Callable[[BenchBatch], Estimate]
+) -> Iterator[tuple[BenchBatch, Estimate]]:
+    """The estimate of each batch, reported as it comes."""
+    batches = problem.bench.batches
+    for i, batch in enumerate(batches):
+        problem.report(phase, i, len(batches))
+        yield batch, estimate(batch)
+    problem.report(phase, len(batches), len(batches))
+
+
+class Change(NamedTuple):
+    """What ablation does to every writer's output on one batch."""
+
+    delta: Writers
+    """Ablated minus clean."""
+    ablated: Writers
+
+    def along(self, writers: slice, fractions: Iterable[float]) -> Iterator[Held]:
+        """These writers held on the way from ablated (0) to clean (1)."""
+        for fraction in fractions:
+            yield Held(writers, self.ablated[writers] - fraction * self.delta[writers])
+
+
+def change(problem: Problem, batch: BenchBatch) -> Change:
+    """Ablated minus clean activation of every writer, and the ablated one."""
+    ablated, clean = problem.bench.ablated(batch), problem.bench.forward.writers(batch.clean)
     # In place: two writer-sized tensors at a time, not three.
-    return torch.sub(problem.bench.ablated(batch), clean, out=clean), embedding
+    return Change(torch.sub(ablated, clean, out=clean), ablated)

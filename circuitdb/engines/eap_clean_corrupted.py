@@ -13,7 +13,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from circuitdb.circuit import Context
-from circuitdb.engines.attribution import PerPrompt, attribute, change, objective
+from circuitdb.engines.attribution import (
+    AttributionSettings,
+    Estimate,
+    attribute,
+    change,
+    mean_gradients,
+)
 from circuitdb.engines.engine import Found, Granularities, Problem, Settings
 from circuitdb.evaluate import BenchBatch
 
@@ -28,24 +34,24 @@ class EapCleanCorrupted:
     context: ClassVar[Context] = "full"
     metric: ClassVar[str] = "logit_diff"
     ablations: ClassVar[tuple[str, ...]] = ("resample",)
-    settings: ClassVar[type[Settings]] = Settings
+    settings: ClassVar[type[Settings]] = AttributionSettings
 
-    def granularities(self, settings: Settings) -> Granularities:
+    def granularities(self, settings: AttributionSettings) -> Granularities:
         """What it will give."""
         return Granularities((), "edge")
 
-    def run(self, problem: Problem, settings: Settings) -> Found:
+    def run(self, problem: Problem, settings: AttributionSettings) -> Found:
         """Score every edge.
 
         Raises:
             OptionError: the metric has no gradient.
         """
-        gradients = problem.bench.forward.edge_gradients
 
-        def estimate(batch: BenchBatch) -> PerPrompt:
-            delta, clean = change(problem, batch)
-            ends = (clean, clean + delta[0])
-            both = [gradients(batch.clean, delta, objective(problem, batch), end) for end in ends]
-            return (both[0] + both[1]) / 2
+        def estimate(batch: BenchBatch) -> Estimate:
+            changed = change(problem, batch)
+            ends = changed.along(slice(0, 1), (0.0, 1.0))
+            return mean_gradients(
+                problem, batch, changed.delta, ends, by_position=settings.positions
+            )
 
-        return Found(edge_scores=attribute(problem, "attribution at both ends", estimate))
+        return attribute(problem, "attribution at both ends", estimate)

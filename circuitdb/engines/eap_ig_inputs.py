@@ -11,29 +11,23 @@ Source: Hanna, Pezzelle, Belinkov 2024, "Have faith in faithfulness".
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-import torch  # noqa: TID253
-from pydantic import Field
+from typing import ClassVar
 
 from circuitdb.circuit import Context
-from circuitdb.engines.attribution import PerPrompt, attribute, change, objective
+from circuitdb.engines.attribution import (
+    AttributionSettings,
+    Estimate,
+    IntegrationSettings,
+    attribute,
+    change,
+    mean_gradients,
+)
 from circuitdb.engines.engine import Found, Granularities, Problem, Settings
 from circuitdb.evaluate import BenchBatch
 
 
-class EapIgInputsSettings(Settings):
+class EapIgInputsSettings(IntegrationSettings, AttributionSettings):
     """Settings of ``eap-ig-inputs``."""
-
-    steps: int = Field(default=5, ge=1, le=1000, description="points of the integration grid")
-    grid: Literal["eap-ig", "midpoint"] = Field(
-        default="eap-ig", description="where they lie: EAP-IG's own grid, or midpoints"
-    )
-
-    def fractions(self) -> tuple[float, ...]:
-        """How far each point lies on the way from corrupted to clean."""
-        shift = 0.0 if self.grid == "eap-ig" else 0.5
-        return tuple((k + shift) / self.steps for k in range(self.steps))
 
 
 class EapIgInputs:
@@ -59,15 +53,11 @@ class EapIgInputs:
             OptionError: the metric has no gradient.
         """
 
-        def estimate(batch: BenchBatch) -> PerPrompt:
-            delta, clean = change(problem, batch)
-            total = torch.zeros(())
-            for fraction in settings.fractions():
-                # delta[0] is the input writer's change: corrupted − clean.
-                embedding = clean + (1.0 - fraction) * delta[0]
-                total = total + problem.bench.forward.edge_gradients(
-                    batch.clean, delta, objective(problem, batch), embedding
-                )
-            return total / settings.steps
+        def estimate(batch: BenchBatch) -> Estimate:
+            changed = change(problem, batch)
+            points = changed.along(slice(0, 1), settings.fractions())
+            return mean_gradients(
+                problem, batch, changed.delta, points, by_position=settings.positions
+            )
 
-        return Found(edge_scores=attribute(problem, "integrated gradients", estimate))
+        return attribute(problem, "integrated gradients", estimate)

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_serializer
 from pydantic.fields import FieldInfo
 
-from circuitdb.circuit import Context, Decision, Granularity, Scores
+from circuitdb.circuit import Context, Decision, Floats, Granularity, Scores
 from circuitdb.evaluate import Bench
 from circuitdb.journal import Journal
 from circuitdb.metrics import Metric
@@ -33,6 +33,18 @@ class Settings(BaseModel):
     """An engine's settings; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Names that came after runs had been stored. At their defaults they are left out of what is
+    recorded, so that those runs are still recognised as the same work."""
+
+    @model_serializer(mode="wrap")
+    def _recorded(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in whole(self).items()
+            if name not in self.later or value != fields[name].default
+        }
 
     @classmethod
     def public(cls) -> dict[str, FieldInfo]:
@@ -110,6 +122,8 @@ class Found:
     node_scores: Scores | None = None
     decisions: tuple[Decision, ...] = ()
     members: tuple[Members, ...] = ()
+    effects: dict[str, Floats] = field(default_factory=dict)
+    """Further quantities by name, float32 ``[edge]``, NaN where not measured."""
 
 
 @runtime_checkable

@@ -3,6 +3,9 @@
 Score = m(only this one ablated) − m(clean), mean over prompts, in the full model: the slow truth
 other engines are tested against.
 
+With `direction` ``denoising`` (resample only) the run is that on the corrupted prompt, and one edge
+or node alone carries its clean activation: score = m(corrupted) − m(corrupted, this one restored).
+
 Cost: one masked forward for each edge or node.
 Source: activation patching; Vig et al. 2020, Geiger et al. 2021, Heimersheim and Nanda 2024.
 """
@@ -17,11 +20,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from circuitdb.circuit import Context, Scores
+from circuitdb.engines.direction import DirectionSettings, directed
 from circuitdb.engines.engine import Found, Granularities, Problem, Settings
 from circuitdb.space import EdgeMask, Space
 
 
-class ExactSettings(Settings):
+class ExactSettings(DirectionSettings):
     """Settings of ``exact``."""
 
     level: Literal["edges", "nodes"] = Field(default="edges", description="what is ablated alone")
@@ -44,16 +48,24 @@ class Exact:
         return Granularities((), "edge" if settings.level == "edges" else "node")
 
     def run(self, problem: Problem, settings: ExactSettings) -> Found:
-        """Score every edge or every node."""
-        space = problem.bench.space
-        full = np.ones(space.n_edges, dtype=np.bool_)
-        if settings.level == "edges":
-            cuts = {e: np.asarray([e]) for e in range(space.n_edges)}
-            scores = knock_out(problem, full, cuts, space.n_edges, "edges one by one")
-            return Found(edge_scores=scores)
-        cuts = node_cuts(space, range(len(space.writers)))
-        scores = knock_out(problem, full, cuts, len(space.components), "nodes one by one")
-        return Found(node_scores=scores)
+        """Score every edge or every node.
+
+        Raises:
+            OptionError: denoising under an ablation that is no run.
+        """
+        return directed(problem, settings, lambda way: _one_by_one(way, settings.level))
+
+
+def _one_by_one(problem: Problem, level: Literal["edges", "nodes"]) -> Found:
+    space = problem.bench.space
+    full = np.ones(space.n_edges, dtype=np.bool_)
+    if level == "edges":
+        cuts = {e: np.asarray([e]) for e in range(space.n_edges)}
+        scores = knock_out(problem, full, cuts, space.n_edges, "edges one by one")
+        return Found(edge_scores=scores)
+    cuts = node_cuts(space, range(len(space.writers)))
+    scores = knock_out(problem, full, cuts, len(space.components), "nodes one by one")
+    return Found(node_scores=scores)
 
 
 def node_cuts(space: Space, writers: range | list[int]) -> dict[int, NDArray[np.int64]]:

@@ -19,6 +19,18 @@ that ablating what supports the task scores negative. A selection rule makes mem
 (`--threshold`, `--edges`, `--nodes`, `--faithfulness`), unless the engine decides by itself. Every
 figure beside a circuit is measured on test prompts the search never saw. Other packages bring
 engines of their own through the entry point group `circuitdb.engines`.
+
+With `discover --positions` edge attribution also splits each edge's score by the role of the token
+position (`END`, `S2`, …; `other` where a position has none). The parts add up to the score.
+`circuitdb query edge_positions -p circuit=REF` lists them for a circuit; in SQL they are the
+quantities `score@ROLE` of the view `edge_effects`:
+
+```sql
+SELECT f.src, f.dst, f.port, f.value AS score_at_end
+FROM edge_effects f JOIN circuits c ON c.run_id = f.run_id
+WHERE c.task = 'ioi' AND c.engine = 'eap' AND f.quantity = 'score@END'
+ORDER BY abs(f.value) DESC LIMIT 10
+```
 """
 
 
@@ -43,9 +55,9 @@ def _section(entry: engines.Listed) -> str:
 
 def _markdown(docstring: str) -> str:
     plain = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", docstring).replace("``", "`")
-    return re.sub(r"\n(?=(?:Cost|Source|Differs|Score of an edge)\b)", "\n\n", plain).replace(
-        "\n\n\n", "\n\n"
-    )
+    return re.sub(
+        r"\n(?=(?:Cost|Source|Differs|Score of an? (?:edge|node))\b)", "\n\n", plain
+    ).replace("\n\n\n", "\n\n")
 
 
 def _settings(engine: Any) -> str:
@@ -53,7 +65,7 @@ def _settings(engine: Any) -> str:
     if not fields:
         return ""
     rows = [
-        f"| `{name}` | `{'none' if field.default is None else field.default or '()'}` | {field.description} |"
+        f"| `{name}` | `{engines.shown(field.default)}` | {field.description} |"
         for name, field in fields.items()
     ]
     return "\n".join(["", "| setting | default | what it is |", "|---|---|---|", *rows, ""])

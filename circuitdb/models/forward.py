@@ -7,7 +7,7 @@ Two ways implement it: :mod:`circuitdb.models.residual` (fast, for the architect
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch  # noqa: TID253
 from jaxtyping import Bool, Float, Int
@@ -22,6 +22,64 @@ Embedding = Float[Tensor, "batch pos d_model"]
 EdgeMask = Bool[Tensor, " edge"]
 MaskedRun = Callable[[EdgeMask], Logits]
 Objective = Callable[[Logits], Float[Tensor, " batch"]]
+
+
+class Held(NamedTuple):
+    """Consecutive writers whose outputs a forward is given instead of computing them.
+
+    Their readers see these constants, and no gradient passes through them. They are ``input``,
+    one or more heads of one layer, or one MLP. Where a norm stands between heads and stream, the
+    other heads of the layer keep the shares they have in the model.
+    """
+
+    writers: slice
+    """Writer indices."""
+    outputs: Float[Tensor, "held batch pos d_model"]
+
+    def at(self, writers: slice) -> Held | None:
+        """Itself with indices counted from a block of writers, if it lies among them."""
+        first, stop = (i - writers.start for i in (self.writers.start, self.writers.stop))
+        inside = first >= 0 and stop <= writers.stop - writers.start
+        return Held(slice(first, stop), self.outputs) if inside else None
+
+
+class EdgeSums:
+    """Gradients at readers' inputs, contracted with senders' deltas as a backward reports them.
+
+    Args:
+        delta: what each sender would change by.
+        n_edges: of the space.
+        senders: whose edges count, writer indices; the others' stay 0.
+        by_position: keep positions apart.
+    """
+
+    def __init__(
+        self, delta: Writers, n_edges: int, senders: slice | None, by_position: bool
+    ) -> None:
+        _, batch, pos, _ = delta.shape
+        self._delta = delta
+        self._senders = slice(0, len(delta)) if senders is None else senders
+        self._equation = "wbtd,rbtd->btrw" if by_position else "wbtd,rbtd->brw"
+        shape = (batch, pos, n_edges) if by_position else (batch, n_edges)
+        self.scores = delta.new_zeros(shape)
+        """``[batch, edge]`` or ``[batch, pos, edge]``"""
+
+    def add(
+        self, first_edge: int, n_visible: int, grad: Float[Tensor, "reader batch pos d_model"]
+    ) -> None:
+        """Take in some consecutive readers.
+
+        Args:
+            first_edge: id of the first one's first edge.
+            n_visible: they read writers 0 … n_visible − 1.
+            grad: gradients at their inputs.
+        """
+        chosen = slice(self._senders.start, min(self._senders.stop, n_visible))
+        if chosen.start >= chosen.stop:
+            return
+        products = torch.einsum(self._equation, self._delta[chosen], grad.to(self._delta))
+        edges = self.scores[..., first_edge : first_edge + len(grad) * n_visible]
+        edges.view(*edges.shape[:-1], len(grad), n_visible)[..., chosen] = products
 
 
 @runtime_checkable
@@ -83,12 +141,26 @@ class MaskedForward(Protocol):
         tokens: Tokens,
         delta: Writers,
         objective: Objective,
-        embedding: Embedding | None = None,
-    ) -> Float[Tensor, "batch edge"]:
+        held: Held | None = None,
+        *,
+        senders: slice | None = None,
+        by_position: bool = False,
+    ) -> Float[Tensor, "batch *pos edge"]:
         """For every edge and prompt: Σ over positions and d_model of delta · ∂objective/∂input.
 
-        The gradient is that of the edge's reader input in the full model on `tokens`, or on
-        `embedding` in place of the ``input`` writer; `delta` is what the edge's sender would
-        change by. This is the first-order estimate of the objective's change.
+        The gradient is that of the edge's reader input in the full model on `tokens`; `delta` is
+        what the edge's sender would change by. This is the first-order estimate of the
+        objective's change.
+
+        Args:
+            tokens: prompts.
+            delta: change of every sender's output.
+            objective: what is estimated, a function of the logits.
+            held: writers that are constants in this run.
+            senders: contract the edges of these writers only; the others' values are 0.
+            by_position: do not sum over positions.
+
+        Returns:
+            ``[batch, edge]``, or ``[batch, pos, edge]`` by position.
         """
         ...

@@ -31,7 +31,8 @@ from circuitdb.models import hub
 from circuitdb.models.families import FAMILIES
 from circuitdb.models.forward import (
     EdgeMask,
-    Embedding,
+    EdgeSums,
+    Held,
     Logits,
     MaskedRun,
     Objective,
@@ -131,13 +132,13 @@ class HookedForward:
         tokens: Tokens,
         delta: Writers,
         objective: Objective,
-        embedding: Embedding | None = None,
-    ) -> Float[Tensor, "batch edge"]:
+        held: Held | None = None,
+        *,
+        senders: slice | None = None,
+        by_position: bool = False,
+    ) -> Float[Tensor, "batch *pos edge"]:
         """For every edge and prompt: Σ over positions and d_model of delta · ∂objective/∂input."""
         inputs: list[Tensor] = []
-
-        def start(site: _Site, x: Tensor) -> Tensor:
-            return (x if embedding is None else embedding.to(x)).detach().requires_grad_()
 
         def branch(site: _Site, x: Tensor) -> Tensor:
             # A tensor of its own: the MLP's input is otherwise the residual stream itself.
@@ -145,17 +146,53 @@ class HookedForward:
             return inputs[-1]
 
         with torch.enable_grad():
-            hooks = _hooks(self._writers[:1], start) + _hooks(self._readers, branch)
+            # Weights take no gradient: the graph starts at the embedding, be it held or not.
+            start = _hooks(self._writers[:1], lambda site, x: x.detach().requires_grad_())
+            hooks = self._holding(held) + start + _hooks(self._readers, branch)
             total = objective(self._run(tokens, hooks)).sum()
-            grads = torch.autograd.grad(total, inputs)
-        scores = delta.new_zeros((tokens.shape[0], self.space.n_edges))
+            grads = torch.autograd.grad(total, inputs, materialize_grads=True)
+        sums = EdgeSums(delta, self.space.n_edges, senders, by_position)
         for site, grad in zip(self._readers, grads, strict=True):
-            n = self._visible[site.rows.start]
-            per_reader = grad if site.heads else grad[:, :, None]
-            products = torch.einsum("wbtd,btrd->brw", delta[:n], per_reader.to(delta))
+            per_reader = grad.movedim(2, 0) if site.heads else grad[None]
             first = int(self.space.edge_id[site.rows.start, 0])
-            scores[:, first : first + products[0].numel()] = products.flatten(1)
-        return scores
+            sums.add(first, self._visible[site.rows.start], per_reader)
+        return sums.scores
+
+    def _holding(self, held: Held | None) -> list[_Hook]:
+        """Hooks that put constants in place of what some writers write."""
+        if held is None:
+            return []
+        site = next(s for s in self._writers if held.at(s.rows))
+        inside = held.at(site.rows)
+        assert inside is not None
+        after_norm = next((s for s in self._post_norms if s.rows == site.rows), None)
+        if after_norm is not None:
+            return self._holding_shares(site, after_norm, inside)
+
+        def replace(site: _Site, x: Tensor) -> Tensor:
+            if not site.heads:
+                return inside.outputs[0].to(x)
+            x = x.clone()
+            x[:, :, inside.writers] = inside.outputs.movedim(0, 2).to(x)
+            return x
+
+        return _hooks([site], replace)
+
+    def _holding_shares(self, heads: _Site, norm: _Site, held: Held) -> list[_Hook]:
+        """The same for heads behind a norm: after it, their live shares are exchanged."""
+        live: list[Tensor] = []
+
+        def keep(site: _Site, x: Tensor) -> None:
+            live.append(x[:, :, held.writers].sum(2))
+
+        def share(site: _Site, scale: Tensor) -> None:
+            live.append(live.pop() * self._post_weight(site) / scale)
+
+        def exchange(site: _Site, x: Tensor) -> Tensor:
+            return x - live.pop() + held.outputs.sum(0).to(x)
+
+        after = norm._replace(hook=f"blocks.{norm.layer}.hook_attn_out")
+        return _hooks([heads], keep) + _hooks([norm], share) + _hooks([after], exchange)
 
     def _run(self, tokens: Tokens, hooks: list[_Hook]) -> Logits:
         context = getattr(self._bridge.cfg, "n_ctx", None)
@@ -189,9 +226,7 @@ class HookedForward:
         """Hooks that put into `out` what every writer adds to the residual stream."""
 
         def share(site: _Site, scale: Tensor) -> None:
-            norm = self._post_norm(site)
-            weight = 1 + norm.weight if norm.uses_weight_offset else norm.weight
-            out[site.rows] *= weight / scale
+            out[site.rows] *= self._post_weight(site) / scale
 
         stored = _hooks(self._writers, lambda site, x: _store(out, site, x))
         return stored + _hooks(self._post_norms, share)
@@ -199,6 +234,12 @@ class HookedForward:
     def _post_norm(self, site: _Site) -> Any:
         """The norm between a layer's heads and the residual stream; none in most architectures."""
         return getattr(self._bridge.blocks[site.layer], "ln1_post", None)
+
+    def _post_weight(self, site: _Site) -> Tensor:
+        """What the norm behind attention multiplies by, ``[d_model]``."""
+        norm = self._post_norm(site)
+        weight: Tensor = 1 + norm.weight if norm.uses_weight_offset else norm.weight
+        return weight
 
     def _switch_on(self) -> None:
         bridge, name = self._bridge, type(self._bridge.original_model).__name__

@@ -38,7 +38,9 @@ from circuitdb.errors import ModelError, OptionError
 from circuitdb.models.families import FAMILIES
 from circuitdb.models.forward import (
     EdgeMask,
+    EdgeSums,
     Embedding,
+    Held,
     Logits,
     MaskedRun,
     Objective,
@@ -63,6 +65,7 @@ from circuitdb.space import Space
 # One input shared by all heads, or one for each.
 Shared = Float[Tensor, "batch pos d_model"]
 PerReader = Float[Tensor, "reader batch pos d_model"]
+Pattern = Float[Tensor, "batch head query key"]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -84,6 +87,15 @@ class _Normed(NamedTuple):
     """Input centred (LayerNorm) and scaled to unit variance."""
     scale: Tensor
     """1 / standard deviation, broadcast over d_model."""
+
+
+class AttentionGradient(NamedTuple):
+    """What a correction of one layer's attention pattern needs of a forward and backward."""
+
+    stream: Shared
+    """What attention reads, before the norm."""
+    at_heads: Float[Tensor, "batch head pos d_head"]
+    """∂objective/∂(probabilities @ values), by query head."""
 
 
 class ResidualForward:
@@ -230,32 +242,50 @@ class ResidualForward:
         tokens: Tokens,
         delta: Writers,
         objective: Objective,
-        embedding: Embedding | None = None,
-    ) -> Float[Tensor, "batch edge"]:
+        held: Held | None = None,
+        *,
+        senders: slice | None = None,
+        by_position: bool = False,
+    ) -> Float[Tensor, "batch *pos edge"]:
         """For every edge and prompt: Σ over positions and d_model of delta · ∂objective/∂input."""
-        scores = delta.new_zeros((tokens.shape[0], self.space.n_edges))
+        sums = EdgeSums(delta, self.space.n_edges, senders, by_position)
 
         def record(readers: Readers, grad: PerReader) -> None:
-            seen = delta[: readers.n_visible].flatten(2)
-            products = torch.einsum("wbx,rbx->brw", seen, grad.flatten(2))
-            scores[:, readers.edges] = products.flatten(1)
+            sums.add(readers.edges.start, readers.n_visible, grad)
 
         with torch.enable_grad():
-            x = (self.embed(tokens) if embedding is None else embedding).detach().requires_grad_()
+            start = held.at(slice(0, 1)) if held else None
+            x = (self.embed(tokens) if start is None else start.outputs[0]).detach()
+            x = x.requires_grad_()
             for i, block in enumerate(self.weights.blocks):
-                a = block.attention
+                a, readers = block.attention, self._attention_readers[i]
                 normed = _norm(block.attention_norm, x)
                 qkv = _qkv(a, normed.out)
-                _record_attention(
-                    self._attention_readers[i], a, block.attention_norm, normed, qkv, record
-                )
-                attended = x + _write_summed(block, self._attend(a, *qkv))
+                _record_attention(readers, a, block.attention_norm, normed, qkv, record)
+                first = readers.n_visible
+                heads = held.at(slice(first, first + len(a.w_q))) if held else None
+                attended = x + self._written(block, qkv, heads)
                 read = x if self._parallel else attended
                 branch = _recorded(read, self._mlp_readers[i], record)
-                x = attended + _run_mlp(block, branch)
+                first += len(a.w_q)
+                mlp = held.at(slice(first, first + 1)) if held else None
+                x = attended + (_run_mlp(block, branch) if mlp is None else mlp.outputs[0])
             logits = self._unembed(_recorded(x, self._logits_readers, record))
             objective(logits).sum().backward()  # type: ignore[no-untyped-call]
-        return scores
+        return sums.scores
+
+    def attention_gradients(self, tokens: Tokens, objective: Objective) -> list[AttentionGradient]:
+        """Layer by layer, the stream attention reads and the gradient at what its heads fetch."""
+        streams, fetched = [], []
+        with torch.enable_grad():
+            x = self.embed(tokens).detach().requires_grad_()
+            for block in self.weights.blocks:
+                streams.append(x.detach())
+                fetched.append(self._attend_to(block, x))
+                attended = x + _write_summed(block, fetched[-1])
+                x = attended + _run_mlp(block, x if self._parallel else attended)
+            grads = torch.autograd.grad(objective(self._unembed(x)).sum(), fetched)
+        return [AttentionGradient(x, g) for x, g in zip(streams, grads, strict=True)]
 
     def embed(self, tokens: Tokens) -> Embedding:
         """The ``input`` writer: token embedding plus position embedding where there is one.
@@ -305,6 +335,21 @@ class ResidualForward:
         cos, sin = a.rotary.tables(start + x.shape[-2], made)
         return rotate(made, cos[start:], sin[start:])
 
+    def unrotated(self, layer: int, x: Shared) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a layer on one input ``[batch, pos, d_model]`` for all.
+
+        Each is ``[batch, head, pos, d_head]``, keys and values by key/value head; before the norm
+        and rotation that :meth:`pattern` applies.
+        """
+        block = self.weights.blocks[layer]
+        return _qkv(block.attention, _normalized(block.attention_norm, x))
+
+    def pattern(self, layer: int, q: Tensor, k: Tensor) -> Pattern:
+        """Attention probabilities of a layer's heads, from :meth:`unrotated` queries and keys."""
+        a = self.weights.blocks[layer].attention
+        q, k = self._turned(a, q, k)
+        return _pattern(a, q, k, self._visible(a, q))
+
     def write(self, layer: int, z: Tensor, heads: Sequence[int]) -> Tensor:
         """What some heads write, ``[head, …, pos, d_model]``, from ``[head, …, pos, d_head]``."""
         w = self.weights.blocks[layer].attention.w_o[list(heads)]
@@ -322,6 +367,18 @@ class ResidualForward:
     def _unembed(self, x: Embedding) -> Logits:
         return self.unembed(x[:, -1] if self.weights.reads == "last" else x).flatten(1)
 
+    def _written(
+        self, block: Block, qkv: tuple[Tensor, Tensor, Tensor], held: Held | None
+    ) -> Shared:
+        """What all heads write together, output bias included; those `held`, by head, as given."""
+        if held is None:
+            return _write_summed(block, self._attend(block.attention, *qkv))
+        given = held.outputs.sum(0) + or_zero(block.attention.b_o)
+        if len(held.outputs) == len(block.attention.w_q):
+            return given
+        heads = _write(block, self._attend(block.attention, *qkv))
+        return given + heads[: held.writers.start].sum(0) + heads[held.writers.stop :].sum(0)
+
     def _attend_to(self, block: Block, x: Shared) -> Tensor:
         """Attention of the full model, ``[batch, head, pos, d_head]``."""
         a = block.attention
@@ -329,12 +386,10 @@ class ResidualForward:
 
     def _attend(self, a: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention from unrotated queries and keys, ``[batch, head, pos, d_head]``."""
-        q, k = _normalized(a.q_norm, q), _normalized(a.k_norm, k)
-        if a.rotary is not None:
-            cos, sin = a.rotary.tables(q.shape[2], q)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = self._turned(a, q, k)
         if a.softcap is not None:
-            return _capped_attention(a, q, k, v, self._visible(a, q))
+            # torch's fused kernels do not know a soft cap.
+            return _pattern(a, q, k, self._visible(a, q)) @ _for_queries(v, q)
         narrow = a.window is not None and a.window < q.shape[2]
         return F.scaled_dot_product_attention(
             q, k, v,
@@ -343,6 +398,14 @@ class ResidualForward:
             scale=a.scale,
             enable_gqa=k.shape[1] != q.shape[1],
         )  # fmt: skip
+
+    def _turned(self, a: Attention, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys normed and rotated, where the model does so."""
+        q, k = _normalized(a.q_norm, q), _normalized(a.k_norm, k)
+        if a.rotary is None:
+            return q, k
+        cos, sin = a.rotary.tables(q.shape[2], q)
+        return rotate(q, cos, sin), rotate(k, cos, sin)
 
     def _visible(self, a: Attention, q: Tensor) -> Bool[Tensor, "query key"]:
         """Which positions a query sees."""
@@ -410,15 +473,16 @@ def _capped(x: Tensor, cap: float | None) -> Tensor:
     return x if cap is None else cap * torch.tanh(x / cap)
 
 
-def _capped_attention(
-    a: Attention, q: Tensor, k: Tensor, v: Tensor, visible: Bool[Tensor, "query key"]
-) -> Tensor:
-    """Attention with a soft cap on its scores, which torch's fused kernels do not know."""
-    group = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+def _pattern(a: Attention, q: Tensor, k: Tensor, visible: Bool[Tensor, "query key"]) -> Pattern:
+    """Attention probabilities written out, from normed and rotated queries and keys."""
     scale = q.shape[-1] ** -0.5 if a.scale is None else a.scale
-    scores = _capped(q @ k.transpose(2, 3) * scale, a.softcap)
-    return scores.masked_fill(~visible, -math.inf).softmax(-1) @ v
+    scores = _capped(q @ _for_queries(k, q).transpose(2, 3) * scale, a.softcap)
+    return scores.masked_fill(~visible, -math.inf).softmax(-1)
+
+
+def _for_queries(kv: Tensor, q: Tensor) -> Tensor:
+    """Keys or values once for each query head of their group."""
+    return kv.repeat_interleave(q.shape[1] // kv.shape[1], dim=1)
 
 
 def _project(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
