@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from circuitdb.compare.stability import Stability
     from circuitdb.journal import FileJournal
     from circuitdb.models.model import LoadedModel
+    from circuitdb.outcomes import Knockouts
     from circuitdb.overlaps import StoredOverlap
     from circuitdb.plan import Plan
     from circuitdb.replay import Replay, Rethreshold
@@ -574,6 +575,36 @@ class Database:
             store.add_evaluation(circuit.circuit_id, measured)
         return measured
 
+    def knockout(self, ref: str, *, report: Report = _silent, **options: Any) -> Knockouts:
+        """What removing each head and MLP alone does, from the full model and from a circuit.
+
+        On the circuit's stored prompts, under its run's ablation. Stored with the circuit, and
+        recognised when asked for again.
+
+        Args:
+            ref: which circuit.
+            options: ``split`` (by default test, like other figures), ``metric`` (by default the
+                run's), and ``model_options`` as for :meth:`discover`.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        from circuitdb import revisit
+
+        _check_names("option", options, _TRIAL_OPTIONS, of="knockouts")
+        _check_names("model option", options.get("model_options") or (), _MODEL_OPTIONS)
+        circuit = self.get(ref)
+        question = _question(circuit, options)
+        with self.reading() as store:
+            stored = store.knockouts(circuit.circuit_id)
+        for known in stored:
+            if known.question() == question:
+                return known.model_copy(update={"stored_before": True})
+        measured = revisit.knock_out_again(circuit, self._prompt_set, report=report, **options)
+        with self.writing() as store:
+            store.add_knockouts(circuit.circuit_id, measured)
+        return measured
+
     def _prompt_set(self, prompt_set: str) -> PromptRows:
         with self.reading() as store:
             return store.prompt_set(prompt_set)
@@ -750,9 +781,20 @@ _MODEL_OPTIONS = ("device", "dtype", "forward", "threads")
 _EVALUATE_OPTIONS = (
     "split", "task", "metric", "ablation", "corruption", "band", "model_options",
 )  # fmt: skip
+_TRIAL_OPTIONS = ("split", "metric", "model_options")
 _PROMPT_OPTIONS = (
     "sizes", "data_seed", "corruption", "answers", "replicate", "drop_templates",
 )  # fmt: skip
+
+
+def _question(circuit: Circuit, options: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Split, metric and ablation that a stored circuit is put on trial with."""
+    named = circuit.run.metric
+    if options.get("metric") is not None:
+        from circuitdb import metrics  # Imports torch, which what is stored does not need.
+
+        named = metrics.get(options["metric"]).name
+    return options.get("split", "test"), named, circuit.run.ablation
 
 
 def _check_names(kind: str, given: Iterable[str], known: Sequence[str], of: str = "") -> None:

@@ -39,11 +39,13 @@ SCHEMA_VERSION = 1
 """Version of the interchange format and of every ``--json`` document."""
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """A value that does not change and knows no NaN; unknown fields are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Run(_Frozen):
+class Run(Frozen):
     """What was done, completely: equal work has an equal `run_id`."""
 
     task: str
@@ -84,7 +86,7 @@ class Run(_Frozen):
         return digest(decides)
 
 
-class Selection(_Frozen):
+class Selection(Frozen):
     """The rule that made members out of scores."""
 
     rule: Literal["engine", "threshold", "edges", "nodes", "faithfulness", "given"]
@@ -132,7 +134,7 @@ _RANKED: Final = {
 }
 
 
-class Provenance(_Frozen):
+class Provenance(Frozen):
     """How a run came to be; recorded, and no part of any id."""
 
     created_at: datetime
@@ -145,7 +147,7 @@ class Provenance(_Frozen):
     """The command line that repeats it."""
 
 
-class Figures(_Frozen):
+class Figures(Frozen):
     """What a circuit does on one split, beside the full model and the empty circuit.
 
     Faithfulness = (m_circuit − m_empty) / (m_full − m_empty), ratio = m_circuit / m_full; each
@@ -182,7 +184,7 @@ class Figures(_Frozen):
     note: str | None = None
 
 
-class Node(_Frozen):
+class Node(Frozen):
     """One component of one circuit or run."""
 
     name: str
@@ -207,7 +209,7 @@ class Node(_Frozen):
         )  # fmt: skip
 
 
-class CircuitEdge(_Frozen):
+class CircuitEdge(Frozen):
     """One edge of one circuit or run."""
 
     src: str
@@ -225,7 +227,7 @@ class CircuitEdge(_Frozen):
         return f"{self.src}->{self.dst}" + (f"<{self.port}>" if self.port else "")
 
 
-class Circuit(_Frozen):
+class Circuit(Frozen):
     """One circuit by name, with its run and provenance: the interchange format."""
 
     schema_version: Literal[1] = 1

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitdb import controls, tasks
+from circuitdb import controls, tasks, trials
 from circuitdb.ablation import MEANS
 from circuitdb.circuit import (
     Circuit,
@@ -44,9 +45,11 @@ from circuitdb.errors import (
     TaskNotDoneError,
     UnknownNameError,
 )
-from circuitdb.evaluate import figures
+from circuitdb.evaluate import Bench, figures
+from circuitdb.metrics import Metric
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
+from circuitdb.outcomes import Knockouts
 from circuitdb.plan import BAND, Plan, check
 from circuitdb.space import Space
 from circuitdb.tasks.prompts import SPLITS, PromptSet
@@ -261,7 +264,44 @@ def _prepared_by_hand(plan: Plan, model: LoadedModel, report: Report) -> Prepare
         return prepare(plan.model_copy(update={"force": True}), model, report=report)
 
 
-def evaluate_again(
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A stored circuit with its model and prompts, ready to be measured."""
+
+    prepared: Prepared
+    bench: Bench
+    members: Members
+    prompts: Material | None
+    """The stored prompts; None where they were made anew."""
+    report: Report
+
+    @property
+    def metric(self) -> Metric:
+        return self.prepared.metric
+
+    def figures(self, split: str, task: str | None) -> Figures:
+        """What the circuit does, beside matched random circuits."""
+        plan, bench = self.prepared.plan, self.bench
+        band = random_band(
+            bench, self.members, self.metric, plan.keep_input, plan.band, self.report
+        )
+        return figures(
+            bench, self.members.mask(bench.space), self.metric, split=split, task=task,
+            corruption=plan.corruption if self.prompts is None else None,
+            keep_input=plan.keep_input, band=band,
+        )  # fmt: skip
+
+    def notes(self) -> list[str]:
+        """What to say of the prompts."""
+        if self.prompts is None:
+            return left_out_lines(self.prepared.plan, self.prepared.prompts)
+        if self.prompts.means_over is self.prompts.prompts:
+            n = self.prompts.prompts.split("train").n
+            return [f"means over the run's own {n} train prompts"]
+        return []
+
+
+def restore(
     circuit: Circuit,
     stored: Stored,
     *,
@@ -270,11 +310,11 @@ def evaluate_again(
     metric: str | None = None,
     ablation: str | None = None,
     corruption: str | None = None,
-    band: int = BAND,
+    band: int = 0,
     model_options: Mapping[str, Any] | None = None,
     report: Report = silent,
-) -> Figures:
-    """Figures of a stored circuit on another split, task, metric or ablation.
+) -> Restored:
+    """A stored circuit on some split, task, metric and ablation; by default its run's own.
 
     On the run's own task and corruption these are the prompts it was found and measured on, from
     the store, whatever the task makes today; others are made anew.
@@ -303,19 +343,46 @@ def evaluate_again(
     bench = Benches(prepared)[split]
     if not len(bench):
         raise PromptError(f"task {plan.task!r} has no prompts in split {split!r}")
-    members = _members(circuit, model)
-    values = random_band(bench, members, prepared.metric, plan.keep_input, band, report)
-    measured = figures(
-        bench, members.mask(model.space), prepared.metric, split=split, task=other_task,
-        corruption=None if own else plan.corruption, keep_input=plan.keep_input, band=values,
-    )  # fmt: skip
-    notes = [measured.note]
-    if prompts is None:
-        notes += left_out_lines(plan, prepared.prompts)
-    elif prompts.means_over is prompts.prompts:
-        n = prompts.prompts.split("train").n
-        notes.append(f"means over the run's own {n} train prompts")
+    return Restored(prepared, bench, _members(circuit, model), prompts, report)
+
+
+def evaluate_again(
+    circuit: Circuit,
+    stored: Stored,
+    *,
+    split: str = "test",
+    task: str | None = None,
+    band: int = BAND,
+    **asked: Any,
+) -> Figures:
+    """Figures of a stored circuit on another split, task, metric or ablation.
+
+    Args:
+        circuit: which.
+        stored: where stored prompts are.
+        split, task, asked: as for :func:`restore`, with its errors.
+        band: matched random circuits to measure beside it.
+    """
+    restored = restore(circuit, stored, split=split, task=task, band=band, **asked)
+    measured = restored.figures(split, None if task == circuit.run.task else task)
+    notes = [measured.note, *restored.notes()]
     return measured.model_copy(update={"note": "; ".join(filter(None, notes)) or None})
+
+
+def knock_out_again(
+    circuit: Circuit, stored: Stored, *, split: str = "test", **asked: Any
+) -> Knockouts:
+    """Knockouts from the full model and from a stored circuit.
+
+    Args:
+        circuit: which.
+        stored: where stored prompts are.
+        split, asked: as for :func:`restore`, with its errors.
+    """
+    restored = restore(circuit, stored, split=split, **asked)
+    return trials.knockouts(
+        restored.bench, restored.members, restored.metric, split=split, report=restored.report
+    )
 
 
 def _model_of(circuit: Circuit, options: Mapping[str, Any]) -> LoadedModel:

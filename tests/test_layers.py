@@ -13,8 +13,8 @@ import circuitdb
 PACKAGE = Path(circuitdb.__file__).parent
 
 ORDER = (
-    "errors", "resources", "text", "names", "space", "circuit", "controls", "tasks", "metrics", "models",
-    "journal", "replay", "ablation", "evaluate", "engines", "select", "plan", "discovery", "revisit", "schemas",
+    "errors", "resources", "text", "names", "space", "circuit", "outcomes", "controls", "tasks", "metrics", "models",
+    "journal", "replay", "ablation", "evaluate", "engines", "select", "plan", "discovery", "trials", "revisit", "schemas",
     "store", "formats", "compare", "queries", "ingest", "render", "results", "overlaps", "api", "cli",
     "__main__",
 )  # fmt: skip

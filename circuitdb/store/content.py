@@ -49,6 +49,10 @@ PROMPT: Final = (
     "ordinal", "split", "template", "clean", "corrupted", "clean_ids", "corrupted_ids",
     "correct_ids", "incorrect_ids", "roles",
 )  # fmt: skip
+KNOCKOUT: Final = (
+    "split", "metric", "ablation", "ordinal", "n_prompts", "m_full", "m_circuit", "node",
+    "effect_full", "se_full", "percent_full", "effect_circuit", "se_circuit", "percent_circuit",
+)  # fmt: skip
 _SCORES: Final = ("score", "score_abs", "score_se")
 
 KEPT: Final[tuple[Kept, ...]] = (
@@ -84,6 +88,7 @@ KEPT: Final[tuple[Kept, ...]] = (
     Kept("member", "circuit_key", ("edge_id", "scored"), "edge_id", ("<i4", "?")),
     Kept("node_member", "circuit_key", ("component_id", "scored"), "component_id", ("<i4", "?")),
     Kept("evaluation", "circuit_key", ("ordinal", "is_primary", *FIGURES), "ordinal"),
+    Kept("knockout", "circuit_key", KNOCKOUT, "split, metric, ablation, ordinal"),
 )
 BY_TABLE: Final = {k.table: k for k in KEPT}
 

@@ -11,9 +11,10 @@ from typing import Any, Final, NamedTuple
 
 from circuitdb.circuit import Figures, finite
 from circuitdb.errors import CircuitReferenceError, OptionError
+from circuitdb.outcomes import Knockouts
 from circuitdb.store import read, write
 from circuitdb.store.connection import one, utc_now
-from circuitdb.store.content import FIGURES, KEPT, seal_rows
+from circuitdb.store.content import BY_TABLE, FIGURES, KEPT, KNOCKOUT, read_seals, seal_rows
 from circuitdb.text import printable
 
 ALIAS_RULE: Final = "letters, digits, '_', '.' and '-', beginning with a letter"
@@ -58,6 +59,28 @@ def add_evaluation(con: Any, circuit_key: int, figures: Figures) -> None:
         "DELETE FROM content WHERE table_name = 'evaluation' AND owner_key = ?", [circuit_key]
     )
     write.keep(con, [seal_rows("evaluation", circuit_key, [*rows, made])])
+
+
+def add_knockouts(con: Any, circuit_key: int, knockouts: Knockouts) -> None:
+    """Store knockouts of a circuit; those of one split, metric and ablation are stored once."""
+    if any(k.question() == knockouts.question() for k in read.knockouts(con, circuit_key)):
+        return
+    head = (*knockouts.question(), knockouts.n_prompts, knockouts.m_full, knockouts.m_circuit)
+    rows = [
+        (*head[:3], i, *head[3:], *row.model_dump().values())
+        for i, row in enumerate(knockouts.rows)
+    ]
+    _append(con, "knockout", circuit_key, KNOCKOUT, rows)
+
+
+def _append(
+    con: Any, table: str, circuit_key: int, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    """Add rows to those a circuit has in a table, and seal all of them anew."""
+    write.insert_rows(con, table, ("circuit_key", circuit_key), columns, rows, [])
+    con.unregister("incoming")
+    con.execute("DELETE FROM content WHERE table_name = ? AND owner_key = ?", [table, circuit_key])
+    write.keep(con, read_seals(con, BY_TABLE[table], circuit_key, circuit_key).values())
 
 
 def remove(con: Any, circuit_keys: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ out as stored, and goes in the ordinary way.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,12 +38,14 @@ from circuitdb.errors import (
     NumericalError,
     StoreError,
 )
+from circuitdb.outcomes import Knockouts
 from circuitdb.space import Space, SpaceSpec
 from circuitdb.store.connection import in_our_words
-from circuitdb.store.content import FIGURES, PROMPT, PROVENANCE, filled
+from circuitdb.store.content import FIGURES, KNOCKOUT, PROMPT, PROVENANCE, filled
 from circuitdb.store.read import (
     CircuitRow,
     make_inert,
+    make_knockouts,
     make_prompt,
     make_provenance,
     make_run,
@@ -52,7 +55,7 @@ _NAME: Final = "stranger"
 _RULE: Final = ("rule", "value", "unit", "ranking", "reached", "members")
 _TABLES: Final = (
     "migration", "space", "prompt_set", "prompt", "provenance", "run", "score", "node_score",
-    "edge_effect", "decision", "circuit", "member", "node_member", "evaluation", "alias", "note",
+    "edge_effect", "decision", "circuit", "member", "node_member", "evaluation", "knockout", "alias", "note",
 )  # fmt: skip
 
 
@@ -66,6 +69,8 @@ class Takes(Protocol):
     def find(self, **filters: Any) -> list[CircuitRow]: ...
     def evaluations(self, circuit_id: str) -> tuple[Figures, ...]: ...
     def add_evaluation(self, circuit_id: str, figures: Figures) -> None: ...
+    def knockouts(self, circuit_id: str) -> tuple[Knockouts, ...]: ...
+    def add_knockouts(self, circuit_id: str, knockouts: Knockouts) -> None: ...
     def set_alias(self, circuit_id: str, alias: str) -> None: ...
     def set_note(self, circuit_id: str, note: str | None) -> None: ...
 
@@ -79,6 +84,8 @@ class Merged(NamedTuple):
     """Circuits that were stored already."""
     evaluations: int
     """Evaluations taken over for circuits that were stored already."""
+    knockouts: int
+    """Tables of knockouts taken over, also for circuits that were new."""
     skipped_aliases: tuple[str, ...]
     """Aliases left out: another circuit here has that alias, or the circuit has another one."""
     skipped_notes: tuple[str, ...]
@@ -201,10 +208,12 @@ def _take(store: Takes, con: Any) -> Merged:
     both = {row[0]: known[row[1]] for row in theirs if row[1] in known}
     evaluations = sum(_take_evaluations(store, con, key, row) for key, row in both.items())
     ids = {row[0]: row[1] for row in theirs}
+    knockouts = sum(_take_knockouts(store, con, key, circuit) for key, circuit in ids.items())
     skipped_aliases = tuple(_take_aliases(store, con, ids))
     return Merged(
-        tuple(added), len(known), evaluations, skipped_aliases, tuple(_take_notes(store, con, ids))
-    )
+        tuple(added), len(known), evaluations, knockouts, skipped_aliases,
+        tuple(_take_notes(store, con, ids)),
+    )  # fmt: skip
 
 
 def _take_evaluations(store: Takes, con: Any, key: int, row: CircuitRow) -> int:
@@ -223,6 +232,19 @@ def _same(a: Figures, b: Figures, own_task: str) -> bool:
         for f in (a, b)
     ]
     return asked[0] == asked[1]
+
+
+def _take_knockouts(store: Takes, con: Any, key: int, circuit_id: str) -> int:
+    """Copy the knockouts that a circuit lacks here; how many."""
+    rows = sorted(_rows(con, "knockout", KNOCKOUT, ("circuit_key", key)), key=lambda row: row[:4])
+    if not rows:
+        return 0
+    ours = {known.question() for known in store.knockouts(circuit_id)}
+    groups = itertools.groupby(rows, key=lambda row: row[:3])
+    new = [make_knockouts(list(group)) for question, group in groups if question not in ours]
+    for knockouts in new:
+        store.add_knockouts(circuit_id, knockouts)
+    return len(new)
 
 
 def _take_aliases(store: Takes, con: Any, ids: dict[int, str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         Scores,
         Selection,
     )
+    from circuitdb.outcomes import Knockouts
     from circuitdb.space import EdgeIds, SpaceSpec
 
     NodeIds = NDArray[np.int32]
@@ -280,6 +282,37 @@ def evaluations(con: Any, key: int) -> tuple[Figures, ...]:
         [key],
     ).fetchall()
     return tuple(Figures(**dict(zip(FIGURES, row, strict=True))) for row in found)
+
+
+def knockouts(con: Any, key: int) -> tuple[Knockouts, ...]:
+    """The knockouts of a circuit: those of each split, metric and ablation."""
+    from circuitdb.store.content import KNOCKOUT
+
+    found = con.execute(
+        f"SELECT {', '.join(KNOCKOUT)} FROM knockout WHERE circuit_key = ? "
+        "ORDER BY split, metric, ablation, ordinal",
+        [key],
+    ).fetchall()
+    groups = itertools.groupby(found, key=lambda row: row[:3])
+    return tuple(make_knockouts(list(rows)) for _, rows in groups)
+
+
+def make_knockouts(rows: Sequence[Sequence[Any]]) -> Knockouts:
+    """Knockouts of one split, metric and ablation from the columns of their rows, in order."""
+    from circuitdb.outcomes import Knockout, Knockouts
+
+    split, metric, ablation, _, n_prompts, m_full, m_circuit, *_ = rows[0]
+    return Knockouts(
+        split=split,
+        metric=metric,
+        ablation=ablation,
+        n_prompts=n_prompts,
+        m_full=m_full,
+        m_circuit=m_circuit,
+        rows=tuple(
+            Knockout(**dict(zip(Knockout.model_fields, row[7:], strict=True))) for row in rows
+        ),
+    )
 
 
 def primary(con: Any, key: int) -> Figures | None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Run,
         Scores,
     )
+    from circuitdb.outcomes import Knockouts
     from circuitdb.space import EdgeIds, Space, SpaceSpec
     from circuitdb.store import care, write
     from circuitdb.store.edit import CheckpointMetric
@@ -161,6 +162,13 @@ class Store:
 
         with self._writing() as con:
             edit.add_evaluation(con, read.circuit_keys(con, [circuit_id])[0], figures)
+
+    def add_knockouts(self, circuit_id: str, knockouts: Knockouts) -> None:
+        """Store knockouts of a circuit; those of one split, metric and ablation are stored once."""
+        from circuitdb.store import edit
+
+        with self._writing() as con:
+            edit.add_knockouts(con, read.circuit_keys(con, [circuit_id])[0], knockouts)
 
     def add_checkpoint_metrics(self, rows: Sequence[CheckpointMetric]) -> None:
         """Store what full models do on tasks; an earlier value of the same question goes."""
@@ -377,6 +385,11 @@ class Store:
         """The evaluations of a circuit, the one shown first."""
         with self._reading() as con:
             return read.evaluations(con, read.circuit_keys(con, [circuit_id])[0])
+
+    def knockouts(self, circuit_id: str) -> tuple[Knockouts, ...]:
+        """The knockouts of a circuit: those of each split, metric and ablation."""
+        with self._reading() as con:
+            return read.knockouts(con, read.circuit_keys(con, [circuit_id])[0])
 
     def prompt_set(self, prompt_set_hash: str) -> PromptRows:
         """A stored prompt set.
