@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from circuitdb.errors import CircuitdbError as CircuitdbError
     from circuitdb.errors import InputError as InputError
     from circuitdb.overlaps import StoredOverlap as StoredOverlap
+    from circuitdb.own_metrics import metric as metric
     from circuitdb.plan import Plan as Plan
     from circuitdb.results import StoredCircuit as StoredCircuit
     from circuitdb.space import Space as Space
@@ -39,6 +40,7 @@ _HOMES = {
     "compare.overlap": ("Overlap",),
     "errors": ("CircuitdbError", "InputError"),
     "overlaps": ("StoredOverlap",),
+    "own_metrics": ("metric",),
     "plan": ("Plan",),
     "results": ("StoredCircuit",),
     "space": ("Space", "SpaceSpec"),
@@ -48,7 +50,7 @@ _HOME = {name: f"circuitdb.{home}" for home, names in _HOMES.items() for name in
 __all__ = [
     "Circuit", "CircuitEdge", "CircuitdbError", "Database", "Figures", "InputError", "Node",
     "Overlap", "Plan", "Provenance", "Run", "Selection", "Space", "SpaceSpec", "StoredCircuit",
-    "StoredOverlap", "__version__", "open",
+    "StoredOverlap", "__version__", "metric", "open",
 ]  # fmt: skip
 
 

@@ -852,7 +852,7 @@ def _compared(store: Store, rows: Sequence[CircuitRow], level: Level | None) -> 
                 edges=record.edges,
                 nodes=record.nodes,
                 run=record.run,
-                better=-1 if row.metric == "kl" else 1,
+                better=record.run.better,
                 scores=store.edge_scores(row.run_id) if level == "edges" else None,
                 node_scores=store.node_scores(row.run_id) if level not in ("edges", None) else None,
                 inert=tuple(space.writer_ids(record.inert or ()).tolist()),

@@ -50,7 +50,10 @@ class Run(Frozen):
 
     task: str
     task_params: Json = Field(default_factory=dict)
-    """Corruption, answers ("task" or "random"), replicate, filter, sample sizes …"""
+    """Corruption, answers ("task" or "random"), replicate, filter, sample sizes …
+
+    Under ``metric`` what a metric of a user's own says of itself: ``unit`` and ``better``.
+    """
     prompt_set: str
     """Hash of the prompts: token ids, answers, roles, splits, and the BOS choice."""
     model: str
@@ -72,6 +75,13 @@ class Run(Frozen):
     dtype: str = "float32"
     score_context: Context = "full"
     """Ablated in the full model, in a circuit, or one after the other."""
+
+    @property
+    def better(self) -> Literal[1, -1]:
+        """+1 where more of the metric is better, −1 where less is: of ours that is ``kl`` alone."""
+        own = self.task_params.get("metric")
+        less = own["better"] < 0 if own else self.metric == "kl"
+        return -1 if less else 1
 
     @property
     def run_id(self) -> str:

@@ -102,7 +102,7 @@ def prepare(
     check(plan, task=prompts is None)
     engine = engines.get(plan.engine)
     metric = metrics.get(plan.metric or engine.metric)
-    plan = plan.model_copy(update={"metric": metric.name})
+    plan = plan.model_copy(update={"metric": metric.asked_as})
     does: tuple[Does, ...] = ()
     told: tuple[str, ...] = ()
     if prompts is None:
@@ -217,6 +217,7 @@ def _run(
             "file": plan.task if plan.task != prompts.rows.task else None,
             "keep_input": plan.keep_input,
             "filter": plan.filter,
+            **({"metric": metric.declared} if metric.declared else {}),
         },
         prompt_set=prompts.hash,
         model=model.name,

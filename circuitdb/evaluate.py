@@ -336,7 +336,7 @@ class Does:
     accuracy_low: float
     """Lower end of the 95 % interval (Wilson)."""
     effect: float
-    """m(clean) − m(corrupted), mean over prompts."""
+    """better × (m(clean) − m(corrupted)), mean over prompts."""
     effect_low: float
     """Lower end of its 95 % interval (normal)."""
 
@@ -364,8 +364,9 @@ def does_task(forward: MaskedForward, prompts: Prompts, metric: Metric) -> tuple
             for tokens in (batch.clean, batch.corrupted)
         )
         won = metrics.prob_diff(clean, correct, incorrect) > 0
-        change = oriented.per_prompt(clean, correct, incorrect) - oriented.per_prompt(
-            corrupted, correct, incorrect
+        change = oriented.better * (
+            oriented.per_prompt(clean, correct, incorrect)
+            - oriented.per_prompt(corrupted, correct, incorrect)
         )
         for i, template in enumerate(batch.template):
             right.setdefault(template, []).append(float(won[i]))

@@ -16,6 +16,8 @@ import torch  # noqa: TID253
 from jaxtyping import Float, Int
 from torch import Tensor  # noqa: TID253
 
+from circuitdb import own_metrics
+from circuitdb.circuit import Json
 from circuitdb.errors import OptionError, UnknownNameError
 
 Logits = Float[Tensor, "batch vocab"]
@@ -77,8 +79,21 @@ class Metric:
     """+1 where more is better, −1 where less is."""
     summary: str
     needs_incorrect: bool
-    differentiable: bool
+    differentiable: bool | None
+    """Null: :func:`has_gradient` finds out."""
     function: Callable[[Logits, Correct, Incorrect], PerPrompt] | None
+    source: str | None = None
+    """Of a user's own metric: what names it on a command line."""
+
+    @property
+    def asked_as(self) -> str:
+        """The name that a command line gives to have it."""
+        return self.source or self.name
+
+    @property
+    def declared(self) -> Json:
+        """What a run records of a user's own metric, whose function it does not have."""
+        return {} if self.source is None else {"unit": self.unit, "better": self.better}
 
     @property
     def of_reference(self) -> bool:
@@ -124,15 +139,41 @@ METRICS: tuple[Metric, ...] = (
 
 
 def get(name: str) -> Metric:
-    """The metric of a name.
+    """The metric of a name: ours, one that another package brings, or ``FILE.py:function``.
 
     Raises:
         UnknownNameError: there is none.
+        OptionError: the function of a user's own is not there, or has changed since it was stored.
     """
     for metric in METRICS:
         if metric.name == name:
             return metric
-    raise UnknownNameError("metric", name, [m.name for m in METRICS])
+    own = own_metrics.from_file(name) if own_metrics.is_file(name) else own_metrics.installed(name)
+    if own is None:
+        known = [*(m.name for m in METRICS), *own_metrics.installed_names()]
+        raise UnknownNameError(
+            "metric", name, known, "Your own: FILE.py:function (docs/metrics.md)"
+        )
+    says = own.declared
+    return Metric(
+        own.name, says.unit, says.better, own.summary, says.needs_incorrect, says.differentiable,
+        own.function, own.source,
+    )  # fmt: skip
+
+
+def has_gradient(
+    metric: Metric, logits: Logits, correct: Correct, incorrect: Incorrect, reference: Logits
+) -> bool:
+    """Whether a metric has a gradient; where that is not said, a backward is tried."""
+    if metric.differentiable is not None:
+        return metric.differentiable
+    with torch.enable_grad():
+        x = logits.detach().clone().requires_grad_()
+        found = metric.per_prompt(x, correct, incorrect, reference)
+        if not found.requires_grad:
+            return False
+        (gradient,) = torch.autograd.grad(found.sum(), x, allow_unused=True)
+    return gradient is not None and bool((gradient != 0).any())
 
 
 def require_answers(metric: Metric, incorrect: Incorrect) -> None:

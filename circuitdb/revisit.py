@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitdb import controls, tasks, trials
+from circuitdb import controls, metrics, tasks, trials
 from circuitdb.ablation import MEANS
 from circuitdb.circuit import (
     Circuit,
@@ -50,6 +50,7 @@ from circuitdb.metrics import Metric
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
 from circuitdb.outcomes import Knockouts
+from circuitdb.own_metrics import check_same
 from circuitdb.plan import BAND, Plan, check
 from circuitdb.space import Space
 from circuitdb.tasks.prompts import SPLITS, PromptSet
@@ -96,6 +97,13 @@ def control_plans(circuit: Circuit, replicates: int) -> list[Plan]:
             f"controls of {circuit.run.task!r} need further prompts from {file!r}, and there is no "
             "such file; put it back, or compare without new controls"
         )
+    try:
+        metrics.get(circuit.run.metric)
+    except OptionError as error:
+        raise OptionError(
+            f"controls of circuit {circuit.circuit_id[:12]} are made by circuitdb discover "
+            f"--replicates K, and again with --answers random: {error}"
+        ) from error
     as_replicate, as_random = controls.selections(
         circuit.selection, circuit.granularity, controls.size(circuit)
     )
@@ -330,6 +338,8 @@ def restore(
     run = circuit.run
     other_task = None if task == run.task else task
     own = other_task is None and corruption in (None, run.task_params.get("corruption"))
+    if metric is not None:
+        check_same(run.metric, metrics.get(metric).name, metric)
     asked = {"task": other_task, "metric": metric, "ablation": ablation, "corruption": corruption}
     changes: Json = {k: v for k, v in asked.items() if v is not None}
     if other_task is not None:

@@ -46,3 +46,38 @@ COMMENT ON COLUMN knockouts.percent_full IS '100 x effect_full / m_full; null wh
 COMMENT ON COLUMN knockouts.effect_circuit IS 'm(C without it) - m(C), C the circuit: unit of the metric, mean over prompts; null where the circuit does not have it';
 COMMENT ON COLUMN knockouts.se_circuit IS 'Standard error of effect_circuit over prompts';
 COMMENT ON COLUMN knockouts.percent_circuit IS '100 x effect_circuit / m_full, on the scale of percent_full; null where m_full is within noise of zero';
+
+-- A metric of a user's own says which way is better in its run; of the others only kl is better
+-- when smaller. It is worked out once a run, not once an edge.
+CREATE OR REPLACE VIEW edges AS
+SELECT c.circuit_id, d.src, d.dst, d.port, s.score, -s.score * r.better AS contribution,
+    s.score_abs, s.score_se, m.edge_id IS NOT NULL AS in_circuit
+FROM circuit c
+JOIN (
+    SELECT run_key, space_key,
+        CAST(coalesce(CAST(task_params ->> '$.metric.better' AS INTEGER),
+            CASE WHEN metric = 'kl' THEN -1 ELSE 1 END) AS FLOAT) AS better
+    FROM run
+) r ON r.run_key = c.run_key
+JOIN score s ON s.run_key = c.run_key
+JOIN edge_dim d ON d.space_key = r.space_key AND d.edge_id = s.edge_id
+LEFT JOIN member m ON m.circuit_key = c.circuit_key AND m.edge_id = s.edge_id
+WHERE c.granularity = 'edge'
+UNION ALL
+SELECT c.circuit_id, d.src, d.dst, d.port, NULL, NULL, NULL, NULL, true
+FROM circuit c
+JOIN run r ON r.run_key = c.run_key
+JOIN member m ON m.circuit_key = c.circuit_key
+JOIN edge_dim d ON d.space_key = r.space_key AND d.edge_id = m.edge_id
+WHERE NOT m.scored;
+
+COMMENT ON VIEW edges IS 'The edges of each circuit, and those its run measured although they are not in it. A node circuit has every edge among its nodes, input and logits, without scores.';
+COMMENT ON COLUMN edges.circuit_id IS 'The circuit';
+COMMENT ON COLUMN edges.src IS 'Writer: component name';
+COMMENT ON COLUMN edges.dst IS 'Reader: component name, or a key/value head such as a5.kv1';
+COMMENT ON COLUMN edges.port IS 'q, k or v at a head; null elsewhere';
+COMMENT ON COLUMN edges.score IS 'm(ablated) - m(clean), unit of the metric, mean over prompts; null where not measured';
+COMMENT ON COLUMN edges.contribution IS '-score x better, unit of the metric: positive supports the task';
+COMMENT ON COLUMN edges.score_abs IS 'Mean over prompts of |score|, unit of the metric';
+COMMENT ON COLUMN edges.score_se IS 'Standard error of the score over prompts, unit of the metric';
+COMMENT ON COLUMN edges.in_circuit IS 'Whether the edge belongs to the circuit';

@@ -53,6 +53,21 @@ def test_the_task_of_the_page_is_discovered(capsys: pytest.CaptureFixture[str]) 
     assert "60 edges" in capsys.readouterr().out
 
 
+def test_the_metric_of_the_page_is_discovered_measured_and_knocked_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (DOCS / "metrics.md").read_text("utf-8")
+    function, commands = (
+        re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "sh")
+    )
+    assert function is not None
+    assert commands is not None
+    (tmp_path / "margin.py").write_text(function[1], "utf-8")
+    for command in commands[1].splitlines():
+        assert run([*command.split()[1:], "--quiet"]) == 0, capsys.readouterr().err
+    assert "effect on margin#" in capsys.readouterr().out
+
+
 def test_the_help_names_a_checkpoint_and_seed_that_there_are() -> None:
     shown = (DOCS / "cli.md").read_text("utf-8")
     step, seed = re.findall(r"--task ioi --checkpoint (\d+) --seed (\d+)", shown)[0]

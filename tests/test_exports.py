@@ -13,7 +13,7 @@ import circuitdb
 PUBLIC = [
     "Circuit", "CircuitEdge", "CircuitdbError", "Database", "Figures", "InputError", "Node",
     "Overlap", "Plan", "Provenance", "Run", "Selection", "Space", "SpaceSpec", "StoredCircuit",
-    "StoredOverlap", "__version__", "open",
+    "StoredOverlap", "__version__", "metric", "open",
 ]  # fmt: skip
 
 

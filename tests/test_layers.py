@@ -13,7 +13,7 @@ import circuitdb
 PACKAGE = Path(circuitdb.__file__).parent
 
 ORDER = (
-    "errors", "resources", "text", "names", "space", "circuit", "outcomes", "controls", "tasks", "metrics", "models",
+    "errors", "resources", "text", "names", "space", "circuit", "outcomes", "controls", "tasks", "own_metrics", "metrics", "models",
     "journal", "replay", "ablation", "evaluate", "engines", "select", "plan", "discovery", "trials", "revisit", "schemas",
     "store", "formats", "compare", "queries", "ingest", "render", "results", "overlaps", "api", "cli",
     "__main__",

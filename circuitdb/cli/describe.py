@@ -23,6 +23,13 @@ UNITS: Final = {
 }
 """Unit of every metric; said here too, because the metrics themselves need torch."""
 
+
+def unit(metric: str, run: Run) -> str:
+    """The unit of a metric; of a user's own only that of the run is known."""
+    own = run.task_params.get("metric") if metric == run.metric else None
+    return str(own["unit"]) if own else UNITS.get(metric, "")
+
+
 FOUND_COLUMNS: Final = (
     Column("circuit", keep=True), Column("task", leads=True), Column("kind", keep=True), Column("nodes", right=True),
     Column("edges", right=True), Column("faith", right=True), Column("random", right=True, keep=True),
@@ -110,7 +117,7 @@ def contribution(item: CircuitEdge | Node, run: Run) -> float | None:
     """−score × better: positive supports the task."""
     if item.score is None:
         return None
-    return 0.0 - item.score * (-1 if run.metric == "kl" else 1)
+    return 0.0 - item.score * run.better
 
 
 def strongest(circuit: Circuit, what: str) -> list[CircuitEdge] | list[Node]:

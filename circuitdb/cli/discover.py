@@ -342,7 +342,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="NAME", help="Another task, or a JSONL file (docs/tasks.md)."),
     ] = None,
-    metric: Annotated[str | None, typer.Option(metavar="NAME", help="Another metric.")] = None,
+    metric: options.OtherMetric = None,
     ablation: Annotated[str | None, typer.Option(metavar="NAME", help="Another ablation.")] = None,
     corruption: Annotated[
         str | None, typer.Option(metavar="NAME", help="Another corruption of the task.")

@@ -44,15 +44,14 @@ Checkpoint = Annotated[
 Seed = Annotated[
     int | None, typer.Option(metavar="N", help="Training seed of the model; its first by default.")
 ]
-Metric = Annotated[
-    str, typer.Option(help="logit_diff, prob_diff, accuracy, rank0, logprob or kl.", metavar="NAME")
-]
+_METRICS = "logit_diff, prob_diff, accuracy, rank0, logprob, kl or FILE.py:function"
+Metric = Annotated[str, typer.Option(help=f"{_METRICS}.", metavar="NAME")]
 EngineMetric = Annotated[
+    str | None, typer.Option(help=f"{_METRICS}; by default the engine's.", metavar="NAME")
+]
+OtherMetric = Annotated[
     str | None,
-    typer.Option(
-        help="logit_diff, prob_diff, accuracy, rank0, logprob or kl; by default the engine's.",
-        metavar="NAME",
-    ),
+    typer.Option(help="Another metric; FILE.py:function is one of your own.", metavar="NAME"),
 ]
 Ablation = Annotated[str, typer.Option(help="resample, mean, mean_global or zero.", metavar="NAME")]
 Corruption = Annotated[

@@ -18,16 +18,13 @@ if TYPE_CHECKING:
     from circuitdb.results import StoredCircuit
 
 Split = Annotated[str, typer.Option(metavar="NAME", help="train, validation, test or shift.")]
-OtherMetric = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Another metric than the run's.")
-]
 _KNOWN: Final = "note: stored before, not measured again"
 
 
 def knockout(
     ref: options.Ref,
     split: Split = "test",
-    metric: OtherMetric = None,
+    metric: options.OtherMetric = None,
     top: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="List the N strongest only.")
     ] = None,
@@ -72,7 +69,7 @@ def knockout(
 
 def _show_knockouts(circuit: StoredCircuit, found: Knockouts, top: int | None) -> None:
     line(f"{describe.sample(circuit.run)}: {describe.run_text(circuit.run)}")
-    unit = describe.UNITS.get(found.metric, "")
+    unit = describe.unit(found.metric, circuit.run)
     line(
         f"one component removed at a time, effect on {found.metric}{f' ({unit})' if unit else ''}; "
         f"{found.split} split, {plural(found.n_prompts, 'prompt')}; "

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor  # noqa: TID253
 
+from circuitdb import metrics
 from circuitdb.circuit import Floats, Scores
 from circuitdb.engines.direction import DirectionSettings
 from circuitdb.engines.engine import Found, Problem, Settings
@@ -126,12 +127,13 @@ def objective(problem: Problem, batch: BenchBatch) -> Callable[[Logits], Float[T
         OptionError: the metric has no gradient.
     """
     metric = problem.metric
-    if not metric.differentiable:
+    answers = batch.correct, batch.incorrect
+    if not metrics.has_gradient(metric, batch.reference, *answers, batch.reference):
         raise OptionError(
             f"metric {metric.name!r} has no gradient, which attribution needs; "
             "use logit_diff, prob_diff, logprob or kl"
         )
-    return lambda x: metric.per_prompt(x, batch.correct, batch.incorrect, batch.reference)
+    return lambda x: metric.per_prompt(x, *answers, batch.reference)
 
 
 def refuse_flat(engine: str, problem: Problem, settings: DirectionSettings) -> None:

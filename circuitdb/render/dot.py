@@ -40,13 +40,13 @@ def to_dot(circuit: Circuit, *, better: int | None = None) -> str:
 
     Args:
         circuit: drawn are its members; what was only measured is left out.
-        better: +1 if a larger metric is better, −1 if a smaller one is. Default: −1 for ``kl``,
-            else +1.
+        better: +1 if a larger metric is better, −1 if a smaller one is. Default: as its
+            run's metric says.
 
     Raises:
         NameSyntaxError: an edge or node of the circuit has no component's name.
     """
-    sign = better or (-1 if circuit.run.metric == "kl" else 1)
+    sign = better or circuit.run.better
     drawn, stated = drawn_edges(circuit)
     names = node_names([circuit])
     components = [name for name in names if parse_component(name).kind != "kv"]

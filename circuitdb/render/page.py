@@ -37,7 +37,7 @@ def edge_table(
     )
     found: dict[str, list[Cell]] = {}
     for i, circuit in enumerate(circuits):
-        sign = better or (-1 if circuit.run.metric == "kl" else 1)
+        sign = better or circuit.run.better
         for e in circuit.members:
             row = found.setdefault(e.name, [e.src, e.dst, e.port, *[None] * len(circuits)])
             row[3 + i] = "not measured" if e.score is None else -e.score * sign
