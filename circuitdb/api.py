@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from circuitdb.compare.stability import Stability
     from circuitdb.journal import FileJournal
     from circuitdb.models.model import LoadedModel
-    from circuitdb.outcomes import Knockouts
+    from circuitdb.outcomes import CircuitTest, Knockouts
     from circuitdb.overlaps import StoredOverlap
     from circuitdb.plan import Plan
     from circuitdb.replay import Replay, Rethreshold
@@ -589,8 +589,6 @@ class Database:
         Raises:
             InputError: one of its kinds says what cannot be done as asked.
         """
-        from circuitdb import revisit
-
         _check_names("option", options, _TRIAL_OPTIONS, of="knockouts")
         _check_names("model option", options.get("model_options") or (), _MODEL_OPTIONS)
         circuit = self.get(ref)
@@ -600,9 +598,59 @@ class Database:
         for known in stored:
             if known.question() == question:
                 return known.model_copy(update={"stored_before": True})
+        from circuitdb import revisit
+
         measured = revisit.knock_out_again(circuit, self._prompt_set, report=report, **options)
         with self.writing() as store:
             store.add_knockouts(circuit.circuit_id, measured)
+        return measured
+
+    def test(
+        self,
+        ref: str,
+        *,
+        level: str = "nodes",
+        samples: int = 50,
+        greedy: int = 10,
+        draws: int = 100,
+        report: Report = _silent,
+        **options: Any,
+    ) -> CircuitTest:
+        """Completeness and minimality of a stored circuit, and its complement's faithfulness.
+
+        On the circuit's stored prompts, under its run's ablation. Stored with the circuit, and
+        recognised when asked for again.
+
+        Args:
+            ref: which circuit.
+            level: what is tested for minimality: ``nodes``, or ``edges`` of an edge circuit.
+            samples: random K that completeness removes.
+            greedy: the most nodes of the K that is grown greedily.
+            draws: random components (or edges) that minimality is held against.
+            options: ``split``, ``metric`` and ``model_options`` as for :meth:`knockout`.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        _check_names("option", options, _TRIAL_OPTIONS, of="a test")
+        _check_names("level", [level], ("nodes", "edges"))
+        _check_names("model option", options.get("model_options") or (), _MODEL_OPTIONS)
+        circuit = self.get(ref)
+        question = (*_question(circuit, options), level, samples, greedy, draws)
+        with self.reading() as store:
+            stored = store.tests(circuit.circuit_id)
+        for known in stored:
+            if known.question() == question:
+                return known.model_copy(update={"stored_before": True})
+        from circuitdb import revisit
+        from circuitdb.trials import Budget
+
+        measured = revisit.examine_again(
+            circuit, self._prompt_set, level=level, budget=Budget(samples, greedy, draws),  # type: ignore[arg-type]
+            report=report, **options,
+        )  # fmt: skip
+        with self.writing() as store:
+            store.add_test(circuit.circuit_id, measured)
         return measured
 
     def _prompt_set(self, prompt_set: str) -> PromptRows:
@@ -674,8 +722,8 @@ class Database:
     def merge(self, other: str | Path) -> Merged:
         """Add what another database has and this one lacks.
 
-        That is circuits, and for circuits stored in both evaluations, aliases and notes; what is
-        here stays as it is. The file is made where there is none.
+        That is circuits, and for circuits stored in both evaluations, knockouts, tests, aliases and
+        notes; what is here stays as it is. The file is made where there is none.
 
         Raises:
             StoreError: the other database is missing, damaged, or none of circuitdb's.

@@ -1,8 +1,11 @@
-"""What was measured of a stored circuit beside its figures: knockouts."""
+"""What was measured of a stored circuit beside its figures: knockouts and tests.
+
+F is faithfulness, (m(·) − m(∅)) / (m(M) − m(∅)), C the circuit and M the full model.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import Field
 
@@ -10,6 +13,9 @@ from circuitdb.circuit import Frozen
 
 if TYPE_CHECKING:
     import pandas
+
+ALPHA: Final = 0.05
+"""A member whose q-value is above it is no better than a random component or edge."""
 
 
 class Knockout(Frozen):
@@ -60,3 +66,93 @@ class Knockouts(Frozen):
 
         columns = list(Knockout.model_fields)
         return pd.DataFrame([row.model_dump() for row in self.by_effect()], columns=columns)
+
+
+class Removal(Frozen):
+    """Heads and MLPs of a circuit, K, removed from it and from the full model."""
+
+    how: Literal["greedy", "random"]
+    """Grown greedily (the first is the empty K), or drawn at random."""
+    nodes: tuple[str, ...]
+    f_circuit: float
+    """F(C∖K)."""
+    f_full: float
+    """F(M∖K)."""
+
+    @property
+    def gap(self) -> float:
+        """|F(C∖K) − F(M∖K)|: the incompleteness that K shows."""
+        return abs(self.f_circuit - self.f_full)
+
+
+class Change(Frozen):
+    """What the removal of one component or edge changes of a circuit's faithfulness."""
+
+    item: str
+    change: float
+    """F(C∖v) − F(C); of a random one v, F(C⁺∖v) − F(C⁺) with C⁺ the circuit and a path through v."""
+    p_value: float | None = None
+    """(r + 1) / (n + 1): r of n random ones change as much or more. Null for random ones."""
+    q_value: float | None = None
+    """It after Benjamini and Hochberg, over the members tested."""
+
+
+class CircuitTest(Frozen):
+    """Completeness and minimality of a circuit."""
+
+    split: str
+    metric: str
+    ablation: str
+    level: Literal["nodes", "edges"]
+    """What is tested for minimality."""
+    samples: int
+    """Random K asked for."""
+    greedy: int
+    """The most nodes that a greedy K may have."""
+    draws: int
+    """Random components or edges asked for."""
+    n_prompts: int
+    m_full: float
+    m_empty: float
+    m_circuit: float
+    faithfulness: float
+    complement_faithfulness: float
+    """Of all edges that are not in the circuit."""
+    removals: tuple[Removal, ...]
+    """Every K tried, the greedy ones first, in the order they grew."""
+    members: tuple[Change, ...]
+    """What is in the circuit, in forward order."""
+    random: tuple[Change, ...]
+    """The null: random components or edges, in the order drawn."""
+    stored_before: bool = Field(default=False, exclude=True)
+    """Whether it was there already when it was asked for."""
+
+    def question(self) -> tuple[str | int, ...]:
+        """What tells the tests of one circuit apart."""
+        return (
+            self.split, self.metric, self.ablation, self.level, self.samples, self.greedy, self.draws,
+        )  # fmt: skip
+
+    @property
+    def worst(self) -> Removal:
+        """The K that shows the largest incompleteness."""
+        return max(self.removals, key=lambda removal: removal.gap)
+
+    @property
+    def incompleteness(self) -> float:
+        """The largest |F(C∖K) − F(M∖K)|: 0 for a complete circuit."""
+        return self.worst.gap
+
+    def no_better_than_random(self) -> list[Change]:
+        """The members that change no more than random ones do, the least first."""
+        found = [m for m in self.members if m.q_value is not None and m.q_value > ALPHA]
+        return sorted(found, key=lambda member: abs(member.change))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a member, by falling |change|."""
+        import pandas as pd
+
+        ranked = sorted(self.members, key=lambda member: -abs(member.change))
+        return pd.DataFrame(
+            [member.model_dump() for member in ranked], columns=list(Change.model_fields)
+        )

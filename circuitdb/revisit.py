@@ -49,7 +49,7 @@ from circuitdb.evaluate import Bench, figures
 from circuitdb.metrics import Metric
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
-from circuitdb.outcomes import Knockouts
+from circuitdb.outcomes import CircuitTest, Knockouts
 from circuitdb.own_metrics import check_same
 from circuitdb.plan import BAND, Plan, check
 from circuitdb.space import Space
@@ -393,6 +393,34 @@ def knock_out_again(
     return trials.knockouts(
         restored.bench, restored.members, restored.metric, split=split, report=restored.report
     )
+
+
+def examine_again(
+    circuit: Circuit,
+    stored: Stored,
+    *,
+    split: str = "test",
+    level: trials.Level,
+    budget: trials.Budget,
+    **asked: Any,
+) -> CircuitTest:
+    """Completeness and minimality of a stored circuit.
+
+    Args:
+        circuit: which.
+        stored: where stored prompts are.
+        level: what is tested for minimality.
+        budget: how much is tried.
+        split, asked: as for :func:`restore`, with its errors.
+
+    Raises:
+        OptionError: faithfulness is not defined there, or there are no edges to test.
+    """
+    restored = restore(circuit, stored, split=split, **asked)
+    return trials.examine(
+        restored.bench, restored.members, restored.metric, split=split, level=level, budget=budget,
+        keep_input=restored.prepared.plan.keep_input, report=restored.report,
+    )  # fmt: skip
 
 
 def _model_of(circuit: Circuit, options: Mapping[str, Any]) -> LoadedModel:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from circuitdb.store import Store
+from tests.test_store_outcomes import a_test, knockouts
 
 SLOW = (
     "torch",
@@ -63,6 +67,18 @@ def test_nothing_slow_is_imported(arguments, stored_path, tmp_path):
     found = imported(given)
     assert not found & set(SLOW)
     assert "circuitdb" in found
+
+
+def test_trials_that_are_stored_import_nothing_slow(stored_path, tmp_path):
+    path = tmp_path / "tried.duckdb"
+    shutil.copy(stored_path, path)
+    with Store.open(path) as store:
+        circuit_id = store.find(task="ioi", engine="eap")[0].circuit_id
+        store.add_knockouts(circuit_id, knockouts())
+        store.add_test(circuit_id, a_test())
+    tried = ["--samples", "1", "--greedy", "1", "--draws", "3"]
+    for arguments in (["knockout", IOI], ["test", IOI, *tried]):
+        assert not imported([*arguments, "--db", str(path), "--quiet"]) & set(SLOW)
 
 
 @pytest.mark.parametrize("arguments", [["sql", "SELECT 1"], ["queries"], ["--help"]])

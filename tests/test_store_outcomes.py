@@ -1,4 +1,4 @@
-"""Knockouts in the store: written, read, sealed, merged and removed like everything else."""
+"""Knockouts and tests in the store: written, read, sealed, merged and removed like everything else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from circuitdb.errors import CorruptError
-from circuitdb.outcomes import Knockout, Knockouts
+from circuitdb.outcomes import Change, CircuitTest, Knockout, Knockouts, Removal
 from circuitdb.store import Store, run_sql
 from tests import stored
 
@@ -25,6 +25,24 @@ def knockouts(split: str = "test", effect: float = -1.5) -> Knockouts:
     )  # fmt: skip
 
 
+def a_test(draws: int = 3, level: str = "nodes") -> CircuitTest:
+    return CircuitTest(
+        split="test", metric="logit_diff", ablation="resample", level=level, samples=1, greedy=1,
+        draws=draws, n_prompts=128, m_full=2.0, m_empty=0.0, m_circuit=1.5, faithfulness=0.75,
+        complement_faithfulness=0.125,
+        removals=(
+            Removal(how="greedy", nodes=(), f_circuit=0.75, f_full=1.0),
+            Removal(how="greedy", nodes=("a0.h0",), f_circuit=0.25, f_full=0.75),
+            Removal(how="random", nodes=("a0.h0", "m0"), f_circuit=0.0, f_full=0.125),
+        ),
+        members=(
+            Change(item="m0", change=-0.5, p_value=0.25, q_value=0.5),
+            Change(item="a0.h0", change=-0.75, p_value=0.01, q_value=0.02),
+        ),
+        random=(Change(item="m1", change=0.5), Change(item="m1", change=-0.25)),
+    )  # fmt: skip
+
+
 @pytest.fixture
 def tried(tmp_path: Path) -> Path:
     """A database whose first circuit was put on trial."""
@@ -34,6 +52,8 @@ def tried(tmp_path: Path) -> Path:
         store.add(stored.ioi_nodes())
         store.add_knockouts(first, knockouts())
         store.add_knockouts(first, knockouts("train", -2.0))
+        store.add_test(first, a_test())
+        store.add_test(first, a_test(draws=7))
     return path
 
 
@@ -56,32 +76,43 @@ def test_the_view_of_knockouts_says_what_kind_of_component_it_is(tried: Path) ->
     ]  # fmt: skip
 
 
-def test_a_changed_or_lost_knockout_is_found_by_verify(tried: Path) -> None:
-    for damage in ("UPDATE knockout SET effect_full = 7 WHERE node = 'm1'", "DELETE FROM knockout"):
+def test_what_was_changed_or_lost_is_found_by_verify(tried: Path) -> None:
+    damage = {
+        "knockout": "UPDATE knockout SET effect_full = 7 WHERE node = 'm1'",
+        "circuit_test": "UPDATE circuit_test SET faithfulness = 1",
+        "removal": "DELETE FROM removal WHERE ordinal = 1",
+        "member_change": "UPDATE member_change SET is_random = true",
+    }
+    for i, statement in enumerate(damage.values(), 1):
         with duckdb.connect(str(tried)) as con:
-            con.execute(damage)
+            con.execute(statement)
         with Store.open(tried, read_only=True) as store:
-            assert {p.table for p in store.verify().problems} == {"knockout"}
+            assert {p.table for p in store.verify().problems} == set([*damage][:i])
 
 
-def test_knockouts_go_with_their_circuit(tried: Path) -> None:
+def test_knockouts_and_tests_go_with_their_circuit(tried: Path) -> None:
     with Store.open(tried) as store:
         store.remove([stored.ioi().circuit_ids[0]])
         assert store.verify().ok
-    assert run_sql(tried, "SELECT count(*) FROM knockout").rows == [[0]]
+    for table in ("knockout", "circuit_test", "removal", "member_change"):
+        assert run_sql(tried, f"SELECT count(*) FROM {table}").rows == [[0]]
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_knockouts_come_over_with_new_circuits_and_to_known_ones(
+def test_knockouts_and_tests_come_over_with_new_circuits_and_to_known_ones(
     known: bool, fresh_store: Store, tried: Path
 ) -> None:
     (circuit_id,) = stored.ioi().circuit_ids
     if known:
         fresh_store.add(stored.ioi())
         fresh_store.add_knockouts(circuit_id, knockouts())
-    assert fresh_store.merge(tried).knockouts == (1 if known else 2)
+        fresh_store.add_test(circuit_id, a_test())
+    merged, new = fresh_store.merge(tried), 1 if known else 2
+    assert (merged.knockouts, merged.tests) == (new, new)
     assert fresh_store.knockouts(circuit_id) == (knockouts(), knockouts("train", -2.0))
-    assert fresh_store.merge(tried).knockouts == 0
+    assert fresh_store.tests(circuit_id) == (a_test(), a_test(draws=7))
+    merged = fresh_store.merge(tried)
+    assert (merged.knockouts, merged.tests) == (0, 0)
     assert fresh_store.verify().ok
 
 
@@ -90,3 +121,37 @@ def test_a_stranger_s_knockout_that_cannot_be_is_refused(fresh_store: Store, tri
         con.execute("UPDATE knockout SET effect_full = 'nan'")
     with pytest.raises(CorruptError, match="never writes"):
         fresh_store.merge(tried)
+
+
+def test_tests_come_back_as_they_went_in_and_once_only(fresh_store: Store) -> None:
+    (circuit_id,) = fresh_store.add(stored.ioi())
+    assert fresh_store.tests(circuit_id) == ()
+    bare = a_test(9).model_copy(update={"members": (), "random": ()})
+    for given in (a_test(), a_test(level="edges"), bare, a_test()):
+        fresh_store.add_test(circuit_id, given)
+    assert fresh_store.tests(circuit_id) == (a_test(), a_test(level="edges"), bare)
+    assert fresh_store.verify().ok
+
+
+def test_the_views_of_tests_show_what_was_tried(tried: Path) -> None:
+    def asked(sql: str) -> list[list[object]]:
+        return run_sql(tried, sql).rows
+
+    assert asked(
+        "SELECT test, draws, faithfulness, incompleteness, n_members, n_like_random "
+        "FROM circuit_tests ORDER BY test"
+    ) == [[0, 3, 0.75, 0.5, 2, 1], [1, 7, 0.75, 0.5, 2, 1]]
+    assert asked(
+        "SELECT how, nodes ->> 0, n_nodes, gap FROM completeness WHERE test = 1 ORDER BY ordinal"
+    ) == [["greedy", None, 0, 0.25], ["greedy", "a0.h0", 1, 0.5], ["random", "a0.h0", 2, 0.125]]
+    assert asked(
+        "SELECT item, change, like_random FROM minimality WHERE test = 0 ORDER BY ordinal"
+    ) == [["m0", -0.5, True], ["a0.h0", -0.75, False], ["m1", 0.5, None], ["m1", -0.25, None]]
+
+
+def test_a_test_knows_its_worst_set_and_who_is_no_better_than_random() -> None:
+    found = a_test()
+    assert found.worst.nodes == ("a0.h0",)
+    assert found.incompleteness == 0.5
+    assert [m.item for m in found.no_better_than_random()] == ["m0"]
+    assert list(found.to_frame().item) == ["a0.h0", "m0"]

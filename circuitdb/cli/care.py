@@ -98,8 +98,8 @@ def merge(
 ) -> None:
     """Add the circuits of another database.
 
-    Those that are stored here already take over evaluations and knockouts they lack, and an alias
-    and a note where they have none. Nothing in the other file is run.
+    Those that are stored here already take over evaluations, knockouts and tests they lack, and an
+    alias and a note where they have none. Nothing in the other file is run.
 
     \b
     Example:

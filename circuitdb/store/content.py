@@ -53,6 +53,12 @@ KNOCKOUT: Final = (
     "split", "metric", "ablation", "ordinal", "n_prompts", "m_full", "m_circuit", "node",
     "effect_full", "se_full", "percent_full", "effect_circuit", "se_circuit", "percent_circuit",
 )  # fmt: skip
+CIRCUIT_TEST: Final = (
+    "split", "metric", "ablation", "level", "samples", "greedy", "draws", "n_prompts", "m_full",
+    "m_empty", "m_circuit", "faithfulness", "complement_faithfulness",
+)  # fmt: skip
+REMOVAL: Final = ("how", "nodes", "f_circuit", "f_full")
+CHANGE: Final = ("item", "change", "p_value", "q_value")
 _SCORES: Final = ("score", "score_abs", "score_se")
 
 KEPT: Final[tuple[Kept, ...]] = (
@@ -89,6 +95,14 @@ KEPT: Final[tuple[Kept, ...]] = (
     Kept("node_member", "circuit_key", ("component_id", "scored"), "component_id", ("<i4", "?")),
     Kept("evaluation", "circuit_key", ("ordinal", "is_primary", *FIGURES), "ordinal"),
     Kept("knockout", "circuit_key", KNOCKOUT, "split, metric, ablation, ordinal"),
+    Kept("circuit_test", "circuit_key", ("test", *CIRCUIT_TEST), "test"),
+    Kept("removal", "circuit_key", ("test", "ordinal", *REMOVAL), "test, ordinal"),
+    Kept(
+        "member_change",
+        "circuit_key",
+        ("test", "ordinal", "is_random", *CHANGE),
+        "test, ordinal",
+    ),
 )
 BY_TABLE: Final = {k.table: k for k in KEPT}
 

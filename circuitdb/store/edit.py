@@ -9,12 +9,22 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from circuitdb.circuit import Figures, finite
+from circuitdb.circuit import Figures, canonical_json, finite
 from circuitdb.errors import CircuitReferenceError, OptionError
-from circuitdb.outcomes import Knockouts
+from circuitdb.outcomes import CircuitTest, Knockouts
 from circuitdb.store import read, write
 from circuitdb.store.connection import one, utc_now
-from circuitdb.store.content import BY_TABLE, FIGURES, KEPT, KNOCKOUT, read_seals, seal_rows
+from circuitdb.store.content import (
+    BY_TABLE,
+    CHANGE,
+    CIRCUIT_TEST,
+    FIGURES,
+    KEPT,
+    KNOCKOUT,
+    REMOVAL,
+    read_seals,
+    seal_rows,
+)
 from circuitdb.text import printable
 
 ALIAS_RULE: Final = "letters, digits, '_', '.' and '-', beginning with a letter"
@@ -71,6 +81,25 @@ def add_knockouts(con: Any, circuit_key: int, knockouts: Knockouts) -> None:
         for i, row in enumerate(knockouts.rows)
     ]
     _append(con, "knockout", circuit_key, KNOCKOUT, rows)
+
+
+def add_test(con: Any, circuit_key: int, test: CircuitTest) -> None:
+    """Store a test of a circuit; that of one question is stored once."""
+    known = read.tests(con, circuit_key)
+    if any(k.question() == test.question() for k in known):
+        return
+    n = len(known)
+    head = [(n, *(getattr(test, name) for name in CIRCUIT_TEST))]
+    _append(con, "circuit_test", circuit_key, ("test", *CIRCUIT_TEST), head)
+    removals = [
+        (n, i, k.how, canonical_json(k.nodes), k.f_circuit, k.f_full)
+        for i, k in enumerate(test.removals)
+    ]
+    _append(con, "removal", circuit_key, ("test", "ordinal", *REMOVAL), removals)
+    changes = [(False, c) for c in test.members] + [(True, c) for c in test.random]
+    rows = [(n, i, random, *c.model_dump().values()) for i, (random, c) in enumerate(changes)]
+    columns = ("test", "ordinal", "is_random", *CHANGE)
+    _append(con, "member_change", circuit_key, columns, rows)
 
 
 def _append(

@@ -38,7 +38,7 @@ from circuitdb.errors import (
     NumericalError,
     StoreError,
 )
-from circuitdb.outcomes import Knockouts
+from circuitdb.outcomes import CircuitTest, Knockouts
 from circuitdb.space import Space, SpaceSpec
 from circuitdb.store.connection import in_our_words
 from circuitdb.store.content import FIGURES, KNOCKOUT, PROMPT, PROVENANCE, filled
@@ -49,13 +49,15 @@ from circuitdb.store.read import (
     make_prompt,
     make_provenance,
     make_run,
+    make_tests,
 )
 
 _NAME: Final = "stranger"
 _RULE: Final = ("rule", "value", "unit", "ranking", "reached", "members")
 _TABLES: Final = (
     "migration", "space", "prompt_set", "prompt", "provenance", "run", "score", "node_score",
-    "edge_effect", "decision", "circuit", "member", "node_member", "evaluation", "knockout", "alias", "note",
+    "edge_effect", "decision", "circuit", "member", "node_member", "evaluation", "knockout", "circuit_test",
+    "removal", "member_change", "alias", "note",
 )  # fmt: skip
 
 
@@ -71,6 +73,8 @@ class Takes(Protocol):
     def add_evaluation(self, circuit_id: str, figures: Figures) -> None: ...
     def knockouts(self, circuit_id: str) -> tuple[Knockouts, ...]: ...
     def add_knockouts(self, circuit_id: str, knockouts: Knockouts) -> None: ...
+    def tests(self, circuit_id: str) -> tuple[CircuitTest, ...]: ...
+    def add_test(self, circuit_id: str, test: CircuitTest) -> None: ...
     def set_alias(self, circuit_id: str, alias: str) -> None: ...
     def set_note(self, circuit_id: str, note: str | None) -> None: ...
 
@@ -86,6 +90,8 @@ class Merged(NamedTuple):
     """Evaluations taken over for circuits that were stored already."""
     knockouts: int
     """Tables of knockouts taken over, also for circuits that were new."""
+    tests: int
+    """Tests taken over, also for circuits that were new."""
     skipped_aliases: tuple[str, ...]
     """Aliases left out: another circuit here has that alias, or the circuit has another one."""
     skipped_notes: tuple[str, ...]
@@ -105,8 +111,8 @@ def examine_other(other: Path) -> None:
 def merge(store: Takes, other: Path) -> Merged:
     """Add what another database has and this one lacks.
 
-    Circuits come one transaction a run. A circuit stored in both takes over the evaluations it
-    lacks, and an alias and a note where it has none.
+    Circuits come one transaction a run. A circuit stored in both takes over the evaluations,
+    knockouts and tests it lacks, and an alias and a note where it has none.
 
     Raises:
         StoreError: the other database is missing, no circuitdb database, or not trustworthy.
@@ -209,9 +215,10 @@ def _take(store: Takes, con: Any) -> Merged:
     evaluations = sum(_take_evaluations(store, con, key, row) for key, row in both.items())
     ids = {row[0]: row[1] for row in theirs}
     knockouts = sum(_take_knockouts(store, con, key, circuit) for key, circuit in ids.items())
+    tests = sum(_take_tests(store, con, key, circuit) for key, circuit in ids.items())
     skipped_aliases = tuple(_take_aliases(store, con, ids))
     return Merged(
-        tuple(added), len(known), evaluations, knockouts, skipped_aliases,
+        tuple(added), len(known), evaluations, knockouts, tests, skipped_aliases,
         tuple(_take_notes(store, con, ids)),
     )  # fmt: skip
 
@@ -244,6 +251,16 @@ def _take_knockouts(store: Takes, con: Any, key: int, circuit_id: str) -> int:
     new = [make_knockouts(list(group)) for question, group in groups if question not in ours]
     for knockouts in new:
         store.add_knockouts(circuit_id, knockouts)
+    return len(new)
+
+
+def _take_tests(store: Takes, con: Any, key: int, circuit_id: str) -> int:
+    """Copy the tests that a circuit lacks here; how many."""
+    theirs = make_tests(lambda table, columns: _rows(con, table, columns, ("circuit_key", key)))
+    ours = {known.question() for known in store.tests(circuit_id)} if theirs else set()
+    new = [test for test in theirs if test.question() not in ours]
+    for test in new:
+        store.add_test(circuit_id, test)
     return len(new)
 
 

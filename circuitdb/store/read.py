@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         Scores,
         Selection,
     )
-    from circuitdb.outcomes import Knockouts
+    from circuitdb.outcomes import CircuitTest, Knockouts
     from circuitdb.space import EdgeIds, SpaceSpec
 
     NodeIds = NDArray[np.int32]
@@ -312,6 +312,47 @@ def make_knockouts(rows: Sequence[Sequence[Any]]) -> Knockouts:
         rows=tuple(
             Knockout(**dict(zip(Knockout.model_fields, row[7:], strict=True))) for row in rows
         ),
+    )
+
+
+def tests(con: Any, key: int) -> tuple[CircuitTest, ...]:
+    """The tests of a circuit, in the order they were stored."""
+
+    def rows(table: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        sql = f"SELECT {', '.join(columns)} FROM {table} WHERE circuit_key = ?"
+        found: list[tuple[Any, ...]] = con.execute(sql, [key]).fetchall()
+        return found
+
+    return make_tests(rows)
+
+
+def make_tests(
+    rows: Callable[[str, Sequence[str]], list[tuple[Any, ...]]],
+) -> tuple[CircuitTest, ...]:
+    """The tests of a circuit from its rows of a table, given by name and columns."""
+    from circuitdb.outcomes import Change, CircuitTest, Removal
+    from circuitdb.store.content import CHANGE, CIRCUIT_TEST, REMOVAL
+
+    heads = sorted(rows("circuit_test", ("test", *CIRCUIT_TEST)))
+    if not heads:
+        return ()
+    removals: dict[int, list[Removal]] = {}
+    for test, _, how, nodes, *f in sorted(rows("removal", ("test", "ordinal", *REMOVAL))):
+        removed = Removal(how=how, nodes=json.loads(nodes), f_circuit=f[0], f_full=f[1])
+        removals.setdefault(test, []).append(removed)
+    changes: dict[tuple[int, bool], list[Change]] = {}
+    of_member = ("test", "ordinal", "is_random", *CHANGE)
+    for test, _, random, *row in sorted(rows("member_change", of_member), key=lambda r: r[:2]):
+        change = Change(**dict(zip(CHANGE, row, strict=True)))
+        changes.setdefault((test, random), []).append(change)
+    return tuple(
+        CircuitTest(
+            **dict(zip(CIRCUIT_TEST, values, strict=True)),
+            removals=tuple(removals[test]),
+            members=tuple(changes.get((test, False), ())),
+            random=tuple(changes.get((test, True), ())),
+        )
+        for test, *values in heads
     )
 
 

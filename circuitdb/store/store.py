@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         Run,
         Scores,
     )
-    from circuitdb.outcomes import Knockouts
+    from circuitdb.outcomes import CircuitTest, Knockouts
     from circuitdb.space import EdgeIds, Space, SpaceSpec
     from circuitdb.store import care, write
     from circuitdb.store.edit import CheckpointMetric
@@ -169,6 +169,13 @@ class Store:
 
         with self._writing() as con:
             edit.add_knockouts(con, read.circuit_keys(con, [circuit_id])[0], knockouts)
+
+    def add_test(self, circuit_id: str, test: CircuitTest) -> None:
+        """Store a test of a circuit; that of one question is stored once."""
+        from circuitdb.store import edit
+
+        with self._writing() as con:
+            edit.add_test(con, read.circuit_keys(con, [circuit_id])[0], test)
 
     def add_checkpoint_metrics(self, rows: Sequence[CheckpointMetric]) -> None:
         """Store what full models do on tasks; an earlier value of the same question goes."""
@@ -390,6 +397,11 @@ class Store:
         """The knockouts of a circuit: those of each split, metric and ablation."""
         with self._reading() as con:
             return read.knockouts(con, read.circuit_keys(con, [circuit_id])[0])
+
+    def tests(self, circuit_id: str) -> tuple[CircuitTest, ...]:
+        """The tests of a circuit, in the order they were stored."""
+        with self._reading() as con:
+            return read.tests(con, read.circuit_keys(con, [circuit_id])[0])
 
     def prompt_set(self, prompt_set_hash: str) -> PromptRows:
         """A stored prompt set.
