@@ -97,13 +97,7 @@ def control_plans(circuit: Circuit, replicates: int) -> list[Plan]:
             f"controls of {circuit.run.task!r} need further prompts from {file!r}, and there is no "
             "such file; put it back, or compare without new controls"
         )
-    try:
-        metrics.get(circuit.run.metric)
-    except OptionError as error:
-        raise OptionError(
-            f"controls of circuit {circuit.circuit_id[:12]} are made by circuitdb discover "
-            f"--replicates K, and again with --answers random: {error}"
-        ) from error
+    _check_metric(circuit, "--replicates K, and again with --answers random")
     as_replicate, as_random = controls.selections(
         circuit.selection, circuit.granularity, controls.size(circuit)
     )
@@ -118,6 +112,20 @@ def control_plans(circuit: Circuit, replicates: int) -> list[Plan]:
             plan_of(circuit, replicate=k, answers="random", **common, **_rule_fields(as_random))
         )
     return plans
+
+
+def _check_metric(circuit: Circuit, options: str) -> None:
+    """Refuse to repeat a search whose metric is in a file; `options` of discover do it.
+
+    Raises:
+        OptionError: its function is not at hand.
+    """
+    try:
+        metrics.get(circuit.run.metric)
+    except OptionError as error:
+        raise OptionError(
+            f"circuit {circuit.circuit_id[:12]} is repeated by circuitdb discover {options}: {error}"
+        ) from error
 
 
 def replicate_plans(circuit: Circuit, n: int) -> list[Plan]:
@@ -157,6 +165,7 @@ def in_other_orders(
         raise OptionError(
             f"engine {run.engine!r} goes in no order that could be another; acdc does: compare samples"
         )
+    _check_metric(circuit, "--order-seed N")
     report(f"loading {run.model}", 0, 0)
     model = _model_of(circuit, {})
     prompts = _own_prompts(run, run.ablation, stored, model.tokenizer)

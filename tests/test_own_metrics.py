@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from circuitdb import metric, metrics, own_metrics
+from circuitdb import metric, metrics, own_metrics, revisit
 from circuitdb.engines.attribution import objective
 from circuitdb.engines.engine import Problem
 from circuitdb.errors import CircuitdbError, OptionError, UnknownNameError
@@ -194,3 +194,15 @@ def test_the_gate_reads_a_metric_that_is_better_when_smaller_the_other_way(
     (usual,) = does_task(forward, prompts, metrics.get("logit_diff"))
     assert mine.effect == pytest.approx(usual.effect)
     assert np.isclose(usual.effect, 2, atol=0.01)
+
+
+def test_a_search_with_a_metric_of_a_file_is_not_repeated_behind_its_back(
+    fresh_store: Store,
+) -> None:
+    params = {"corruption": "abc", "metric": {"unit": "", "better": 1}}
+    found = stored.ioi(metric="mine#01234567", task_params=params, settings={"order_seed": 0})
+    circuit = fresh_store.get(fresh_store.add(found)[0])
+    with pytest.raises(OptionError, match=r"discover --replicates K.*--metric FILE\.py:mine"):
+        revisit.control_plans(circuit, 2)
+    with pytest.raises(OptionError, match=r"discover --order-seed N.*--metric FILE\.py:mine"):
+        revisit.in_other_orders(circuit, fresh_store.prompt_set, 1, complete=lambda plan: plan)
