@@ -532,16 +532,17 @@ def test_a_migration_backs_up_first_and_keeps_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = filled(tmp_path / "a.duckdb")
+    newest = len(schemas.migrations())
     migrate_with(monkeypatch, "ALTER TABLE circuit ADD COLUMN colour TEXT")
-    with pytest.raises(StoreError, match="schema 1, this circuitdb 2"):
+    with pytest.raises(StoreError, match=f"schema {newest}, this circuitdb {newest + 1}"):
         Store.open(path, read_only=True)
     with Store.open(path) as store:
         assert len(store.find()) == 3
         assert store.verify().ok
         numbers = store._con.execute("SELECT number, sha256 FROM migration").fetchall()
-        assert [n for n, _ in numbers] == [1, 2]
+        assert [n for n, _ in numbers] == [*range(1, newest + 2)]
     monkeypatch.undo()
-    with Store.open(tmp_path / "a.schema1.duckdb") as before:
+    with Store.open(tmp_path / f"a.schema{newest}.duckdb") as before:
         assert len(before.find()) == 3
 
 
@@ -573,10 +574,9 @@ def test_a_database_of_an_edited_migration_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = filled(tmp_path / "a.duckdb", 1)
-    (first, *_) = schemas.migrations()
-    monkeypatch.setattr(
-        "circuitdb.schemas.migrations", lambda: (first._replace(sql=first.sql + "-- more"),)
-    )
+    (first, *later) = schemas.migrations()
+    edited = (first._replace(sql=first.sql + "-- more"), *later)
+    monkeypatch.setattr("circuitdb.schemas.migrations", lambda: edited)
     with pytest.raises(StoreError, match="another migration 1"):
         Store.open(path)
 
