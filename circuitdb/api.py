@@ -746,7 +746,7 @@ def plan_of_reference(ref: str) -> Plan:
 
 
 _RUN_OPTIONS = ("model_options", "batch_size", "report", "resume")
-_MODEL_OPTIONS = ("device", "dtype", "forward", "threads")
+_MODEL_OPTIONS = ("device", "dtype", "forward", "threads", "force")
 _EVALUATE_OPTIONS = (
     "split", "task", "metric", "ablation", "corruption", "band", "model_options",
 )  # fmt: skip

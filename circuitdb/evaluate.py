@@ -89,7 +89,10 @@ class Bench:
         clean, corrupted = clean.to(device), corrupted.to(device)
         reference = self.forward.logits(clean)
         if not bool(torch.isfinite(reference).all()):
-            raise NumericalError("the model gives NaN or infinite logits on these prompts")
+            raise NumericalError(
+                f"the model gives NaN or infinite logits on these prompts, {_first_broken(self.forward, clean)}; "
+                "try --dtype float32, or look at its weights"
+            )
         return BenchBatch(
             clean, corrupted, correct.to(device), incorrect.to(device),
             batch.index, batch.template, reference, reference,
@@ -225,6 +228,14 @@ class Bench:
         """Faithfulness of an edge mask on these prompts."""
         full, empty = self.full(metric), self.empty(metric, keep_input)
         return faithfulness(self.values(keep, metric), full, empty)
+
+
+def _first_broken(forward: MaskedForward, tokens: Tokens) -> str:
+    """Where the first activation stands that is no number."""
+    for writer, output in zip(forward.space.writers, forward.writers(tokens), strict=True):
+        if not bool(torch.isfinite(output).all()):
+            return f"first in what {writer} writes"
+    return "though every component writes finite numbers: the unembedding does it"
 
 
 def _fitting_batch(forward: MaskedForward, prompts: Prompts) -> int:

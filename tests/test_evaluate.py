@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -238,3 +240,16 @@ def test_only_the_split_last_asked_for_keeps_activations(toy: LoadedModel) -> No
         for split in ("validation", "test")
     }
     assert kept == {"validation": False, "test": True}
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"), [("a1.h0", "what a1.h0 writes"), (None, "unembedding")]
+)
+def test_a_model_that_gives_no_numbers_is_refused_with_the_first_place(broken, named):
+    forward = planted.chain()
+    if broken is None:
+        forward.weights.unembed[:] = math.nan
+    else:
+        forward.weights.blocks[1].attention.w_o[0] = math.inf
+    with pytest.raises(NumericalError, match=f"NaN or infinite logits on these prompts.*{named}"):
+        planted.bench(forward)

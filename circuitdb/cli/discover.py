@@ -73,7 +73,10 @@ def discover(
         typer.Option(metavar="NAME", help="Leave a template of the task out; repeatable."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Go on although the model does not do the task.")
+        bool,
+        typer.Option(
+            "--force", help="Go on although the model does not do the task, or seems too large."
+        ),
     ] = False,
     band: options.Band = 20,
     set_: Setting = [],  # noqa: B006
@@ -174,7 +177,7 @@ def discover(
     with reporting(out) as report:
         found = api.Database(db, notice=out.remark).discover_plans(
             plans,
-            model_options=options.model_options(device, dtype, threads, forward),
+            model_options=options.model_options(device, dtype, threads, forward, force),
             batch_size=batch_size,
             report=report,
             resume=resume,
