@@ -112,7 +112,7 @@ def discover(
         bool, typer.Option("--positions", help="eap*: split each edge's score by position role.")
     ] = False,
     level: Annotated[
-        str | None, typer.Option(metavar="LEVEL", help="exact: edges, or nodes.")
+        str | None, typer.Option(metavar="LEVEL", help="exact, prune: edges, or nodes alone.")
     ] = None,
     tau: Annotated[
         float | None,
