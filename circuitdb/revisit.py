@@ -291,15 +291,13 @@ def evaluate_again(
     other_task = None if task == run.task else task
     own = other_task is None and corruption in (None, run.task_params.get("corruption"))
     asked = {"task": other_task, "metric": metric, "ablation": ablation, "corruption": corruption}
-    changes: Json = {k: v for k, v in asked.items() if v is not None}
+    changes: Json = {"band": band} | {k: v for k, v in asked.items() if v is not None}
     if other_task is not None:
         changes = {"corruption": None, "drop_templates": (), "filter": False, **changes}
-    plan = plan_of(circuit, engine="exact", settings={}, force=True, band=band, **changes)
-    check(plan, task=not own)
-    report(f"loading {run.model}", 0, 0)
-    model = _model_of(circuit, model_options or {})
-    prompts = _own_prompts(run, plan.ablation, stored, model.tokenizer) if own else None
-    prepared = prepare(plan, model, prompts=prompts, report=report)
+    prepared = restored(
+        circuit, stored if own else None, changes, model_options=model_options, report=report
+    )
+    plan, model = prepared.plan, prepared.model
     bench = Benches(prepared)[split]
     if not len(bench):
         raise PromptError(f"task {plan.task!r} has no prompts in split {split!r}")
@@ -310,17 +308,54 @@ def evaluate_again(
         corruption=None if own else plan.corruption, keep_input=plan.keep_input, band=values,
     )  # fmt: skip
     notes = [measured.note]
-    if prompts is None:
+    if not own:
         notes += left_out_lines(plan, prepared.prompts)
-    elif prompts.means_over is prompts.prompts:
-        n = prompts.prompts.split("train").n
+    elif prepared.means_over is prepared.prompts:
+        n = prepared.prompts.split("train").n
         notes.append(f"means over the run's own {n} train prompts")
     return measured.model_copy(update={"note": "; ".join(filter(None, notes)) or None})
 
 
+def restored(
+    circuit: Circuit,
+    stored: Stored | None,
+    changes: Mapping[str, Any],
+    *,
+    model_options: Mapping[str, Any] | None = None,
+    report: Report = silent,
+) -> Prepared:
+    """A stored circuit's model and prompts, ready to be measured on again.
+
+    Args:
+        circuit: whose run it is.
+        stored: where its prompts are; None makes those of the changed plan anew.
+        changes: what differs from the run's plan.
+        model_options: how the model is run.
+        report: progress.
+
+    Raises:
+        PromptError: stored prompts were changed, or the task cannot make them.
+        StoreError: the prompts are not stored.
+        ModelError: the model cannot be loaded, or its weights are not those of the run.
+    """
+    run = circuit.run
+    plan = plan_of(circuit, engine="exact", settings={}, force=True, **changes)
+    check(plan, task=stored is None)
+    report(f"loading {run.model}", 0, 0)
+    model = _model_of(circuit, model_options or {})
+    prompts = None if stored is None else _own_prompts(run, plan.ablation, stored, model.tokenizer)
+    return prepare(plan, model, prompts=prompts, report=report)
+
+
 def _model_of(circuit: Circuit, options: Mapping[str, Any]) -> LoadedModel:
     run = circuit.run
-    model = catalogue.load(run.model, run.checkpoint, run.seed, **options)
+    try:
+        model = catalogue.load(run.model, run.checkpoint, run.seed, **options)
+    except (ModelError, UnknownNameError) as error:
+        kind = type(error) if isinstance(error, ModelError) else ModelError
+        raise kind(
+            f"circuit {circuit.circuit_id[:12]} is of a model that cannot be loaded: {error}"
+        ) from error
     _check_weights(circuit, model)
     return model
 

@@ -13,9 +13,9 @@ import circuitdb
 PACKAGE = Path(circuitdb.__file__).parent
 
 ORDER = (
-    "errors", "resources", "text", "names", "space", "circuit", "controls", "tasks", "metrics", "models",
-    "journal", "replay", "ablation", "evaluate", "engines", "select", "plan", "discovery", "revisit", "schemas",
-    "store", "formats", "compare", "queries", "ingest", "render", "results", "overlaps", "api", "cli",
+    "errors", "resources", "text", "names", "space", "circuit", "curve", "controls", "tasks", "metrics", "models",
+    "journal", "replay", "ablation", "evaluate", "engines", "select", "plan", "discovery", "revisit", "scan", "schemas",
+    "store", "formats", "compare", "queries", "ingest", "render", "results", "overlaps", "curves", "api", "cli",
     "__main__",
 )  # fmt: skip
 """Rooms in the order in which data flows: a module imports only from rooms before its own.

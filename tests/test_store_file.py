@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -532,17 +534,43 @@ def test_a_migration_backs_up_first_and_keeps_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = filled(tmp_path / "a.duckdb")
+    newest = len(schemas.migrations())
     migrate_with(monkeypatch, "ALTER TABLE circuit ADD COLUMN colour TEXT")
-    with pytest.raises(StoreError, match="schema 1, this circuitdb 2"):
+    with pytest.raises(StoreError, match=f"schema {newest}, this circuitdb {newest + 1}"):
         Store.open(path, read_only=True)
     with Store.open(path) as store:
         assert len(store.find()) == 3
         assert store.verify().ok
         numbers = store._con.execute("SELECT number, sha256 FROM migration").fetchall()
-        assert [n for n, _ in numbers] == [1, 2]
+        assert [n for n, _ in numbers] == [*range(1, newest + 2)]
     monkeypatch.undo()
-    with Store.open(tmp_path / "a.schema1.duckdb") as before:
+    with Store.open(tmp_path / f"a.schema{newest}.duckdb") as before:
         assert len(before.find()) == 3
+
+
+def test_hashes_kept_before_a_column_was_added_hold_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.duckdb"
+    first = schemas.migrations()[0]
+    with duckdb.connect(str(path)) as con:
+        con.execute(first.sql)
+        con.execute("INSERT INTO store VALUES ('made by hand', '2026-01-01', 0)")
+        con.execute(
+            "INSERT INTO migration VALUES (1, ?, ?, '0.1.0', '2026-01-01')",
+            [first.name, first.sha256],
+        )
+        # The only row of an evaluation table of the first schema, and its hash as it was kept.
+        values = [0, True, "test", None, None, "logit_diff", "resample", 8, 2.0, 0.0, 1.8, 0.9,
+                  0.9, None, 0.75, None, None, None, None, None, None, None, None]  # fmt: skip
+        marks = ", ".join("?" * len(values))
+        con.execute(f"INSERT INTO evaluation VALUES (1, {marks}, '2026-01-01')", values)
+        text = json.dumps(values, separators=(",", ":")).encode()
+        con.execute(
+            "INSERT INTO content VALUES ('evaluation', 1, 1, ?)", [hashlib.sha256(text).hexdigest()]
+        )
+    with Store.open(path) as store:
+        assert store.verify().ok
+        store._con.execute("UPDATE evaluation SET complement_faithfulness = 0.5")
+        assert not store.verify().ok
 
 
 def test_a_failing_migration_leaves_the_database_as_it_was(
@@ -573,10 +601,9 @@ def test_a_database_of_an_edited_migration_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = filled(tmp_path / "a.duckdb", 1)
-    (first, *_) = schemas.migrations()
-    monkeypatch.setattr(
-        "circuitdb.schemas.migrations", lambda: (first._replace(sql=first.sql + "-- more"),)
-    )
+    (first, *later) = schemas.migrations()
+    edited = (first._replace(sql=first.sql + "-- more"), *later)
+    monkeypatch.setattr("circuitdb.schemas.migrations", lambda: edited)
     with pytest.raises(StoreError, match="another migration 1"):
         Store.open(path)
 

@@ -23,6 +23,7 @@ from circuitdb.circuit import (
     Provenance,
     Run,
     Scores,
+    TemplateFigures,
     canonical_json,
     finite,
 )
@@ -35,6 +36,7 @@ from circuitdb.store.content import (
     PROMPT,
     PROVENANCE,
     RUN,
+    TEMPLATE,
     Seal,
     seal_arrays,
     seal_rows,
@@ -210,10 +212,10 @@ def _add_space(con: Any, keys: Keys, space: Space, seals: list[Seal]) -> int:
         for i, (c, p) in enumerate(zip(space.components, position, strict=True))
     ]
     columns = ("component_id", "name", "kind", "layer", "idx", "site", "position", "dictionary")
-    _insert_rows(con, "component", ("space_key", key), columns, components, seals)
+    insert_rows(con, "component", ("space_key", key), columns, components, seals)
     behind = zip(space.readers, space.reader_components, strict=True)
     receivers = sorted({(str(r.component), c) for r, ids in behind for c in ids})
-    _insert_rows(con, "receiver", ("space_key", key), ("dst", "component_id"), receivers, seals)
+    insert_rows(con, "receiver", ("space_key", key), ("dst", "component_id"), receivers, seals)
     writers = [str(c) for c in space.writers]
     readers = [(str(r.component), r.port) for r in space.readers]
     edges = [
@@ -222,13 +224,13 @@ def _add_space(con: Any, keys: Keys, space: Space, seals: list[Seal]) -> int:
             zip(space.edge_src.tolist(), space.edge_dst.tolist(), strict=True)
         )
     ]
-    _insert_rows(
+    insert_rows(
         con, "edge_dim", ("space_key", key), ("edge_id", "src", "dst", "port"), edges, seals
     )
     return key
 
 
-def _insert_rows(
+def insert_rows(
     con: Any,
     table: str,
     key: tuple[str, int],
@@ -322,7 +324,7 @@ def _add_run(con: Any, keys: Keys, found: Discovery, provenance_key: int, seals:
         for name, values in sorted(found.effects.items())
         for i in np.flatnonzero(~np.isnan(values))
     ]
-    _insert_rows(
+    insert_rows(
         con, "edge_effect", ("run_key", key), ("quantity", "edge_id", "value"), effects, seals
     )
     _add_decisions(con, key, found.decisions, seals)
@@ -356,7 +358,7 @@ def _add_decisions(con: Any, key: int, decisions: Sequence[Decision], seals: lis
         for i, d in enumerate(decisions)
     ]
     columns = ("ordinal", "item", "phase", "before", "after", "kept")
-    _insert_rows(con, "decision", ("run_key", key), columns, rows, seals)
+    insert_rows(con, "decision", ("run_key", key), columns, rows, seals)
 
 
 Masks = tuple[NDArray[np.bool_], NDArray[np.bool_]]
@@ -388,6 +390,17 @@ def _add_circuits(
         for row in figures:
             insert_figures(con, key, row, added_at)
         seals.append(seal_rows("evaluation", key, figures))
+        templates = [
+            row for n, f in enumerate(draft.figures) for row in template_rows(n, f.templates)
+        ]
+        insert_rows(
+            con,
+            "template_evaluation",
+            ("circuit_key", key),
+            ("evaluation", *TEMPLATE),
+            templates,
+            seals,
+        )
         counts = {"n_nodes": len(draft.nodes), "n_edges": len(edges)}
         row = _circuit_row(draft, circuit_id, owners, counts)
         seals.append(seal_rows("circuit", key, [row]))
@@ -456,6 +469,11 @@ def figures_row(figures: Figures) -> tuple[Any, ...]:
     """The columns of one evaluation."""
     values = figures.model_dump()
     return tuple(values[name] for name in FIGURES)
+
+
+def template_rows(evaluation: int, templates: Sequence[TemplateFigures]) -> list[tuple[Any, ...]]:
+    """The columns of figures by template behind the number of what they are part of."""
+    return [(evaluation, *(getattr(t, name) for name in TEMPLATE)) for t in templates]
 
 
 def insert_figures(con: Any, key: int, row: Sequence[Any], added_at: datetime) -> None:
