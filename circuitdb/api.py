@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from circuitdb.compare.measures import Ids
     from circuitdb.compare.scale import Controls
     from circuitdb.compare.stability import Stability
+    from circuitdb.curve import Curve, Ranking
+    from circuitdb.curves import Asked, StoredCurves
     from circuitdb.journal import FileJournal
     from circuitdb.models.model import LoadedModel
     from circuitdb.outcomes import CircuitTest, Knockouts
@@ -575,6 +577,91 @@ class Database:
             store.add_evaluation(circuit.circuit_id, measured)
         return measured
 
+    def curve(
+        self,
+        ref: str,
+        *,
+        beside: str | None = None,
+        sizes: Sequence[int] | None = None,
+        points: int | None = None,
+        rankings: Sequence[str] = ("signed", "absolute"),
+        metric: str | None = None,
+        band: int = 20,
+        model_options: Mapping[str, Any] | None = None,
+        report: Report = _silent,
+    ) -> StoredCurves:
+        """Faithfulness over circuit size of the run that found a circuit; stored.
+
+        On its test prompts, with its metric and ablation, at the ten proportions of MIB and at
+        further sizes. Curves that are stored already are not measured again.
+
+        Args:
+            ref: a circuit of the run; its kind says whether edges or nodes are ranked.
+            beside: another circuit in the same weights, whose run gives circuits of equal size to
+                measure on the same prompts; by default the newest alike of another task.
+            sizes: further numbers of edges or nodes to take from the top of the ranking.
+            points: in their place, so many numbers spaced evenly by their logarithm.
+            rankings: ``signed`` (by contribution) and ``absolute`` (by |mean score|).
+            metric: where the run's metric is a function of a file: ``FILE.py:function``.
+            band: matched random circuits at each size.
+            model_options: as for :meth:`discover`.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        from circuitdb import curves
+        from circuitdb.curve import known_rankings
+
+        _check_names("model option", model_options or (), _MODEL_OPTIONS)
+        if band < 0:
+            raise OptionError(f"--band is {band}; give 0 or more")
+        wanted = known_rankings(rankings)
+        with self.reading() as store:
+            row, *other = store.resolve([ref] if beside is None else [ref, beside])
+            asked = curves.ask(
+                store, row, next(iter(other), None), rankings=wanted, sizes=sizes, points=points,
+                band=band,
+            )  # fmt: skip
+            circuit = store.get(row.circuit_id)
+        missing = [ranking for ranking in wanted if ranking not in asked.known]
+        made = dict(asked.known)
+        if missing:
+            from circuitdb import revisit
+
+            changes = {"band": band} | revisit.own_metric(circuit, metric)
+            made |= self._scan(circuit, asked, missing, changes, model_options, report)
+        return curves.StoredCurves(
+            row.circuit_id, circuit.run, tuple(made[r] for r in wanted), stored_before=not missing
+        )
+
+    def _scan(
+        self,
+        circuit: Circuit,
+        asked: Asked,
+        rankings: Sequence[Ranking],
+        changes: Mapping[str, Any],
+        model_options: Mapping[str, Any] | None,
+        report: Report,
+    ) -> dict[Ranking, Curve]:
+        """Measure the curves of a run under some rankings, each stored as soon as it is done."""
+        from circuitdb import curves, revisit
+        from circuitdb.scan import scan
+
+        with self.reading() as store:
+            beside = None if asked.beside is None else curves.beside(store, asked.own, asked.beside)
+        prepared = revisit.restored(
+            circuit, self._prompt_set, changes, model_options=model_options, report=report
+        )
+        made = {}
+        for curve in scan(
+            prepared, asked.own, beside, rankings=rankings, sizes=asked.sizes, band=changes["band"],
+            report=report,
+        ):  # fmt: skip
+            with self.writing() as store:
+                store.add_curve(curve)
+            made[curve.ranking] = curve
+        return made
+
     def knockout(self, ref: str, *, report: Report = _silent, **options: Any) -> Knockouts:
         """What removing each head and MLP alone does, from the full model and from a circuit.
 
@@ -722,8 +809,8 @@ class Database:
     def merge(self, other: str | Path) -> Merged:
         """Add what another database has and this one lacks.
 
-        That is circuits, and for circuits stored in both evaluations, knockouts, tests, aliases and
-        notes; what is here stays as it is. The file is made where there is none.
+        That is circuits, and for circuits stored in both evaluations, curves, knockouts,
+        tests, aliases and notes; what is here stays as it is. The file is made where there is none.
 
         Raises:
             StoreError: the other database is missing, damaged, or none of circuitdb's.
@@ -825,7 +912,7 @@ def plan_of_reference(ref: str) -> Plan:
 
 
 _RUN_OPTIONS = ("model_options", "batch_size", "report", "resume")
-_MODEL_OPTIONS = ("device", "dtype", "forward", "threads")
+_MODEL_OPTIONS = ("device", "dtype", "forward", "threads", "force")
 _EVALUATE_OPTIONS = (
     "split", "task", "metric", "ablation", "corruption", "band", "model_options",
 )  # fmt: skip

@@ -157,6 +157,19 @@ class Provenance(Frozen):
     """The command line that repeats it."""
 
 
+class TemplateFigures(Frozen):
+    """What a circuit does on the prompts of one template; means over those prompts."""
+
+    template: str
+    n_prompts: int
+    m_full: float
+    m_empty: float
+    m_circuit: float
+    faithfulness: float | None
+    """Null where the denominator is within noise of zero on these prompts."""
+    accuracy: float | None = None
+
+
 class Figures(Frozen):
     """What a circuit does on one split, beside the full model and the empty circuit.
 
@@ -192,6 +205,10 @@ class Figures(Frozen):
     random_mean: float | None = None
     random_n: int | None = None
     note: str | None = None
+    complement_faithfulness: float | None = None
+    """Faithfulness of the complement: of all edges that are not in the circuit."""
+    templates: tuple[TemplateFigures, ...] = ()
+    """The same by template, by name; empty where not measured."""
 
 
 class Node(Frozen):

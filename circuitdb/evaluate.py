@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from circuitdb import metrics
 from circuitdb.ablation import Ablation
-from circuitdb.circuit import Figures, finite
+from circuitdb.circuit import Figures, TemplateFigures, finite
 from circuitdb.errors import NumericalError, OptionError
 from circuitdb.metrics import Correct, Incorrect, Metric
 from circuitdb.models.forward import Logits, MaskedForward, MaskedRun, Tokens, Writers
@@ -89,7 +89,10 @@ class Bench:
         clean, corrupted = clean.to(device), corrupted.to(device)
         reference = self.forward.logits(clean)
         if not bool(torch.isfinite(reference).all()):
-            raise NumericalError("the model gives NaN or infinite logits on these prompts")
+            raise NumericalError(
+                f"the model gives NaN or infinite logits on these prompts, {_first_broken(self.forward, clean)}; "
+                "try --dtype float32, or look at its weights"
+            )
         return BenchBatch(
             clean, corrupted, correct.to(device), incorrect.to(device),
             batch.index, batch.template, reference, reference,
@@ -227,6 +230,14 @@ class Bench:
         return faithfulness(self.values(keep, metric), full, empty)
 
 
+def _first_broken(forward: MaskedForward, tokens: Tokens) -> str:
+    """Where the first activation stands that is no number."""
+    for writer, output in zip(forward.space.writers, forward.writers(tokens), strict=True):
+        if not bool(torch.isfinite(output).all()):
+            return f"first in what {writer} writes"
+    return "though every component writes finite numbers: the unembedding does it"
+
+
 def _fitting_batch(forward: MaskedForward, prompts: Prompts) -> int:
     longest = max((len(row.clean_ids) for row in prompts.rows), default=1)
     probe = forward.writers(torch.zeros((1, 1), dtype=torch.int64, device=forward.device))
@@ -262,7 +273,8 @@ def _ratio(above: Values, below: Values, what: str) -> Ratio:
         return Ratio(
             None, f"{what} is {mean:.3g} ± {noise:.2g}: within noise of zero, not divided by"
         )
-    return Ratio(float(above.mean()) / mean)
+    # Never a negative zero.
+    return Ratio(float(above.mean()) / mean + 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +299,9 @@ def figures(
 ) -> Figures:
     """A circuit's figures on a bench, beside the full model and the empty circuit.
 
-    `band` holds the faithfulness of matched random circuits, where they were run.
+    `band` holds the faithfulness of matched random circuits, where they were run. The figures by
+    template and the faithfulness of the complement, of all edges that are not kept, come with
+    them.
     """
     right, kl = metrics.get("accuracy"), metrics.get("kl")
     has_pairs = all(bool((b.incorrect >= 0).any()) for b in bench.batches)
@@ -296,6 +310,7 @@ def figures(
     full, empty = bench.full(metric), bench.empty(metric, keep_input)
     circuit = outcome[metric.name]
     faithful = faithfulness(circuit, full, empty)
+    others = faithfulness(bench.values(~keep, metric), full, empty)
     whole = Ratio(None) if metric.of_reference else ratio(circuit, full)
     gap = float((full - empty).mean())
     spread = None if faithful.value is None else float(((circuit - empty) / gap).std(ddof=1))
@@ -323,7 +338,31 @@ def figures(
         random_mean=float(np.mean(band.values)) if band.values else None,
         random_n=len(band.values) or None,
         note="; ".join(notes) or None,
+        complement_faithfulness=finite(others.value),
+        templates=_by_template(bench.prompts, circuit, full, empty, outcome.get("accuracy")),
     )
+
+
+def _by_template(
+    prompts: Prompts, circuit: Values, full: Values, empty: Values, right: Values | None
+) -> tuple[TemplateFigures, ...]:
+    """Per-prompt values averaged over the prompts of each template, templates by name."""
+    of = np.asarray([row.template for row in prompts.rows])
+    made = []
+    for template in sorted(prompts.templates):
+        at = of == template
+        made.append(
+            TemplateFigures(
+                template=template,
+                n_prompts=int(at.sum()),
+                m_full=float(full[at].mean()),
+                m_empty=float(empty[at].mean()),
+                m_circuit=float(circuit[at].mean()),
+                faithfulness=finite(faithfulness(circuit[at], full[at], empty[at]).value),
+                accuracy=None if right is None else float(right[at].mean()),
+            )
+        )
+    return tuple(made)
 
 
 @dataclass(frozen=True, slots=True)

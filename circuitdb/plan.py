@@ -134,6 +134,11 @@ def _check_selection(plan: Plan) -> None:
             raise OptionError(f"--{name} is {value!r}; give a finite number above 0")
 
 
+def _engines_with(setting: str) -> list[str]:
+    """Our engines that have a setting."""
+    return [e.name for e in engines.ENGINES if setting in engines.get(e.name).settings.public()]
+
+
 def engine_settings(plan: Plan, engine: Engine) -> Settings:
     """An engine's settings, checked, defaults filled in.
 
@@ -147,8 +152,10 @@ def engine_settings(plan: Plan, engine: Engine) -> Settings:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = ", ".join(engine.settings.public())
+            owners = [e for e in _engines_with(name) if e != engine.name]
+            other = f"; {name!r} belongs to {', '.join(owners)}" if owners else ""
             raise OptionError(
-                f"engine {engine.name!r} has no setting {name!r}; it has: {known or 'none'}"
+                f"engine {engine.name!r} has no setting {name!r}{other}; it has: {known or 'none'}"
             ) from error
         raise OptionError(
             f"setting {name!r} of engine {engine.name!r}: {first['msg']} (got {first['input']!r})"

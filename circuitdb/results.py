@@ -107,5 +107,5 @@ class StoredCircuit(Circuit):
 _FIGURES = (
     "faithfulness", "faithfulness_sd", "ratio", "m_full", "m_empty", "m_circuit", "accuracy",
     "accuracy_full", "agreement", "kl", "random_low", "random_mean", "random_high", "random_n",
-    "n_prompts", "split", "note",
+    "n_prompts", "split", "note", "complement_faithfulness",
 )  # fmt: skip

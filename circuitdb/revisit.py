@@ -282,14 +282,14 @@ def _prepared_by_hand(plan: Plan, model: LoadedModel, report: Report) -> Prepare
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class Measurable:
     """A stored circuit with its model and prompts, ready to be measured."""
 
     prepared: Prepared
     bench: Bench
     members: Members
-    prompts: Material | None
-    """The stored prompts; None where they were made anew."""
+    own: bool
+    """Whether on the stored prompts of its run; others were made anew."""
     report: Report
 
     @property
@@ -304,21 +304,22 @@ class Restored:
         )
         return figures(
             bench, self.members.mask(bench.space), self.metric, split=split, task=task,
-            corruption=plan.corruption if self.prompts is None else None,
+            corruption=None if self.own else plan.corruption,
             keep_input=plan.keep_input, band=band,
         )  # fmt: skip
 
     def notes(self) -> list[str]:
         """What to say of the prompts."""
-        if self.prompts is None:
-            return left_out_lines(self.prepared.plan, self.prepared.prompts)
-        if self.prompts.means_over is self.prompts.prompts:
-            n = self.prompts.prompts.split("train").n
+        prepared = self.prepared
+        if not self.own:
+            return left_out_lines(prepared.plan, prepared.prompts)
+        if prepared.means_over is prepared.prompts:
+            n = prepared.prompts.split("train").n
             return [f"means over the run's own {n} train prompts"]
         return []
 
 
-def restore(
+def measurable(
     circuit: Circuit,
     stored: Stored,
     *,
@@ -330,7 +331,7 @@ def restore(
     band: int = 0,
     model_options: Mapping[str, Any] | None = None,
     report: Report = silent,
-) -> Restored:
+) -> Measurable:
     """A stored circuit on some split, task, metric and ablation; by default its run's own.
 
     On the run's own task and corruption these are the prompts it was found and measured on, from
@@ -350,19 +351,16 @@ def restore(
     if metric is not None:
         check_same(run.metric, metrics.get(metric).name, metric)
     asked = {"task": other_task, "metric": metric, "ablation": ablation, "corruption": corruption}
-    changes: Json = {k: v for k, v in asked.items() if v is not None}
+    changes: Json = {"band": band} | {k: v for k, v in asked.items() if v is not None}
     if other_task is not None:
         changes = {"corruption": None, "drop_templates": (), "filter": False, **changes}
-    plan = plan_of(circuit, engine="exact", settings={}, force=True, band=band, **changes)
-    check(plan, task=not own)
-    report(f"loading {run.model}", 0, 0)
-    model = _model_of(circuit, model_options or {})
-    prompts = _own_prompts(run, plan.ablation, stored, model.tokenizer) if own else None
-    prepared = prepare(plan, model, prompts=prompts, report=report)
+    prepared = restored(
+        circuit, stored if own else None, changes, model_options=model_options, report=report
+    )
     bench = Benches(prepared)[split]
     if not len(bench):
-        raise PromptError(f"task {plan.task!r} has no prompts in split {split!r}")
-    return Restored(prepared, bench, _members(circuit, model), prompts, report)
+        raise PromptError(f"task {prepared.plan.task!r} has no prompts in split {split!r}")
+    return Measurable(prepared, bench, _members(circuit, prepared.model), own, report)
 
 
 def evaluate_again(
@@ -379,12 +377,12 @@ def evaluate_again(
     Args:
         circuit: which.
         stored: where stored prompts are.
-        split, task, asked: as for :func:`restore`, with its errors.
+        split, task, asked: as for :func:`measurable`, with its errors.
         band: matched random circuits to measure beside it.
     """
-    restored = restore(circuit, stored, split=split, task=task, band=band, **asked)
-    measured = restored.figures(split, None if task == circuit.run.task else task)
-    notes = [measured.note, *restored.notes()]
+    ready = measurable(circuit, stored, split=split, task=task, band=band, **asked)
+    measured = ready.figures(split, None if task == circuit.run.task else task)
+    notes = [measured.note, *ready.notes()]
     return measured.model_copy(update={"note": "; ".join(filter(None, notes)) or None})
 
 
@@ -396,11 +394,11 @@ def knock_out_again(
     Args:
         circuit: which.
         stored: where stored prompts are.
-        split, asked: as for :func:`restore`, with its errors.
+        split, asked: as for :func:`measurable`, with its errors.
     """
-    restored = restore(circuit, stored, split=split, **asked)
+    ready = measurable(circuit, stored, split=split, **asked)
     return trials.knockouts(
-        restored.bench, restored.members, restored.metric, split=split, report=restored.report
+        ready.bench, ready.members, ready.metric, split=split, report=ready.report
     )
 
 
@@ -420,21 +418,73 @@ def examine_again(
         stored: where stored prompts are.
         level: what is tested for minimality.
         budget: how much is tried.
-        split, asked: as for :func:`restore`, with its errors.
+        split, asked: as for :func:`measurable`, with its errors.
 
     Raises:
         OptionError: faithfulness is not defined there, or there are no edges to test.
     """
-    restored = restore(circuit, stored, split=split, **asked)
+    ready = measurable(circuit, stored, split=split, **asked)
     return trials.examine(
-        restored.bench, restored.members, restored.metric, split=split, level=level, budget=budget,
-        keep_input=restored.prepared.plan.keep_input, report=restored.report,
+        ready.bench, ready.members, ready.metric, split=split, level=level, budget=budget,
+        keep_input=ready.prepared.plan.keep_input, report=ready.report,
     )  # fmt: skip
+
+
+def own_metric(circuit: Circuit, metric: str | None) -> Json:
+    """What changes in a run's plan where its metric is given as a function of a file.
+
+    Raises:
+        OptionError: that is another metric than the run's.
+    """
+    if metric is None:
+        return {}
+    found, wanted = metrics.get(metric).name, circuit.run.metric
+    check_same(wanted, found, metric)
+    if found != wanted:
+        raise OptionError(f"--metric is {found!r}, and the curve is of the run's own, {wanted!r}")
+    return {"metric": metric}
+
+
+def restored(
+    circuit: Circuit,
+    stored: Stored | None,
+    changes: Mapping[str, Any],
+    *,
+    model_options: Mapping[str, Any] | None = None,
+    report: Report = silent,
+) -> Prepared:
+    """A stored circuit's model and prompts, ready to be measured on again.
+
+    Args:
+        circuit: whose run it is.
+        stored: where its prompts are; None makes those of the changed plan anew.
+        changes: what differs from the run's plan.
+        model_options: how the model is run.
+        report: progress.
+
+    Raises:
+        PromptError: stored prompts were changed, or the task cannot make them.
+        StoreError: the prompts are not stored.
+        ModelError: the model cannot be loaded, or its weights are not those of the run.
+    """
+    run = circuit.run
+    plan = plan_of(circuit, engine="exact", settings={}, force=True, **changes)
+    check(plan, task=stored is None)
+    report(f"loading {run.model}", 0, 0)
+    model = _model_of(circuit, model_options or {})
+    prompts = None if stored is None else _own_prompts(run, plan.ablation, stored, model.tokenizer)
+    return prepare(plan, model, prompts=prompts, report=report)
 
 
 def _model_of(circuit: Circuit, options: Mapping[str, Any]) -> LoadedModel:
     run = circuit.run
-    model = catalogue.load(run.model, run.checkpoint, run.seed, **options)
+    try:
+        model = catalogue.load(run.model, run.checkpoint, run.seed, **options)
+    except (ModelError, UnknownNameError) as error:
+        kind = type(error) if isinstance(error, ModelError) else ModelError
+        raise kind(
+            f"circuit {circuit.circuit_id[:12]} is of a model that cannot be loaded: {error}"
+        ) from error
     _check_weights(circuit, model)
     return model
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -98,6 +99,29 @@ class Ladder:
         taken = self.order[:count]
         inner: NDArray[np.int32] = taken[(taken != 0) & (taken != len(self.space.components) - 1)]
         return inner
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The scores of a run, to take nested circuits from."""
+
+    run_id: str
+    label: str
+    """What people call the run."""
+    granularity: Granularity
+    scores: Scores
+    """Over edge ids, or over component ids."""
+    better: int
+    """+1 where more of the run's metric is better, −1 where less is."""
+
+    @property
+    def n_scored(self) -> int:
+        """Edges or nodes that have a score."""
+        return int(np.isfinite(self.scores.mean).sum())
+
+    def ladder(self, space: Space, ranking: str) -> Ladder:
+        """Nested circuits by a ranking."""
+        return Ladder(space, importance(self.scores, ranking, self.better), self.granularity)
 
 
 def by_threshold(ladder: Ladder, threshold: float) -> Chosen:

@@ -32,7 +32,9 @@ from circuitdb.circuit import (
     Run,
     Scores,
     Selection,
+    TemplateFigures,
 )
+from circuitdb.curve import Curve, CurvePoint
 from circuitdb.space import Space, SpaceSpec
 
 TINY = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=2))
@@ -75,6 +77,36 @@ def figures(faithfulness: float = 0.9, **changes: Any) -> Figures:
         "ratio": faithfulness, "accuracy": 0.75,
     }  # fmt: skip
     return Figures(**(values | changes))
+
+
+def a_point(faithfulness: float | None = 0.5, **changes: Any) -> CurvePoint:
+    """A point of a curve where nothing else was measured."""
+    values: dict[str, Any] = dict.fromkeys(CurvePoint.model_fields) | {
+        "proportion": 0.5, "n_items": 5, "n_nodes": 3, "n_edges": 4, "m_circuit": 1.0,
+        "faithfulness": faithfulness, "templates": (),
+    }  # fmt: skip
+    return CurvePoint(**(values | changes))
+
+
+def a_curve(run_id: str, **changes: Any) -> Curve:
+    """A curve of one run with three points, the last with everything there is."""
+    template = TemplateFigures(
+        template="a", n_prompts=2, m_full=2.0, m_empty=0.0, m_circuit=1.5, faithfulness=None
+    )
+    whole = a_point(
+        0.75, proportion=1.0, n_items=46, faithfulness_sd=0.25, ratio=0.75, accuracy=0.5,
+        agreement=0.5, kl=0.125, complement_faithfulness=-0.125, random_low=0.0, random_high=0.5,
+        random_mean=0.25, random_n=20, beside_n_edges=4, beside_faithfulness=0.25, note="a \"note\"",
+        templates=(template, template.model_copy(update={"template": "b", "faithfulness": 0.5})),
+    )  # fmt: skip
+    values: dict[str, Any] = {
+        "run_id": run_id, "granularity": "edge", "ranking": "abs_mean", "n_scored": 46,
+        "sizes": (3, 7), "metric": "logit_diff", "ablation": "resample", "n_prompts": 4,
+        "m_full": 2.0, "m_empty": 0.0, "accuracy_full": 1.0, "cpr": 0.5, "cmd": 0.25, "band": 20,
+        "beside_run": "another", "beside": "months", "note": None,
+        "points": (a_point(0.0, n_items=0), a_point(None, proportion=None), whole),
+    }  # fmt: skip
+    return Curve(**(values | changes))
 
 
 def edge_draft(

@@ -14,8 +14,9 @@ import pytest
 
 from circuitdb import api
 from circuitdb.cli import run
+from circuitdb.cli.describe import figure_rows
 from circuitdb.plan import Plan
-from tests import tiny_models
+from tests import stored, tiny_models
 
 SMALL = ["--engine", "eap", "--force", "--band", "3", "--examples", "16"]
 
@@ -144,6 +145,27 @@ def test_denoising_where_nothing_can_be_restored_is_one_clear_line(ask, tasks):
     assert code == 2
     (line,) = [line for line in err.splitlines() if line.startswith("error")]
     assert "use --ablation resample" in line
+
+
+def test_evaluate_prints_and_stores_the_figures_of_each_template(ask, tasks):
+    ask("discover", "--task", tasks[0], *SMALL, "--edges", "20")
+    code, out, err = ask("evaluate", "gifts", "--by-template", "--band", "0")
+    assert code == 0, err
+    table = out.partition("By template:\n")[2].splitlines()
+    assert table[0].split() == [
+        "template", "prompts", "m_full", "m_empty", "m_circuit", "faith", "accuracy",
+    ]  # fmt: skip
+    measured = json.loads(ask("evaluate", "gifts", "--band", "0", "--json")[1])["evaluation"]
+    assert [row.split()[0] for row in table[2:]] == [t["template"] for t in measured["templates"]]
+    rows = json.loads(ask("sql", "SELECT * FROM template_evaluations", "--json")[1])["rows"]
+    last = {k: v for k, v in rows[-1].items() if k not in ("circuit_id", "evaluation")}
+    assert last == measured["templates"][-1]
+
+
+def test_the_complement_is_shown_where_it_is_defined():
+    figures = stored.figures(0.9, complement_faithfulness=0.125)
+    assert {name: value for name, value, _ in figure_rows(figures)}["complement"] == "0.12"
+    assert "complement" not in [name for name, _, _ in figure_rows(stored.figures(0.9))]
 
 
 def test_discovered_circuits_are_compared_drawn_and_evaluated(ask, tasks, tmp_path):

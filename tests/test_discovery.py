@@ -162,6 +162,10 @@ def test_stored_scores_serve_another_selection_without_a_search(toy: LoadedModel
         ({"threshold": -1.0}, "--threshold"),
         ({"edges": 3, "faithfulness": 0.5}, "give one of"),
         ({"settings": {"steps": 3}}, "has no setting 'steps'"),
+        (
+            {"engine": "eap", "settings": {"tau": 3}},
+            "no setting 'tau'; 'tau' belongs to acdc; it has",
+        ),
         ({"engine": "eap-ig", "settings": {"steps": 0}}, "setting 'steps'"),
     ],
 )

@@ -268,6 +268,15 @@ def test_prune_scores_edges_inside_the_node_circuit_and_no_others(chain):
     )
 
 
+def test_prune_stops_at_the_node_circuit_where_it_is_told_to(chain):
+    whole, alone = run("prune", chain), run("prune", chain, level="nodes")
+    (members,) = alone.members
+    assert members.nodes.tolist() == whole.members[0].nodes.tolist()
+    assert alone.edge_scores is None
+    assert alone.node_scores.mean == pytest.approx(whole.node_scores.mean, nan_ok=True)
+    assert alone.decisions == tuple(d for d in whole.decisions if d.phase != "edges")
+
+
 def test_prune_keeps_what_it_is_told_to_keep(chain):
     nodes, _ = names(chain.bench.space, run("prune", chain, must_keep=("m0",)))
     assert nodes == ["input", "a0.h1", "m0", "a1.h0", "logits"]

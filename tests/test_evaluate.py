@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +103,40 @@ def test_figures_of_the_full_model_are_perfect(toy: LoadedModel, months: PromptS
     assert found.kl == pytest.approx(0.0, abs=1e-6)
     assert found.accuracy == found.accuracy_full
     assert found.n_prompts == 12
+
+
+def test_the_complement_is_all_edges_that_are_not_kept(toy: LoadedModel, months: PromptSet) -> None:
+    bench, metric = bench_of(toy, months), metrics.get("logit_diff")
+    keep = np.random.default_rng(0).random(bench.space.n_edges) < 0.5
+    found, others = figures(bench, keep, metric), figures(bench, ~keep, metric)
+    assert found.complement_faithfulness == pytest.approx(others.faithfulness)
+    assert others.complement_faithfulness == pytest.approx(found.faithfulness)
+    assert found.faithfulness != pytest.approx(others.faithfulness, abs=0.01)
+
+
+def test_what_the_planted_circuit_leaves_does_nothing() -> None:
+    forward = planted.chain()
+    keep = forward.space.mask(forward.space.edge_ids(planted.CHAIN_EDGES))
+    found = figures(planted.bench(forward), keep, metrics.get("logit_diff"))
+    assert found.faithfulness == pytest.approx(1.0, abs=0.05)
+    assert found.complement_faithfulness == pytest.approx(0.0, abs=0.05)
+
+
+def test_figures_by_template_are_those_of_its_prompts_alone(
+    toy: LoadedModel, months: PromptSet
+) -> None:
+    metric, train = metrics.get("logit_diff"), months.split("train")
+    keep = np.random.default_rng(1).random(toy.space.n_edges) < 0.8
+    found = figures(bench_of(toy, months), keep, metric)
+    assert len(train.templates) > 1
+    assert [t.template for t in found.templates] == sorted(train.templates)
+    assert sum(t.n_prompts for t in found.templates) == train.n
+    for one in found.templates:
+        bench = Bench(toy.forward, train.only([one.template]), Ablation("resample", toy.forward))
+        alone = figures(bench, keep, metric)
+        assert one.n_prompts == alone.n_prompts
+        for name in ("m_full", "m_empty", "m_circuit", "faithfulness", "accuracy"):
+            assert getattr(one, name) == pytest.approx(getattr(alone, name), abs=1e-4), name
 
 
 def test_a_model_does_a_task_only_when_both_intervals_clear_chance() -> None:
@@ -238,3 +274,16 @@ def test_only_the_split_last_asked_for_keeps_activations(toy: LoadedModel) -> No
         for split in ("validation", "test")
     }
     assert kept == {"validation": False, "test": True}
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"), [("a1.h0", "what a1.h0 writes"), (None, "unembedding")]
+)
+def test_a_model_that_gives_no_numbers_is_refused_with_the_first_place(broken, named):
+    forward = planted.chain()
+    if broken is None:
+        forward.weights.unembed[:] = math.nan
+    else:
+        forward.weights.blocks[1].attention.w_o[0] = math.inf
+    with pytest.raises(NumericalError, match=f"NaN or infinite logits on these prompts.*{named}"):
+        planted.bench(forward)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from circuitdb.errors import ModelError, OfflineError, OptionError, UnknownNameError
-from circuitdb.models import cache, catalogue, hub, smollm2, toy
+from circuitdb.models import cache, catalogue, hub, memory, smollm2, toy
 from circuitdb.models.hooked import HookedForward
 from circuitdb.models.residual import ResidualForward
 from tests.tiny_models import (
@@ -661,3 +661,42 @@ def test_the_fast_forward_agrees_with_transformer_lens_on_smollm2():
     expected = slow.masked(tokens, ablated, keep)
     off = (fast.masked(tokens, ablated, keep) - expected).abs().max() / expected.abs().max()
     assert off < 1e-4
+
+
+# memory
+
+
+def test_a_model_too_large_for_the_memory_is_refused_before_it_is_read(
+    tiny_directory, fresh_cache, monkeypatch
+):
+    folder = tiny_directory("llama")
+    monkeypatch.setattr(memory, "available", lambda: 10**9)
+    monkeypatch.setattr(hub, "_tensors", lambda path: pytest.fail("read all the same"))
+    with pytest.raises(
+        ModelError, match=r"takes about 2.0 GB in float32, and 1.0 GB are free: use --dt"
+    ):
+        catalogue.load(str(folder))
+    monkeypatch.undo()
+    monkeypatch.setattr(memory, "available", lambda: 10**9)
+    assert catalogue.load(str(folder), force=True, forward="residual").family == "llama"
+
+
+@pytest.mark.parametrize(
+    ("stored", "run", "need"),
+    [
+        ("float32", "float32", 4 + 8), ("float32", "bfloat16", 4 + 8), ("bfloat16", "float32", 2 + 8),
+        ("bfloat16", "bfloat16", 2 + 8), ("None", "float64", 4 + 10),
+    ],
+)  # fmt: skip
+def test_memory_needed_by_hand(stored, run, need):
+    # One billion parameters; the comparison of the first load takes the most unless it is float64.
+    bytes_stored = {"float32": 4, "bfloat16": 2, "None": 4}[stored] * 10**9
+    files = memory.WeightFiles(bytes_stored, stored)
+    assert files.n_parameters == 10**9
+    assert memory.needed(files, run) == need * 10**9
+
+
+def test_memory_available_is_what_the_machine_says():
+    import psutil
+
+    assert 0 < memory.available() <= psutil.virtual_memory().total

@@ -206,3 +206,20 @@ def test_a_search_with_a_metric_of_a_file_is_not_repeated_behind_its_back(
         revisit.control_plans(circuit, 2)
     with pytest.raises(OptionError, match=r"discover --order-seed N.*--metric FILE\.py:mine"):
         revisit.in_other_orders(circuit, fresh_store.prompt_set, 1, complete=lambda plan: plan)
+
+
+def test_a_curve_takes_the_run_s_own_metric_and_no_other(
+    written: Written, fresh_store: Store
+) -> None:
+    name = written(FIRST.format("logits[:, 0]"))
+    params = {"corruption": "abc", "metric": {"unit": "", "better": 1}}
+    found = stored.ioi(metric=metrics.get(name).name, task_params=params)
+    circuit = fresh_store.get(fresh_store.add(found)[0])
+    assert revisit.own_metric(circuit, None) == {}
+    assert revisit.own_metric(circuit, name) == {"metric": name}
+    with pytest.raises(
+        OptionError, match=r"'logit_diff', and the curve is of the run's own, 'first#"
+    ):
+        revisit.own_metric(circuit, "logit_diff")
+    with pytest.raises(OptionError, match="metric 'first' has changed"):
+        revisit.own_metric(circuit, written(FIRST.format("logits[:, 1]")))

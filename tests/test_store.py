@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from circuitdb.circuit import Discovery, Draft, Scores, Selection
+from circuitdb.circuit import Discovery, Draft, Scores, Selection, TemplateFigures
 from circuitdb.errors import (
     CircuitReferenceError,
     InputError,
@@ -535,3 +535,38 @@ def test_many_runs_share_one_file(tmp_path: Path) -> None:
     with Store.open(path, read_only=True) as store:
         assert len({*ids}) == len(store.find()) == 12
         assert store.verify().ok
+
+
+def by_template(*names: str) -> tuple[TemplateFigures, ...]:
+    return tuple(
+        TemplateFigures(
+            template=name, n_prompts=4, m_full=2.0, m_empty=0.0, m_circuit=1.5,
+            faithfulness=None if i else 0.75, accuracy=None if i else 0.5,
+        )
+        for i, name in enumerate(names)
+    )  # fmt: skip
+
+
+def test_figures_by_template_and_of_the_complement_come_back(fresh_store: Store) -> None:
+    shown = stored.figures(0.9, complement_faithfulness=0.1, templates=by_template("a", "b"))
+    other = stored.figures(0.5, split="train", templates=by_template("a"))
+    found = replace(
+        stored.ioi(), circuits=(stored.edge_draft(stored.IOI, stored.TINY, None, shown, other),)
+    )
+    (circuit_id,) = fresh_store.add(found)
+    assert fresh_store.evaluations(circuit_id) == (shown, other)
+    assert fresh_store.get(circuit_id).figures == shown
+    assert fresh_store.verify().ok
+
+
+def test_an_evaluation_stored_without_its_templates_gets_them(fresh_store: Store) -> None:
+    (circuit_id,) = fresh_store.add(stored.ioi())
+    first, second = fresh_store.evaluations(circuit_id)
+    fuller = second.model_copy(update={"templates": by_template("b", "c")})
+    for _ in range(2):
+        fresh_store.add_evaluation(circuit_id, fuller)
+    assert fresh_store.evaluations(circuit_id) == (first, fuller)
+    assert fresh_store.verify().ok
+    fresh_store.remove([circuit_id])
+    assert fresh_store._con.execute("SELECT count(*) FROM template_evaluation").fetchone() == (0,)
+    assert fresh_store.verify().ok

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -544,6 +546,31 @@ def test_a_migration_backs_up_first_and_keeps_what_was_there(
     monkeypatch.undo()
     with Store.open(tmp_path / f"a.schema{newest}.duckdb") as before:
         assert len(before.find()) == 3
+
+
+def test_hashes_kept_before_a_column_was_added_hold_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.duckdb"
+    first = schemas.migrations()[0]
+    with duckdb.connect(str(path)) as con:
+        con.execute(first.sql)
+        con.execute("INSERT INTO store VALUES ('made by hand', '2026-01-01', 0)")
+        con.execute(
+            "INSERT INTO migration VALUES (1, ?, ?, '0.1.0', '2026-01-01')",
+            [first.name, first.sha256],
+        )
+        # The only row of an evaluation table of the first schema, and its hash as it was kept.
+        values = [0, True, "test", None, None, "logit_diff", "resample", 8, 2.0, 0.0, 1.8, 0.9,
+                  0.9, None, 0.75, None, None, None, None, None, None, None, None]  # fmt: skip
+        marks = ", ".join("?" * len(values))
+        con.execute(f"INSERT INTO evaluation VALUES (1, {marks}, '2026-01-01')", values)
+        text = json.dumps(values, separators=(",", ":")).encode()
+        con.execute(
+            "INSERT INTO content VALUES ('evaluation', 1, 1, ?)", [hashlib.sha256(text).hexdigest()]
+        )
+    with Store.open(path) as store:
+        assert store.verify().ok
+        store._con.execute("UPDATE evaluation SET complement_faithfulness = 0.5")
+        assert not store.verify().ok
 
 
 def test_a_failing_migration_leaves_the_database_as_it_was(

@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from circuitdb.circuit import TemplateFigures
 from circuitdb.errors import CorruptError, MissingStoreError, StoreError
 from circuitdb.store import Store
 from tests import stored
@@ -107,7 +108,7 @@ def test_a_circuit_in_both_takes_over_what_it_lacks(fresh_store: Store, other: P
         for circuit_id in (one, two):
             assert fresh_store.evaluations(circuit_id) == theirs.evaluations(circuit_id)
     assert (fresh_store.get(one).alias, fresh_store.get(two).note) == ("best", "look again")
-    assert fresh_store.merge(other)[2:] == (0, 0, 0, (), ())
+    assert fresh_store.merge(other)[2:] == (0, 0, 0, 0, (), ())
     assert fresh_store.verify().ok
 
 
@@ -213,3 +214,20 @@ def test_the_other_file_is_left_as_it_was(fresh_store: Store, other: Path) -> No
     before = other.read_bytes()
     fresh_store.merge(other)
     assert other.read_bytes() == before
+
+
+def test_figures_by_template_come_over_where_they_are_lacking(
+    fresh_store: Store, tmp_path: Path
+) -> None:
+    template = TemplateFigures(
+        template="a", n_prompts=2, m_full=2.0, m_empty=0.0, m_circuit=1.0, faithfulness=0.5
+    )
+    fuller = stored.figures(0.9, templates=(template,))
+    draft = stored.edge_draft(stored.IOI, stored.TINY, None, fuller)
+    with Store.open(tmp_path / "theirs.duckdb") as theirs:
+        theirs.add(replace(stored.ioi(), circuits=(draft,)))
+    (circuit_id,) = fresh_store.add(stored.ioi())
+    assert fresh_store.merge(tmp_path / "theirs.duckdb").evaluations == 1
+    assert fresh_store.evaluations(circuit_id)[0] == fuller
+    assert fresh_store.merge(tmp_path / "theirs.duckdb").evaluations == 0
+    assert fresh_store.verify().ok

@@ -6,7 +6,7 @@
 0    done
 1    a fault of circuitdb's own, or numbers that are none
 2    wrong usage or input, said in one line
-130  interrupted; the database is whole, and discover and overlap go on where they were
+130  interrupted; the database is whole; discover, overlap and curve go on where they were
 ==== =======================================================================================
 
 With ``CIRCUITDB_DEBUG=1`` a traceback comes before the line.
@@ -27,7 +27,7 @@ from typing import Final, NoReturn
 from circuitdb.errors import CircuitdbError
 
 INTERRUPTED: Final = 130
-_RESUMED: Final = ("discover", "overlap")
+_RESUMED: Final = ("discover", "overlap", "curve")
 """Commands that do not do stored work twice."""
 _HINT: Final = "CIRCUITDB_DEBUG=1 shows where"
 _ERRNO: Final = "the output cannot be written"
@@ -101,7 +101,7 @@ def _interrupt(arguments: Sequence[str]) -> int:
     said = "interrupted"
     if _command(arguments) in _RESUMED:
         said += (
-            ": the database is whole; run the same command again to go on, stored circuits are "
+            ": the database is whole; run the same command again to go on, what is stored is "
             "recognised"
         )
     _say(said)

@@ -17,7 +17,7 @@ from circuitdb.cli.output import Output, line
 
 COMMANDS: Final[dict[str, str]] = {
     "discover": "discover", "ls": "listing", "show": "showing", "overlap": "compare",
-    "render": "draw", "evaluate": "discover", "knockout": "trials", "test": "trials", "add": "discover", "sql": "asking",
+    "render": "draw", "evaluate": "discover", "curve": "curves", "knockout": "trials", "test": "trials", "add": "discover", "sql": "asking",
     "replay": "repeat", "stability": "repeat", "query": "asking", "queries": "asking", "models": "models", "tasks": "models",
     "engines": "models", "train": "models", "pull": "models", "alias": "care", "note": "care",
     "rm": "care", "merge": "care", "verify": "care", "backup": "care", "doctor": "care",

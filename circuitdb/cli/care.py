@@ -98,8 +98,8 @@ def merge(
 ) -> None:
     """Add the circuits of another database.
 
-    Those that are stored here already take over evaluations, knockouts and tests they lack, and an
-    alias and a note where they have none. Nothing in the other file is run.
+    Those that are stored here already take over evaluations, curves, knockouts and tests they lack,
+    and an alias and a note where they have none. Nothing in the other file is run.
 
     \b
     Example:
@@ -112,6 +112,7 @@ def merge(
     said = (
         f"{plural(len(merged.added), 'circuit')} added, {merged.known} stored already, "
         f"{plural(merged.evaluations, 'evaluation')} added to them"
+        + (f", {plural(merged.curves, 'curve')} added to runs" if merged.curves else "")
     )
     out.result(merged._asdict(), lambda: raw(said))
     for name in merged.skipped_aliases:

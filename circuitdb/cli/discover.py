@@ -12,9 +12,10 @@ from circuitdb import api
 from circuitdb.cli import describe, options
 from circuitdb.cli.output import Output, line, plural, share
 from circuitdb.cli.progress import reporting
-from circuitdb.cli.tables import Column, table
+from circuitdb.cli.tables import Cell, Column, table
 from circuitdb.cli.values import samples, settings_of
 from circuitdb.errors import OptionError
+from circuitdb.text import number
 
 if TYPE_CHECKING:
     from circuitdb.circuit import Figures
@@ -73,7 +74,10 @@ def discover(
         typer.Option(metavar="NAME", help="Leave a template of the task out; repeatable."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Go on although the model does not do the task.")
+        bool,
+        typer.Option(
+            "--force", help="Go on although the model does not do the task, or seems too large."
+        ),
     ] = False,
     band: options.Band = 20,
     set_: Setting = [],  # noqa: B006
@@ -109,7 +113,7 @@ def discover(
         bool, typer.Option("--positions", help="eap*: split each edge's score by position role.")
     ] = False,
     level: Annotated[
-        str | None, typer.Option(metavar="LEVEL", help="exact: edges, or nodes.")
+        str | None, typer.Option(metavar="LEVEL", help="exact, prune: edges, or nodes alone.")
     ] = None,
     tau: Annotated[
         float | None,
@@ -174,7 +178,7 @@ def discover(
     with reporting(out) as report:
         found = api.Database(db, notice=out.remark).discover_plans(
             plans,
-            model_options=options.model_options(device, dtype, threads, forward),
+            model_options=options.model_options(device, dtype, threads, forward, force),
             batch_size=batch_size,
             report=report,
             resume=resume,
@@ -297,13 +301,13 @@ def edge_names(path: Path) -> list[str]:
     if text.lstrip().startswith("{"):
         return _edges_of_json(path, text)
     names: list[str] = []
-    for number, content in enumerate(text.splitlines(), 1):
+    for at, content in enumerate(text.splitlines(), 1):
         written = content.partition("#")[0].strip()
         if written:
             try:
                 names.append(str(parse_edge(written)))
             except NameSyntaxError as error:
-                raise OptionError(f"{path}, line {number}: {error}") from error
+                raise OptionError(f"{path}, line {at}: {error}") from error
     if not names:
         raise OptionError(f"{path}: lists no edge; write one a line, as in m0->a1.h2<v>")
     return names
@@ -350,6 +354,9 @@ def evaluate(
     split: Annotated[
         str, typer.Option(metavar="NAME", help="train, validation, test or shift.")
     ] = "test",
+    by_template: Annotated[
+        bool, typer.Option("--by-template", help="Print the figures of each template too.")
+    ] = False,
     band: options.Band = 20,
     db: options.Db = None,
     as_json: options.AsJson = False,
@@ -364,6 +371,7 @@ def evaluate(
     \b
     Examples:
       circuitdb evaluate ioi --split shift
+      circuitdb evaluate ioi --by-template
       circuitdb evaluate numerals --task months
     """
     out = Output(as_json, quiet)
@@ -379,7 +387,13 @@ def evaluate(
         "evaluation": measured.model_dump(mode="json"),
         "own": None if circuit.figures is None else circuit.figures.model_dump(mode="json"),
     }
-    out.result(document, lambda: _show_beside(circuit, measured))
+
+    def text() -> None:
+        _show_beside(circuit, measured)
+        if by_template:
+            _show_templates(measured)
+
+    out.result(document, text)
 
 
 _IN_METRIC: Final = ("m_full", "m_circuit", "m_empty")
@@ -404,3 +418,19 @@ def _show_beside(circuit: StoredCircuit, measured: Figures) -> None:
         line(measured.note)
     if measured.faithfulness is None:
         line(f"faithfulness {share(None)}: it is not defined here")
+
+
+def _show_templates(measured: Figures) -> None:
+    line()
+    line("By template:")
+    columns = (
+        Column("template", leads=True), Column("prompts", right=True), Column("m_full", right=True),
+        Column("m_empty", right=True), Column("m_circuit", right=True), Column("faith", right=True),
+        Column("accuracy", right=True),
+    )  # fmt: skip
+    rows: list[list[Cell]] = [
+        [t.template, t.n_prompts, number(t.m_full), number(t.m_empty), number(t.m_circuit),
+         share(t.faithfulness), share(t.accuracy)]
+        for t in measured.templates
+    ]  # fmt: skip
+    table(columns, rows)

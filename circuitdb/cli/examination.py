@@ -16,7 +16,7 @@ from circuitdb.text import NOTHING
 Facts = dict[str, Any]
 _PACKAGES: Final = (
     "torch", "transformer_lens", "transformers", "duckdb", "numpy", "scipy", "pandas", "networkx",
-    "typer", "graphviz-pure",
+    "matplotlib", "typer", "graphviz-pure",
 )  # fmt: skip
 
 

@@ -83,6 +83,10 @@ KeepInput = Annotated[
 ]
 
 
-def model_options(device: str, dtype: str, threads: int | None, forward: str) -> dict[str, object]:
+def model_options(
+    device: str, dtype: str, threads: int | None, forward: str, force: bool
+) -> dict[str, object]:
     """How a model is run, as the library takes it."""
-    return {"device": device, "dtype": dtype, "threads": threads, "forward": forward}
+    return {
+        "device": device, "dtype": dtype, "threads": threads, "forward": forward, "force": force,
+    }  # fmt: skip

@@ -18,6 +18,7 @@ from circuitdb.text import NOTHING, PLACEHOLDER, number, printable
 
 if TYPE_CHECKING:
     from circuitdb.circuit import Figures
+    from circuitdb.curve import CurvePoint
 
 SCHEMA_VERSION: Final = 1
 """Of every JSON document; raised when a key changes its meaning or goes."""
@@ -91,7 +92,7 @@ def share(value: float | None) -> str:
     return f"{value:.2f}" if abs(value) < 100 else number(value)
 
 
-def band(figures: Figures | None) -> str:
+def band(figures: Figures | CurvePoint | None) -> str:
     """The faithfulness of matched random circuits: 5th to 95th percentile."""
     if figures is None or figures.random_low is None or figures.random_high is None:
         return NOTHING

@@ -53,7 +53,7 @@ def knockout(
     with reporting(out) as report:
         found = database.knockout(
             ref, report=report, split=split, metric=metric,
-            model_options=options.model_options(device, dtype, threads, forward),
+            model_options=options.model_options(device, dtype, threads, forward, force=False),
         )  # fmt: skip
     circuit = database.get(ref)
     document = {
@@ -145,7 +145,7 @@ def test(
         found = database.test(
             ref, level=level, samples=samples, greedy=greedy, draws=draws, report=report,
             split=split, metric=metric,
-            model_options=options.model_options(device, dtype, threads, forward),
+            model_options=options.model_options(device, dtype, threads, forward, force=False),
         )  # fmt: skip
     circuit = database.get(ref)
     document = {

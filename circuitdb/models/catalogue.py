@@ -12,6 +12,7 @@ Listing imports neither torch nor transformers.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuitdb.errors import ModelError, OptionError, UnknownNameError
-from circuitdb.models import cache, hub, smollm2, toy
+from circuitdb.models import cache, hub, memory, smollm2, toy
 from circuitdb.models.entry import ModelEntry, Stored
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def load(
     dtype: str = "float32",
     forward: str = "auto",
     threads: int | None = None,
+    force: bool = False,
 ) -> LoadedModel:
     """A model, ready to run.
 
@@ -82,14 +84,18 @@ def load(
         dtype: one of :data:`DTYPES`.
         forward: ``residual`` (fast), ``hooked`` (through TransformerLens), or ``auto``.
         threads: of torch, for the whole process; by the model's size when not given.
+        force: read it although it seems too large for the memory at hand.
 
     Raises:
         UnknownNameError: no model of that name.
-        ModelError: the model cannot be loaded; :class:`OfflineError` where a network is missing.
+        ModelError: the model cannot be loaded, or seems too large; :class:`OfflineError` where a
+            network is missing.
         OptionError: an option out of range.
     """
     device = _checked(device, dtype, forward, threads)
-    stored = _read(name, checkpoint, seed)
+    stored = _read(
+        name, checkpoint, seed, functools.partial(memory.require, name, dtype=dtype, force=force)
+    )
     return _build(stored, device, dtype, forward, threads)
 
 
@@ -148,7 +154,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _read(name: str, checkpoint: int | None, seed: int | None) -> Stored:
+def _read(name: str, checkpoint: int | None, seed: int | None, fits: hub.Fits) -> Stored:
     if not name.strip():
         raise ModelError("the model's name is empty; 'circuitdb models' lists names")
     known = {alias: e for e in entries() for alias in (e.name, *e.aliases)}
@@ -156,9 +162,9 @@ def _read(name: str, checkpoint: int | None, seed: int | None) -> Stored:
     if entry is None:
         _require_no_seed(name, seed)
         if hub.looks_local(name):
-            return hub.read(name, checkpoint)
+            return hub.read(name, checkpoint, fits)
         if "/" in name:
-            return hub.fetch(name, checkpoint)
+            return hub.fetch(name, checkpoint, fits=fits)
         hint = "A Hugging Face directory or a hub name with a slash works too"
         raise UnknownNameError("model", name, [n for n in known if "/" not in n], hint)
     if entry.source == "embedded":
@@ -168,7 +174,7 @@ def _read(name: str, checkpoint: int | None, seed: int | None) -> Stored:
         there = hub.listed(entry.checkpoints)
         raise ModelError(f"model {name!r} has no checkpoint {checkpoint}; {there}")
     if entry.source == "hub":
-        return hub.fetch(str(entry.hub_name), checkpoint, name=entry.name)
+        return hub.fetch(str(entry.hub_name), checkpoint, name=entry.name, fits=fits)
     return smollm2.read()
 
 

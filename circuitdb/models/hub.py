@@ -15,12 +15,13 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from circuitdb.errors import ModelError, OfflineError
 from circuitdb.models.entry import Stored
+from circuitdb.models.memory import WeightFiles
 
 _STEP = re.compile(r"(?:step|checkpoint)[-_]?(\d+)")
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -38,11 +39,20 @@ def looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_dir()
 
 
-def read(name: str, checkpoint: int | None = None) -> Stored:
+Fits = Callable[[WeightFiles], None]
+"""Refuses weights that are too large, before they are read."""
+
+
+def _anything(files: WeightFiles) -> None:
+    """Let everything be read."""
+
+
+def read(name: str, checkpoint: int | None = None, fits: Fits = _anything) -> Stored:
     """The files of a local directory, at a checkpoint (default: its own weights, else the last).
 
     Raises:
-        ModelError: there is no such directory or checkpoint, or a file is missing or damaged.
+        ModelError: there is no such directory or checkpoint, a file is missing or damaged, or the
+            weights do not fit.
     """
     top = Path(name).expanduser()
     if not top.is_dir():
@@ -58,7 +68,7 @@ def read(name: str, checkpoint: int | None = None) -> Stored:
     complete = all((folder / f).is_file() for f in ("config.json", "tokenizer.json"))
     return Stored(
         name=name,
-        state=_weights(folder),
+        state=_weights(folder, config, fits),
         config=config,
         tokenizer=tokenizer,
         bos=start_token(tokenizer),
@@ -78,7 +88,9 @@ def checkpoints(directory: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def fetch(hub_name: str, checkpoint: int | None = None, name: str | None = None) -> Stored:
+def fetch(
+    hub_name: str, checkpoint: int | None = None, name: str | None = None, fits: Fits = _anything
+) -> Stored:
     """The files of a hub model, downloaded unless they lie in the hub's own cache.
 
     The model is called `name` from then on, or as the hub calls it.
@@ -93,7 +105,7 @@ def fetch(hub_name: str, checkpoint: int | None = None, name: str | None = None)
     for revision in revisions:
         directory = _snapshot(hub_name, revision)
         if directory is not None:
-            stored = read(str(directory))
+            stored = read(str(directory), fits=fits)
             return dataclasses.replace(stored, name=name or hub_name, checkpoint=checkpoint)
     there = listed(_hub_checkpoints(hub_name))
     raise ModelError(f"model {hub_name!r} has no checkpoint {checkpoint}; {there}")
@@ -203,20 +215,28 @@ def _first(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
     return next((f / n for f in folders for n in names if (f / n).is_file()), None)
 
 
-def _weights(folder: Path) -> dict[str, Any]:
+def _weights(folder: Path, config: dict[str, Any], fits: Fits) -> dict[str, Any]:
+    shards = _shards(folder)
+    on_disk = sum(shard.stat().st_size for shard in shards if shard.is_file())
+    fits(WeightFiles(on_disk, str(config.get("dtype") or config.get("torch_dtype"))))
+    state: dict[str, Any] = {}
+    for shard in shards:
+        state |= _tensors(shard)
+    return state
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The files that hold a directory's weights."""
     found = _first((*_SAFETENSORS, *_PICKLED), (folder,))
     if found is None:
         raise ModelError(f"{str(folder)!r} holds no weights; expected {_SAFETENSORS[0]}")
     if found.suffix != ".json":
-        return _tensors(found)
+        return [found]
     shards = _json(found).get("weight_map")
     if not isinstance(shards, dict):
         raise ModelError(f"{str(found)!r} has no weight_map")
-    state: dict[str, Any] = {}
-    for shard in sorted(set(shards.values())):
-        # The name comes from a file: only the directory's own files are read.
-        state |= _tensors(folder / Path(str(shard)).name)
-    return state
+    # The names come from a file: only the directory's own files are read.
+    return [folder / Path(str(shard)).name for shard in sorted(set(shards.values()))]
 
 
 def _tensors(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -36,23 +36,26 @@ def save(dot: str, path: str | Path, *, table: Table | None = None) -> Path:
             draw it.
     """
     target = check_path(path)
-    _write(target, _MAKERS[target.suffix.lower()](dot, table))
+    write(target, _MAKERS[target.suffix.lower()](dot, table))
     return target
 
 
-def check_path(path: str | Path) -> Path:
+def check_path(path: str | Path, suffixes: Iterable[str] | None = None) -> Path:
     """The file a drawing would go to; worth knowing before long work that ends in a drawing.
+
+    Args:
+        path: the file.
+        suffixes: what it may end in; by default all that circuits are drawn to.
 
     Raises:
         RenderError: it has no known suffix, or no directory to stand in.
     """
+    known = _MAKERS if suffixes is None else tuple(suffixes)
     if str(path).endswith(os.sep):  # A Path would drop it.
         raise RenderError(f"{str(path)!r} names a directory; name a file")
     target = Path(path)
-    if target.suffix.lower() not in _MAKERS:
-        raise RenderError(
-            f"cannot tell the format of {str(path)!r}: end it in " + ", ".join(_MAKERS)
-        )
+    if target.suffix.lower() not in known:
+        raise RenderError(f"cannot tell the format of {str(path)!r}: end it in {', '.join(known)}")
     if not target.parent.is_dir():
         raise RenderError(f"cannot write {str(path)!r}: no directory {str(target.parent)!r}")
     return target
@@ -123,7 +126,7 @@ def _html(dot: str, table: Table | None) -> bytes:
     return page(to_svg(dot), table).encode()
 
 
-def _write(target: Path, content: bytes) -> None:
+def write(target: Path, content: bytes) -> None:
     """Through a temporary name beside it, so that no one ever reads half a file."""
     passing = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

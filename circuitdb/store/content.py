@@ -26,6 +26,9 @@ class Kept(NamedTuple):
     order: str
     dtypes: tuple[str, ...] = ()
     """Array types of the columns; empty for a table hashed by rows."""
+    added: int = 0
+    """How many of the last columns later migrations added: a row is hashed without those that are
+    null at its end, so that hashes made before hold."""
 
 
 RUN: Final = (
@@ -43,7 +46,20 @@ CIRCUIT: Final = (
 FIGURES: Final = (
     "split", "task", "corruption", "metric", "ablation", "n_prompts", "m_full", "m_empty", "m_circuit",
     "faithfulness", "ratio", "faithfulness_sd", "accuracy", "accuracy_full", "agreement", "kl",
-    "random_low", "random_high", "random_mean", "random_n", "note",
+    "random_low", "random_high", "random_mean", "random_n", "note", "complement_faithfulness",
+)  # fmt: skip
+TEMPLATE: Final = (
+    "template", "n_prompts", "m_full", "m_empty", "m_circuit", "faithfulness", "accuracy",
+)  # fmt: skip
+CURVE: Final = (
+    "curve_id", "granularity", "ranking", "n_scored", "sizes", "split", "metric", "ablation",
+    "n_prompts", "m_full", "m_empty", "accuracy_full", "cpr", "cmd", "band", "beside_run", "beside",
+    "note",
+)  # fmt: skip
+POINT: Final = (
+    "proportion", "n_items", "n_nodes", "n_edges", "m_circuit", "faithfulness", "faithfulness_sd",
+    "ratio", "accuracy", "agreement", "kl", "complement_faithfulness", "random_low", "random_high",
+    "random_mean", "random_n", "beside_n_edges", "beside_faithfulness", "note",
 )  # fmt: skip
 PROMPT: Final = (
     "ordinal", "split", "template", "clean", "corrupted", "clean_ids", "corrupted_ids",
@@ -90,10 +106,12 @@ KEPT: Final[tuple[Kept, ...]] = (
     ),
     Kept("edge_effect", "run_key", ("quantity", "edge_id", "value"), "quantity, edge_id"),
     Kept("decision", "run_key", ("ordinal", "item", "phase", "before", "after", "kept"), "ordinal"),
+    Kept("curve", "run_key", ("ordinal", *CURVE), "ordinal"),
+    Kept("curve_point", "run_key", ("curve", "ordinal", *POINT), "curve, ordinal"),
+    Kept("curve_template", "run_key", ("curve", "point", *TEMPLATE), "curve, point, template"),
     Kept("circuit", "circuit_key", CIRCUIT, "circuit_key"),
     Kept("member", "circuit_key", ("edge_id", "scored"), "edge_id", ("<i4", "?")),
     Kept("node_member", "circuit_key", ("component_id", "scored"), "component_id", ("<i4", "?")),
-    Kept("evaluation", "circuit_key", ("ordinal", "is_primary", *FIGURES), "ordinal"),
     Kept("knockout", "circuit_key", KNOCKOUT, "split, metric, ablation, ordinal"),
     Kept("circuit_test", "circuit_key", ("test", *CIRCUIT_TEST), "test"),
     Kept("removal", "circuit_key", ("test", "ordinal", *REMOVAL), "test, ordinal"),
@@ -103,6 +121,8 @@ KEPT: Final[tuple[Kept, ...]] = (
         ("test", "ordinal", "is_random", *CHANGE),
         "test, ordinal",
     ),
+    Kept("evaluation", "circuit_key", ("ordinal", "is_primary", *FIGURES), "ordinal", added=1),
+    Kept("template_evaluation", "circuit_key", ("evaluation", *TEMPLATE), "evaluation, template"),
 )
 BY_TABLE: Final = {k.table: k for k in KEPT}
 
@@ -113,10 +133,15 @@ Seal = tuple[str, int, int, str]
 def seal_rows(table: str, owner: int, rows: Iterable[Sequence[Any]]) -> Seal:
     """The seal of rows given as the columns of :data:`KEPT`, in its order."""
     seen = hashlib.sha256()
-    n = 0
+    n, added = 0, BY_TABLE[table].added
     for row in rows:
         n += 1
-        seen.update(json.dumps(list(row), default=_plain, separators=(",", ":")).encode())
+        values = list(row)
+        for _ in range(added):
+            if values[-1] is not None:
+                break
+            values.pop()
+        seen.update(json.dumps(values, default=_plain, separators=(",", ":")).encode())
     return table, owner, n, seen.hexdigest()
 
 

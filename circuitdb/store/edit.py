@@ -22,8 +22,8 @@ from circuitdb.store.content import (
     KEPT,
     KNOCKOUT,
     REMOVAL,
+    TEMPLATE,
     read_seals,
-    seal_rows,
 )
 from circuitdb.text import printable
 
@@ -51,24 +51,39 @@ class CheckpointMetric(NamedTuple):
 def add_evaluation(con: Any, circuit_key: int, figures: Figures) -> None:
     """Store one more evaluation of a circuit; an equal one is stored once.
 
-    The first on the test split with the run's own task, metric and ablation becomes the one shown.
+    One that was stored without its figures by template gets them. The first on the test split with
+    the run's own task, metric and ablation becomes the one shown.
     """
     columns = ", ".join(("ordinal", "is_primary", *FIGURES))
     rows = con.execute(
         f"SELECT {columns} FROM evaluation WHERE circuit_key = ? ORDER BY ordinal", [circuit_key]
     ).fetchall()
     row = write.figures_row(figures)
-    if any(tuple(known[2:]) == row for known in rows):
-        return
-    run_key = one(con, "SELECT run_key FROM circuit WHERE circuit_key = ?", [circuit_key])[0]
-    own = write.is_own(figures, read.run(con, run_key))
-    primary = own and not any(known[1] for known in rows)
-    made = (len(rows), primary, *row)
-    write.insert_figures(con, circuit_key, made, utc_now())
-    con.execute(
-        "DELETE FROM content WHERE table_name = 'evaluation' AND owner_key = ?", [circuit_key]
-    )
-    write.keep(con, [seal_rows("evaluation", circuit_key, [*rows, made])])
+    known = next((k[0] for k in rows if tuple(k[2:]) == row), None)
+    if known is None:
+        run_key = one(con, "SELECT run_key FROM circuit WHERE circuit_key = ?", [circuit_key])[0]
+        own = write.is_own(figures, read.run(con, run_key))
+        primary = own and not any(known[1] for known in rows)
+        write.insert_figures(con, circuit_key, (len(rows), primary, *row), utc_now())
+        seal_again(con, "evaluation", circuit_key)
+    _add_templates(con, circuit_key, len(rows) if known is None else known, figures)
+
+
+def _add_templates(con: Any, circuit_key: int, evaluation: int, figures: Figures) -> None:
+    """Store the figures by template of an evaluation that has none yet."""
+    owner = ("circuit_key", circuit_key)
+    sql = "SELECT count(*) FROM template_evaluation WHERE circuit_key = ? AND evaluation = ?"
+    if figures.templates and not one(con, sql, [circuit_key, evaluation])[0]:
+        rows = write.template_rows(evaluation, figures.templates)
+        write.insert_rows(con, "template_evaluation", owner, ("evaluation", *TEMPLATE), rows, [])
+        con.unregister("incoming")
+        seal_again(con, "template_evaluation", circuit_key)
+
+
+def seal_again(con: Any, table: str, owner: int) -> None:
+    """Keep counts and hash of an owner's rows as they are now, in place of the earlier ones."""
+    con.execute("DELETE FROM content WHERE table_name = ? AND owner_key = ?", [table, owner])
+    write.keep(con, read_seals(con, BY_TABLE[table], owner, owner).values())
 
 
 def add_knockouts(con: Any, circuit_key: int, knockouts: Knockouts) -> None:
@@ -108,8 +123,7 @@ def _append(
     """Add rows to those a circuit has in a table, and seal all of them anew."""
     write.insert_rows(con, table, ("circuit_key", circuit_key), columns, rows, [])
     con.unregister("incoming")
-    con.execute("DELETE FROM content WHERE table_name = ? AND owner_key = ?", [table, circuit_key])
-    write.keep(con, read_seals(con, BY_TABLE[table], circuit_key, circuit_key).values())
+    seal_again(con, table, circuit_key)
 
 
 def remove(con: Any, circuit_keys: Sequence[int]) -> None:

@@ -30,6 +30,7 @@ from circuitdb.circuit import (
     Scores,
     Selection,
 )
+from circuitdb.curve import Curve
 from circuitdb.errors import (
     CorruptError,
     InputError,
@@ -41,9 +42,11 @@ from circuitdb.errors import (
 from circuitdb.outcomes import CircuitTest, Knockouts
 from circuitdb.space import Space, SpaceSpec
 from circuitdb.store.connection import in_our_words
-from circuitdb.store.content import FIGURES, KNOCKOUT, PROMPT, PROVENANCE, filled
+from circuitdb.store.content import FIGURES, KNOCKOUT, PROMPT, PROVENANCE, TEMPLATE, filled
+from circuitdb.store.curves import read as read_curves
 from circuitdb.store.read import (
     CircuitRow,
+    make_figures,
     make_inert,
     make_knockouts,
     make_prompt,
@@ -56,7 +59,8 @@ _NAME: Final = "stranger"
 _RULE: Final = ("rule", "value", "unit", "ranking", "reached", "members")
 _TABLES: Final = (
     "migration", "space", "prompt_set", "prompt", "provenance", "run", "score", "node_score",
-    "edge_effect", "decision", "circuit", "member", "node_member", "evaluation", "knockout", "circuit_test",
+    "edge_effect", "decision", "circuit", "member", "node_member", "evaluation",
+    "template_evaluation", "curve", "curve_point", "curve_template", "knockout", "circuit_test",
     "removal", "member_change", "alias", "note",
 )  # fmt: skip
 
@@ -75,6 +79,8 @@ class Takes(Protocol):
     def add_knockouts(self, circuit_id: str, knockouts: Knockouts) -> None: ...
     def tests(self, circuit_id: str) -> tuple[CircuitTest, ...]: ...
     def add_test(self, circuit_id: str, test: CircuitTest) -> None: ...
+    def curves(self, run_id: str) -> tuple[Curve, ...]: ...
+    def add_curve(self, curve: Curve) -> None: ...
     def set_alias(self, circuit_id: str, alias: str) -> None: ...
     def set_note(self, circuit_id: str, note: str | None) -> None: ...
 
@@ -88,6 +94,8 @@ class Merged(NamedTuple):
     """Circuits that were stored already."""
     evaluations: int
     """Evaluations taken over for circuits that were stored already."""
+    curves: int
+    """Faithfulness curves taken over, of whatever runs."""
     knockouts: int
     """Tables of knockouts taken over, also for circuits that were new."""
     tests: int
@@ -112,7 +120,8 @@ def merge(store: Takes, other: Path) -> Merged:
     """Add what another database has and this one lacks.
 
     Circuits come one transaction a run. A circuit stored in both takes over the evaluations,
-    knockouts and tests it lacks, and an alias and a note where it has none.
+    knockouts and tests it lacks, its run the faithfulness curves, and an alias and a note where it
+    has none.
 
     Raises:
         StoreError: the other database is missing, no circuitdb database, or not trustworthy.
@@ -213,12 +222,13 @@ def _take(store: Takes, con: Any) -> Merged:
         added += store.add(_discovery(con, run_key, provenance_key, circuit_keys))
     both = {row[0]: known[row[1]] for row in theirs if row[1] in known}
     evaluations = sum(_take_evaluations(store, con, key, row) for key, row in both.items())
+    curves = sum(_take_curves(store, con, key) for key in sorted({row[2] for row in theirs}))
     ids = {row[0]: row[1] for row in theirs}
     knockouts = sum(_take_knockouts(store, con, key, circuit) for key, circuit in ids.items())
     tests = sum(_take_tests(store, con, key, circuit) for key, circuit in ids.items())
     skipped_aliases = tuple(_take_aliases(store, con, ids))
     return Merged(
-        tuple(added), len(known), evaluations, knockouts, tests, skipped_aliases,
+        tuple(added), len(known), evaluations, curves, knockouts, tests, skipped_aliases,
         tuple(_take_notes(store, con, ids)),
     )  # fmt: skip
 
@@ -226,9 +236,28 @@ def _take(store: Takes, con: Any) -> Merged:
 def _take_evaluations(store: Takes, con: Any, key: int, row: CircuitRow) -> int:
     """Copy the evaluations that a circuit stored in both lacks here; how many."""
     ours = store.evaluations(row.circuit_id)
-    new = [f for f in _figures(con, key) if not any(_same(f, known, row.task) for known in ours)]
+    new = [
+        f
+        for f in _figures(con, key)
+        if not any(
+            _same(f, known, row.task) and (known.templates or not f.templates) for known in ours
+        )
+    ]
     for figures in new:
         store.add_evaluation(row.circuit_id, figures)
+    return len(new)
+
+
+def _take_curves(store: Takes, con: Any, run_key: int) -> int:
+    """Copy the curves that a run lacks here; how many."""
+    run_id = _rows(con, "run", ("run_id",), ("run_key", run_key))[0][0]
+    theirs = read_curves(
+        run_id, lambda table, columns: _rows(con, table, columns, ("run_key", run_key))
+    )
+    known = {curve.curve_id for curve in store.curves(run_id)} if theirs else set()
+    new = [curve for curve in theirs if curve.curve_id not in known]
+    for curve in new:
+        store.add_curve(curve)
     return len(new)
 
 
@@ -342,10 +371,11 @@ def _draft(con: Any, key: int) -> Draft:
 
 def _figures(con: Any, key: int) -> tuple[Figures, ...]:
     """The evaluations of a circuit, the primary one first, as in the discovery it came from."""
-    columns = ("is_primary", "ordinal", *FIGURES)
-    found = _rows(con, "evaluation", columns, ("circuit_key", key))
+    owner = ("circuit_key", key)
+    found = _rows(con, "evaluation", ("is_primary", "ordinal", *FIGURES), owner)
     rows = sorted(found, key=lambda r: (not r[0], r[1]))
-    return tuple(Figures(**dict(zip(FIGURES, row[2:], strict=True))) for row in rows)
+    by_template = sorted(_rows(con, "template_evaluation", ("evaluation", *TEMPLATE), owner))
+    return make_figures([row[1:] for row in rows], by_template)
 
 
 def _scores(con: Any, table: str, column: str, run_key: int, size: int) -> Scores | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Run,
         Scores,
         Selection,
+        TemplateFigures,
     )
     from circuitdb.outcomes import CircuitTest, Knockouts
     from circuitdb.space import EdgeIds, SpaceSpec
@@ -273,15 +274,44 @@ def decisions(con: Any, key: int) -> tuple[Decision, ...]:
 
 def evaluations(con: Any, key: int) -> tuple[Figures, ...]:
     """The evaluations of a circuit, the primary one first."""
-    from circuitdb.circuit import Figures
-    from circuitdb.store.content import FIGURES
+    from circuitdb.store.content import FIGURES, TEMPLATE
 
     found = con.execute(
-        f"SELECT {', '.join(FIGURES)} FROM evaluation WHERE circuit_key = ? "
+        f"SELECT ordinal, {', '.join(FIGURES)} FROM evaluation WHERE circuit_key = ? "
         "ORDER BY is_primary DESC, ordinal",
         [key],
     ).fetchall()
-    return tuple(Figures(**dict(zip(FIGURES, row, strict=True))) for row in found)
+    by_template = con.execute(
+        f"SELECT evaluation, {', '.join(TEMPLATE)} FROM template_evaluation "
+        "WHERE circuit_key = ? ORDER BY evaluation, template",
+        [key],
+    ).fetchall()
+    return make_figures(found, by_template)
+
+
+def make_figures(
+    rows: Sequence[Sequence[Any]], by_template: Sequence[Sequence[Any]]
+) -> tuple[Figures, ...]:
+    """Evaluations from the columns of their rows behind their number, and of those by template."""
+    from circuitdb.circuit import Figures
+    from circuitdb.store.content import FIGURES
+
+    templates = make_templates(by_template)
+    return tuple(
+        Figures(**dict(zip(FIGURES, row, strict=True)), templates=templates.get(number, ()))
+        for number, *row in rows
+    )
+
+
+def make_templates(rows: Sequence[Sequence[Any]]) -> dict[int, tuple[TemplateFigures, ...]]:
+    """Figures by template, by the number of what they are part of."""
+    from circuitdb.circuit import TemplateFigures
+    from circuitdb.store.content import TEMPLATE
+
+    made: dict[int, list[TemplateFigures]] = {}
+    for number, *row in rows:
+        made.setdefault(number, []).append(TemplateFigures(**dict(zip(TEMPLATE, row, strict=True))))
+    return {number: tuple(listed) for number, listed in made.items()}
 
 
 def knockouts(con: Any, key: int) -> tuple[Knockouts, ...]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Run,
         Scores,
     )
+    from circuitdb.curve import Curve
     from circuitdb.outcomes import CircuitTest, Knockouts
     from circuitdb.space import EdgeIds, Space, SpaceSpec
     from circuitdb.store import care, write
@@ -162,6 +163,13 @@ class Store:
 
         with self._writing() as con:
             edit.add_evaluation(con, read.circuit_keys(con, [circuit_id])[0], figures)
+
+    def add_curve(self, curve: Curve) -> None:
+        """Store a faithfulness curve of a run; one that is stored already stays as it is."""
+        from circuitdb.store import curves
+
+        with self._writing() as con:
+            curves.add(con, read.run_key(con, curve.run_id), curve)
 
     def add_knockouts(self, circuit_id: str, knockouts: Knockouts) -> None:
         """Store knockouts of a circuit; those of one split, metric and ablation are stored once."""
@@ -387,6 +395,13 @@ class Store:
         """The decisions of a run in the order taken."""
         with self._reading() as con:
             return read.decisions(con, read.run_key(con, run_id))
+
+    def curves(self, run_id: str) -> tuple[Curve, ...]:
+        """The faithfulness curves of a run, in the order they came."""
+        from circuitdb.store import curves
+
+        with self._reading() as con:
+            return curves.of_run(con, read.run_key(con, run_id), run_id)
 
     def evaluations(self, circuit_id: str) -> tuple[Figures, ...]:
         """The evaluations of a circuit, the one shown first."""

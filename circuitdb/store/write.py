@@ -23,6 +23,7 @@ from circuitdb.circuit import (
     Provenance,
     Run,
     Scores,
+    TemplateFigures,
     canonical_json,
     finite,
 )
@@ -35,6 +36,7 @@ from circuitdb.store.content import (
     PROMPT,
     PROVENANCE,
     RUN,
+    TEMPLATE,
     Seal,
     seal_arrays,
     seal_rows,
@@ -388,6 +390,17 @@ def _add_circuits(
         for row in figures:
             insert_figures(con, key, row, added_at)
         seals.append(seal_rows("evaluation", key, figures))
+        templates = [
+            row for n, f in enumerate(draft.figures) for row in template_rows(n, f.templates)
+        ]
+        insert_rows(
+            con,
+            "template_evaluation",
+            ("circuit_key", key),
+            ("evaluation", *TEMPLATE),
+            templates,
+            seals,
+        )
         counts = {"n_nodes": len(draft.nodes), "n_edges": len(edges)}
         row = _circuit_row(draft, circuit_id, owners, counts)
         seals.append(seal_rows("circuit", key, [row]))
@@ -456,6 +469,11 @@ def figures_row(figures: Figures) -> tuple[Any, ...]:
     """The columns of one evaluation."""
     values = figures.model_dump()
     return tuple(values[name] for name in FIGURES)
+
+
+def template_rows(evaluation: int, templates: Sequence[TemplateFigures]) -> list[tuple[Any, ...]]:
+    """The columns of figures by template behind the number of what they are part of."""
+    return [(evaluation, *(getattr(t, name) for name in TEMPLATE)) for t in templates]
 
 
 def insert_figures(con: Any, key: int, row: Sequence[Any], added_at: datetime) -> None:

@@ -1,0 +1,157 @@
+"""Measuring faithfulness curves: every size is measured, none is guessed from its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitdb.circuit import Figures
+from circuitdb.curve import MEASURED, Curve, CurvePoint, Ranking, Size, areas, sizes_of
+from circuitdb.discovery import Benches, Prepared, random_band
+from circuitdb.engines.engine import Members, Report, silent
+from circuitdb.evaluate import Band, figures
+from circuitdb.select import Ladder, Ranked, by_number
+from circuitdb.space import EdgeMask
+
+
+def scan(
+    prepared: Prepared,
+    own: Ranked,
+    beside: Ranked | None,
+    *,
+    rankings: Sequence[Ranking],
+    sizes: tuple[int, ...],
+    band: int,
+    report: Report = silent,
+) -> Iterator[Curve]:
+    """The curve of a run under each ranking, on its test prompts, as they are done.
+
+    Args:
+        prepared: the run's model and prompts, from :func:`circuitdb.revisit.restored`.
+        own: what is ranked.
+        beside: a run over the same space, whose circuits of equal size are measured too.
+        rankings: ``contribution`` (signed) and ``abs_mean`` (absolute).
+        sizes: numbers of items beside those of MIB.
+        band: matched random circuits at each size.
+        report: progress.
+    """
+    scanner = _Scanner(prepared, own, beside, band)
+    steps = sizes_of(own.n_scored, sizes)
+    total = len(rankings) * len(steps)
+    for done, ranking in enumerate(rankings):
+        ladder = own.ladder(scanner.space, ranking)
+        others = None if beside is None else beside.ladder(scanner.space, ranking)
+        points: list[CurvePoint] = []
+        for step in steps:
+            report("measuring sizes", done * len(steps) + len(points), total)
+            points.append(scanner.point(ladder, others, step))
+        yield scanner.curve(ranking, sizes, tuple(points))
+
+
+class _Scanner:
+    """Circuits of one run on its test prompts; equal circuits are measured once."""
+
+    def __init__(self, prepared: Prepared, own: Ranked, beside: Ranked | None, band: int) -> None:
+        self.own, self.beside, self.band = own, beside, band
+        self.metric, self.keep_input = prepared.metric, prepared.plan.keep_input
+        self.space, self.bench = prepared.model.space, Benches(prepared)["test"]
+        self._figures: dict[bytes, Figures] = {}
+        self._faithfulness: dict[bytes, float | None] = {}
+
+    def curve(
+        self, ranking: Ranking, sizes: tuple[int, ...], points: tuple[CurvePoint, ...]
+    ) -> Curve:
+        """The points with what they have in common."""
+        common, found = next(iter(self._figures.values())), areas(points)
+        full = np.ones(self.space.n_edges, dtype=np.bool_)
+        undefined = self.bench.faithfulness(full, self.metric, self.keep_input).note
+        return Curve(
+            run_id=self.own.run_id,
+            granularity=self.own.granularity,
+            ranking=ranking,
+            n_scored=self.own.n_scored,
+            sizes=sizes,
+            metric=self.metric.name,
+            ablation=self.bench.ablation.kind,
+            n_prompts=common.n_prompts,
+            m_full=common.m_full,
+            m_empty=common.m_empty,
+            accuracy_full=common.accuracy_full,
+            cpr=found.cpr,
+            cmd=found.cmd,
+            band=self.band,
+            beside_run=None if self.beside is None else self.beside.run_id,
+            beside=None if self.beside is None else self.beside.label,
+            note="; ".join(filter(None, (undefined, self._partly()))) or None,
+            points=points,
+        )
+
+    def _partly(self) -> str | None:
+        """What to say where not every edge or node has a score, so that p = 1 is not the model."""
+        edges = self.own.granularity == "edge"
+        # Whether input has a score does not matter: it is in every node circuit.
+        most = self.space.n_edges if edges else len(self.space.writers) - 1
+        if self.own.n_scored >= most:
+            return None
+        return (
+            f"only {self.own.n_scored} of {most} {self.own.granularity}s have a score: the curve ends "
+            "below the full model, and its areas compare with those of equal coverage alone"
+        )
+
+    def point(self, ladder: Ladder, others: Ladder | None, size: Size) -> CurvePoint:
+        """One size: its circuit, and the other run's of the same size."""
+        mask = self._mask(ladder, size.n_items)
+        nodes = self.space.nodes_of(np.flatnonzero(mask).astype(np.int32))
+        measured = self._measured(mask, nodes)
+        other = self._alike(others, ladder.size(size.n_items))
+        return CurvePoint(
+            proportion=size.proportion,
+            n_items=size.n_items,
+            n_nodes=len(nodes),
+            n_edges=int(mask.sum()),
+            beside_n_edges=None if other is None else int(other.sum()),
+            beside_faithfulness=None if other is None else self._faithful(other),
+            **{name: getattr(measured, name) for name in MEASURED},
+        )
+
+    def _mask(self, ladder: Ladder, n_items: int) -> EdgeMask:
+        # A node circuit of no nodes would have the edge input->logits, and the empty one has none.
+        if n_items == 0:
+            return self.space.mask(self.space.edges_among([]) if self.keep_input else ())
+        return ladder.mask(n_items)
+
+    def _measured(self, mask: EdgeMask, nodes: NDArray[np.int32]) -> Figures:
+        key = mask.tobytes()
+        if key not in self._figures:
+            band = self._band(mask, nodes)
+            self._figures[key] = figures(
+                self.bench, mask, self.metric, keep_input=self.keep_input, band=band
+            )
+        return self._figures[key]
+
+    def _band(self, mask: EdgeMask, nodes: NDArray[np.int32]) -> Band | None:
+        """Random circuits like one; none where there is no other circuit of its size."""
+        if mask.all() or not mask.any():
+            return None
+        edges = np.flatnonzero(mask).astype(np.int32)
+        members = Members(self.own.granularity, edges, nodes)
+        return random_band(self.bench, members, self.metric, self.keep_input, self.band, silent)
+
+    def _alike(self, others: Ladder | None, n: int) -> EdgeMask | None:
+        """The other run's circuit of at most `n` edges or nodes; none beside the empty circuit."""
+        if others is None or n == 0:
+            return None
+        chosen = by_number(others, n)
+        edges = (
+            chosen.edges if others.granularity == "edge" else self.space.edges_among(chosen.nodes)
+        )
+        return self.space.prune_dead_ends(self.space.mask(edges))
+
+    def _faithful(self, mask: EdgeMask) -> float | None:
+        key = mask.tobytes()
+        if key not in self._faithfulness:
+            found = self.bench.faithfulness(mask, self.metric, self.keep_input)
+            self._faithfulness[key] = found.value
+        return self._faithfulness[key]
