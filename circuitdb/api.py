@@ -21,7 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from circuitdb.errors import CircuitReferenceError, OptionError, StoreError, UnknownNameError
+from circuitdb.errors import (
+    CircuitReferenceError,
+    OlderSchemaError,
+    OptionError,
+    StoreError,
+    UnknownNameError,
+)
 
 # Everything else is imported where it is used: asking a database in SQL needs nothing but DuckDB.
 if TYPE_CHECKING:
@@ -128,10 +134,19 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
-        """The store, open for reading."""
+        """The store, open for reading; one of an older circuitdb is brought up to date first."""
         from circuitdb.store import Store
 
-        with Store.open(self._in_use(), read_only=True) as store:
+        path = self._in_use()
+        try:
+            store = Store.open(path, read_only=True)
+        except OlderSchemaError:
+            with self.writing():
+                self._notice(
+                    f"{str(path)!r} was brought up to date; its former state lies beside it"
+                )
+            store = Store.open(path, read_only=True)
+        with store:
             yield store
 
     @contextmanager

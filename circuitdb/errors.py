@@ -90,6 +90,10 @@ class CorruptError(StoreError):
     """A database whose content is damaged."""
 
 
+class OlderSchemaError(StoreError):
+    """A database written by an older circuitdb, opened for reading alone."""
+
+
 class NewerSchemaError(StoreError):
     """A database written by a newer circuitdb."""
 

@@ -21,6 +21,7 @@ import duckdb
 import pytest
 
 from circuitdb import schemas
+from circuitdb.api import Database
 from circuitdb.circuit import Scores
 from circuitdb.errors import (
     CorruptError,
@@ -546,6 +547,19 @@ def test_a_migration_backs_up_first_and_keeps_what_was_there(
     monkeypatch.undo()
     with Store.open(tmp_path / f"a.schema{newest}.duckdb") as before:
         assert len(before.find()) == 3
+
+
+def test_asking_an_older_database_brings_it_up_to_date_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = filled(tmp_path / "a.duckdb")
+    migrate_with(monkeypatch, "ALTER TABLE circuit ADD COLUMN colour TEXT")
+    told: list[str] = []
+    assert len(Database(path, notice=told.append).rows()) == 3
+    assert told == [f"{str(path)!r} was brought up to date; its former state lies beside it"]
+    assert (tmp_path / f"a.schema{len(schemas.migrations()) - 1}.duckdb").is_file()
+    assert len(Database(path, notice=told.append).rows()) == 3
+    assert len(told) == 1
 
 
 def test_hashes_kept_before_a_column_was_added_hold_after_it(tmp_path: Path) -> None:

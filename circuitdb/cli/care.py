@@ -135,7 +135,7 @@ def verify(
       circuitdb verify --db circuits.duckdb
     """
     out = Output(as_json, quiet)
-    database = api.Database(db)
+    database = api.Database(db, notice=out.note)
     with reporting(out) as report:
         report("verifying", 0, 0)
         found = database.verify()
@@ -177,7 +177,7 @@ def backup(
     out = Output(as_json, quiet)
     with reporting(out) as report:
         report("copying", 0, 0)
-        path = api.Database(db).backup(file)
+        path = api.Database(db, notice=out.note).backup(file)
     out.result({"path": path, "bytes": path.stat().st_size}, lambda: raw(str(path)))
 
 

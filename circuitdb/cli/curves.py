@@ -72,7 +72,7 @@ def curve(
         check_plot(plot)
     out = Output(as_json, quiet)
     with reporting(out) as report:
-        found = api.Database(db).curve(
+        found = api.Database(db, notice=out.remark).curve(
             ref, beside=beside, sizes=_numbers(sizes), points=points, rankings=ranking, band=band,
             metric=metric, model_options={"device": device, "threads": threads}, report=report,
         )  # fmt: skip

@@ -62,7 +62,7 @@ def ls(
         "granularity": granularity, "metric": metric, "ablation": ablation,
     }  # fmt: skip
     given = {key: value for key, value in wanted.items() if value is not None}
-    database = api.Database(db)
+    database = api.Database(db, notice=out.remark)
     rows = database.rows(**given)
     shown = [row for row in rows if everything or (row.answers == "task" and row.replicate == 0)]
     hidden = len(rows) - len(shown)

@@ -29,6 +29,7 @@ from circuitdb.errors import (
     LockedError,
     MissingStoreError,
     NewerSchemaError,
+    OlderSchemaError,
     StoreError,
 )
 
@@ -251,9 +252,9 @@ def _last_block(con: Any) -> int:
 def _check_schema(con: Any, path: Path) -> None:
     done, known = _compared(con, path)
     if len(done) < len(known):
-        raise StoreError(
-            f"{str(path)!r} has schema {len(done)}, this circuitdb {len(known)}; a command that "
-            "writes brings it up to date"
+        raise OlderSchemaError(
+            f"{str(path)!r} has schema {len(done)}, this circuitdb {len(known)}; run "
+            "'circuitdb ls' on it once, where it may be written, to bring it up to date"
         )
 
 
