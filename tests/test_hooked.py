@@ -230,6 +230,32 @@ def test_the_residual_forward_agrees_in_all_it_computes(family, hooked, tiny_dir
     torch.testing.assert_close(*apart, **close)
 
 
+@pytest.mark.parametrize("family", FAST)
+def test_gates_and_their_gradients_are_those_of_the_residual_forward(
+    family, hooked, tiny_directory
+):
+    slow, stored = hooked(family), hub.read(str(tiny_directory(family)))
+    fast = ResidualForward(from_hf(stored.state, stored.config))
+    ablated = slow.writers(OTHERS)
+    drawn = torch.rand(slow.space.n_edges, generator=torch.Generator().manual_seed(0))
+    values, gradients = [], []
+    for forward in (fast, slow):
+        gates = drawn.clone().requires_grad_()
+        values.append(forward.gated(TOKENS, ablated, gates))
+        gradients += torch.autograd.grad(logit_difference(values[-1]).sum(), gates)
+    torch.testing.assert_close(*values, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+    assert gradients[0].abs().min() > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gates_of_zero_and_one_cut_edges_and_keep_them(family, hooked):
+    forward = hooked(family)
+    ablated, keep = forward.writers(OTHERS), random_mask(forward.space)
+    found = forward.gated(TOKENS, ablated, keep.float())
+    torch.testing.assert_close(found, forward.masked(TOKENS, ablated, keep), rtol=1e-5, atol=1e-5)
+
+
 def test_a_parallel_mlp_reads_nothing_of_its_own_layers_heads(hooked):
     forward = hooked("gpt_neox")
     assert forward.space.spec.parallel

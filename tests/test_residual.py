@@ -136,6 +136,49 @@ def test_a_gradient_is_the_derivative_of_ablating_that_edge_a_little(forward):
         )
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
+def test_gates_of_zero_and_one_cut_edges_and_keep_them(forward, share):
+    ablated, keep = forward.writers(OTHERS), random_mask(forward.space, share)
+    close(forward.gated(TOKENS, ablated, keep.double()), forward.masked(TOKENS, ablated, keep))
+
+
+def test_the_gradient_of_a_gate_is_the_change_when_it_opens_a_little(forward):
+    ablated, n, small = forward.writers(OTHERS), forward.space.n_edges, 1e-6
+    gates = torch.rand(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gates[::5], gates[1::5] = 0.0, 1.0  # A closed gate has a gradient as well.
+
+    def value(at: Tensor) -> Tensor:
+        return logit_difference(forward.gated(TOKENS, ablated, at)).sum()
+
+    opened = gates.clone().requires_grad_()
+    (found,) = torch.autograd.grad(value(opened), opened)
+    for e in range(0, n, 3):
+        step = torch.zeros(n, dtype=torch.float64)
+        step[e] = small
+        slope = (value(gates + step) - value(gates - step)) / (2 * small)
+        name = str(forward.space.edge(e))
+        torch.testing.assert_close(
+            found[e], slope, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_at_open_gates_the_gradient_is_minus_the_attribution_of_every_edge(forward):
+    ablated = forward.writers(OTHERS)
+    attributed = forward.edge_gradients(
+        TOKENS, ablated - forward.writers(TOKENS), logit_difference
+    ).sum(0)
+    gates = torch.ones(forward.space.n_edges, dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(
+        logit_difference(forward.gated(TOKENS, ablated, gates)).sum(), gates
+    )
+    names = [str(forward.space.edge(e)) for e in range(forward.space.n_edges)]
+    for port in ("<q>", "<k>", "<v>", "m1", "logits"):
+        at = torch.tensor([name.endswith(port) for name in names])
+        assert at.any()
+        assert attributed[at].abs().max() > 1e-3
+        close(found[at], -attributed[at], 1e-8)
+
+
 def test_gradients_with_a_held_input_are_those_of_the_prompt_it_embeds(forward):
     delta = forward.writers(OTHERS) - forward.writers(TOKENS)
     held = Held(slice(0, 1), forward.embed(OTHERS)[None])

@@ -20,6 +20,7 @@ Logits = Float[Tensor, "batch vocab"]
 Writers = Float[Tensor, "writer batch pos d_model"]
 Embedding = Float[Tensor, "batch pos d_model"]
 EdgeMask = Bool[Tensor, " edge"]
+EdgeGates = Float[Tensor, " edge"]
 MaskedRun = Callable[[EdgeMask], Logits]
 Objective = Callable[[Logits], Float[Tensor, " batch"]]
 
@@ -133,6 +134,15 @@ class MaskedForward(Protocol):
         """The masked forward on fixed prompts, to be called with many masks.
 
         It may remember what masks have in common; the result is that of :meth:`masked`.
+        """
+        ...
+
+    def gated(self, tokens: Tokens, ablated: Writers, gates: EdgeGates) -> Logits:
+        """Logits with every edge partly live: gate · live + (1 − gate) · ablated sender.
+
+        Differentiable in `gates`; at 0 and 1 alone it is :meth:`masked`. The derivative at a gate
+        is Σ over positions and d_model of (live − ablated) · ∂/∂input of the edge's reader; where
+        all gates are 1 that is −1 times the edge's ``eap`` score, whatever its port.
         """
         ...
 

@@ -30,6 +30,7 @@ from circuitdb.errors import ModelError, OptionError
 from circuitdb.models import hub
 from circuitdb.models.families import FAMILIES
 from circuitdb.models.forward import (
+    EdgeGates,
     EdgeMask,
     EdgeSums,
     Held,
@@ -59,6 +60,24 @@ class _Site(NamedTuple):
     """``[batch, pos, head, d_model]``; ``[batch, pos, d_model]`` otherwise."""
     layer: int
     """Attention output biases of the layers before this one belong to a reader's input."""
+
+
+class _Apart:
+    """What writers wrote, each site's a tensor of its own: nothing is written over.
+
+    Gradients could not pass through one tensor that is filled bit by bit.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[int, Tensor] = {}
+
+    def __setitem__(self, rows: slice, written: Tensor) -> None:
+        self._parts[rows.start] = written
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        """All sites that begin within some writer indices, ``[writer, batch, pos, d_model]``."""
+        within = range(rows.start or 0, rows.stop)
+        return torch.cat([self._parts[at] for at in sorted(self._parts) if at in within])
 
 
 class HookedForward:
@@ -110,18 +129,31 @@ class HookedForward:
     @torch.no_grad()
     def masked(self, tokens: Tokens, ablated: Writers, keep: EdgeMask) -> Logits:
         """Logits with the kept edges live and every other edge carrying its ablated sender."""
-        live = torch.zeros_like(ablated)
-        kept = torch.from_numpy(self.space.matrix(keep.cpu().numpy())).to(ablated)
+        return self._mixed(tokens, ablated, keep.to(ablated), torch.zeros_like(ablated))
+
+    def gated(self, tokens: Tokens, ablated: Writers, gates: EdgeGates) -> Logits:
+        """Logits with every edge live as far as its gate is open; differentiable in the gates."""
+        return self._mixed(tokens, ablated, gates.to(ablated), _Apart())
+
+    def _mixed(
+        self, tokens: Tokens, ablated: Writers, gates: EdgeGates, live: Writers | _Apart
+    ) -> Logits:
+        """Logits under gates; `live` takes in what writers write."""
 
         def read(site: _Site, x: Tensor) -> Tensor:
             n = self._visible[site.rows.start]
-            share = kept[site.rows, :n]
+            share = gates[self._edges(site)].reshape(-1, n)
             mixed = torch.einsum("rw,wbtd->btrd", share, live[:n])
             mixed = mixed + torch.einsum("rw,wbtd->btrd", 1 - share, ablated[:n])
             mixed = mixed + self._bias(site.layer, x)
             return (mixed if site.heads else mixed[:, :, 0]).to(x)
 
         return self._run(tokens, self._writes(live) + _hooks(self._readers, read))
+
+    def _edges(self, site: _Site) -> slice:
+        """The edges of a site's readers: reader by reader, writer by writer."""
+        ids = self.space.edge_id[site.rows, : self._visible[site.rows.start]]
+        return slice(int(ids[0, 0]), int(ids[-1, -1]) + 1)
 
     def masked_run(self, tokens: Tokens, ablated: Writers) -> MaskedRun:
         """The masked forward on fixed prompts; nothing is remembered between masks."""
@@ -222,11 +254,11 @@ class HookedForward:
         self._run(tokens, self._writes(out) + _hooks(self._readers, read))
         return out, seen
 
-    def _writes(self, out: Writers) -> list[_Hook]:
+    def _writes(self, out: Writers | _Apart) -> list[_Hook]:
         """Hooks that put into `out` what every writer adds to the residual stream."""
 
         def share(site: _Site, scale: Tensor) -> None:
-            out[site.rows] *= self._post_weight(site) / scale
+            out[site.rows] = out[site.rows] * (self._post_weight(site) / scale)
 
         stored = _hooks(self._writers, lambda site, x: _store(out, site, x))
         return stored + _hooks(self._post_norms, share)
@@ -400,5 +432,5 @@ def _hooks(sites: list[_Site], act: Callable[[_Site, Tensor], Tensor | None]) ->
     return [(site.hook, bind(site)) for site in sites]
 
 
-def _store(out: Writers, site: _Site, x: Tensor) -> None:
+def _store(out: Writers | _Apart, site: _Site, x: Tensor) -> None:
     out[site.rows] = x.movedim(2, 0) if site.heads else x[None]

@@ -37,6 +37,7 @@ from torch import Tensor  # noqa: TID253
 from circuitdb.errors import ModelError, OptionError
 from circuitdb.models.families import FAMILIES
 from circuitdb.models.forward import (
+    EdgeGates,
     EdgeMask,
     EdgeSums,
     Embedding,
@@ -47,8 +48,10 @@ from circuitdb.models.forward import (
     Tokens,
     Writers,
 )
+from circuitdb.models.gated import GatedStream
 from circuitdb.models.rotary import rotate
 from circuitdb.models.stream import (
+    AnyStream,
     Boundaries,
     Heard,
     IncrementalRun,
@@ -131,7 +134,7 @@ class ResidualForward:
     def _cut(self) -> Boundaries:
         """The model as steps between which the stream may be kept."""
         readers: list[Readers] = []
-        steps: list[Callable[[Stream], None]] = []
+        steps: list[Callable[[AnyStream], None]] = []
         for layer in range(len(self.weights.blocks)):
             attention, mlp = self._attention_readers[layer], self._mlp_readers[layer]
             if self._parallel:
@@ -189,21 +192,29 @@ class ResidualForward:
         """The masked forward on fixed prompts: below the first edge that changed it is reused."""
         return IncrementalRun(self.space, self._boundaries, ablated, lambda: self.embed(tokens))
 
-    def _attention_layer(self, layer: int, stream: Stream) -> None:
+    def gated(self, tokens: Tokens, ablated: Writers, gates: EdgeGates) -> Logits:
+        """Logits with every edge live as far as its gate is open; differentiable in the gates."""
+        stream = GatedStream(gates, ablated)
+        stream.append(self.embed(tokens)[None], None)
+        for step in self._boundaries.steps:
+            step(stream)
+        return self._boundaries.finish(stream)
+
+    def _attention_layer(self, layer: int, stream: AnyStream) -> None:
         """Run one attention layer of a masked forward."""
         self._append_heads(layer, stream, self._heads(layer, stream))
 
-    def _mlp_layer(self, layer: int, stream: Stream) -> None:
+    def _mlp_layer(self, layer: int, stream: AnyStream) -> None:
         """Run one MLP of a masked forward."""
         self._append_mlp(layer, stream, self._mlp(layer, stream))
 
-    def _parallel_layer(self, layer: int, stream: Stream) -> None:
+    def _parallel_layer(self, layer: int, stream: AnyStream) -> None:
         """Run attention and MLP of one layer of a masked forward on the same stream."""
         heads, out = self._heads(layer, stream), self._mlp(layer, stream)
         self._append_heads(layer, stream, heads)
         self._append_mlp(layer, stream, out)
 
-    def _heads(self, layer: int, stream: Stream) -> PerReader:
+    def _heads(self, layer: int, stream: AnyStream) -> PerReader:
         """What the heads write that are heard."""
         heard = stream.heard(self._attention_readers[layer])
         if not heard.any():
@@ -220,20 +231,20 @@ class ResidualForward:
         z = self._attend(a, q, k[:, group], v[:, group])
         return _write(dataclasses.replace(block, attention=a), z)
 
-    def _append_heads(self, layer: int, stream: Stream, written: PerReader) -> None:
+    def _append_heads(self, layer: int, stream: AnyStream, written: PerReader) -> None:
         heard = stream.heard(self._attention_readers[layer])[: self.space.spec.n_heads]
         stream.append(written, self.weights.blocks[layer].attention.b_o, heard)
 
-    def _mlp(self, layer: int, stream: Stream) -> PerReader:
+    def _mlp(self, layer: int, stream: AnyStream) -> PerReader:
         """What the MLP writes, if it is heard."""
         if not stream.heard(self._mlp_readers[layer]).any():
             return _nothing(stream)
         return _run_mlp(self.weights.blocks[layer], stream.inputs(self._mlp_readers[layer]))
 
-    def _append_mlp(self, layer: int, stream: Stream, written: PerReader) -> None:
+    def _append_mlp(self, layer: int, stream: AnyStream, written: PerReader) -> None:
         stream.append(written, None, stream.heard(self._mlp_readers[layer]))
 
-    def _logits_layer(self, stream: Stream) -> Logits:
+    def _logits_layer(self, stream: AnyStream) -> Logits:
         """The end of a masked forward."""
         return self._unembed(stream.inputs(self._logits_readers)[0])
 
@@ -431,7 +442,7 @@ def _check(block: Block) -> None:
         )
 
 
-def _nothing(stream: Stream) -> PerReader:
+def _nothing(stream: AnyStream) -> PerReader:
     """What a layer writes of which no part is heard."""
     total = stream.state.ablated_sum
     return total.new_empty((0, *total.shape))
@@ -527,7 +538,8 @@ def _mlp(m: Mlp, x: Tensor) -> Tensor:
 
 def _normalized_in_place(norm: Norm | None, x: PerReader) -> PerReader:
     """The norm's output, in place of its input where that saves memory traffic."""
-    if norm is None or not norm.rms:
+    if norm is None or not norm.rms or x.requires_grad:
+        # A backward needs the input as it was.
         return _normalized(norm, x)
     size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     x *= size.square_().div_(x.shape[-1]).add_(norm.eps).rsqrt_()

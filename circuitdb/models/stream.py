@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch  # noqa: TID253
@@ -89,6 +89,25 @@ class Workspace:
         if self._room is None or len(self._room) < rows:
             self._room = like.new_empty((rows, *like.shape[1:]))
         return self._room[:rows]
+
+
+@runtime_checkable
+class AnyStream(Protocol):
+    """What a layer reads from and writes to: by a mask (:class:`Stream`) or by gates."""
+
+    state: State
+
+    def heard(self, readers: Readers) -> Heard:
+        """Which of a block of readers change the logits."""
+        ...
+
+    def append(self, live: Writers, constant: Tensor | None, made: Heard | None = None) -> None:
+        """Add the next writers, and a bias that belongs to none of them."""
+        ...
+
+    def inputs(self, readers: Readers) -> Inputs:
+        """The inputs of those of a block of readers that are heard; one where all are the same."""
+        ...
 
 
 class Stream:
@@ -213,9 +232,9 @@ class Boundaries:
 
     readers: tuple[Readers, ...]
     """Attention and MLP readers by turns, or together where they are parallel; last ``logits``."""
-    steps: tuple[Callable[[Stream], None], ...]
+    steps: tuple[Callable[[AnyStream], None], ...]
     """One for each block but the last: runs the layer and appends what it wrote."""
-    finish: Callable[[Stream], Logits]
+    finish: Callable[[AnyStream], Logits]
     behind: NDArray[np.bool_]
     """Which components each reader can change by what it reads, ``[reader, component]``."""
 
