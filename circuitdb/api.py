@@ -235,7 +235,7 @@ class Database:
         with self.reading() as store:
             before = set(store.run_circuits(prepared.run.run_id))
             known = None
-            if before and not prepared.engine.granularities(prepared.settings).decided:
+            if before and all(rule.rule != "engine" for _, rule in prepared.selections):
                 known = _stored_scores(store, prepared.run.run_id)
         if not before.issuperset(prepared.circuit_ids):
             if resume:

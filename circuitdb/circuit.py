@@ -11,7 +11,8 @@ Two shapes carry this. :class:`Discovery` holds arrays over edge ids of a
 ``schemas/circuit.schema.json``.
 
 Score = m(ablated) − m(clean), in the metric's unit, mean over prompts. Its *contribution* is
-−score × better: positive supports the task.
+−score × better: positive supports the task. Where gates were trained instead, score =
+−better × P(gate open): :func:`score_unit` tells.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from circuitdb.space import Space, SpaceSpec
 from circuitdb.text import number
 
 Granularity = Literal["node", "edge"]
-Context = Literal["full", "circuit", "sequential"]
+Context = Literal["full", "circuit", "sequential", "gates"]
 Json = dict[str, Any]
 
 SCHEMA_VERSION = 1
@@ -74,7 +75,8 @@ class Run(Frozen):
     data_seed: int = 0
     dtype: str = "float32"
     score_context: Context = "full"
-    """Ablated in the full model, in a circuit, or one after the other."""
+    """Ablated in the full model, in a circuit, or one after the other; or no effect of an ablation
+    but the probability of an open gate (``gates``)."""
 
     @property
     def better(self) -> Literal[1, -1]:
@@ -101,7 +103,7 @@ class Selection(Frozen):
 
     rule: Literal["engine", "threshold", "edges", "nodes", "faithfulness", "given"]
     value: float | None = None
-    """Threshold in the metric's unit, number of edges or nodes, or target faithfulness."""
+    """Threshold in the scores' unit, number of edges or nodes, or target faithfulness."""
     unit: str | None = None
     ranking: Literal["abs_mean", "mean_abs", "contribution", "none"] = "abs_mean"
     """By |mean score|, by the mean of |score| over prompts, or by signed contribution."""
@@ -135,6 +137,11 @@ class Selection(Frozen):
                     f"the smallest with faithfulness ≥ {value} on validation prompts "
                     f"({reached[self.reached]}){by}"
                 )
+
+
+def score_unit(context: Context, metric_unit: str) -> str:
+    """The unit of the scores of a run: its metric's, or of trained gates a probability."""
+    return "probability" if context == "gates" else metric_unit
 
 
 _RANKED: Final = {

@@ -31,6 +31,7 @@ from circuitdb.circuit import (
     Run,
     Selection,
     now,
+    score_unit,
 )
 from circuitdb.engines.engine import Engine, Found, Members, Problem, Report, Settings, silent
 from circuitdb.engines.random import control_edges, matched_nodes
@@ -244,7 +245,7 @@ def _selections(
     Raises:
         OptionError: the rule could not select among what the engine scores.
     """
-    rule = _rule(plan, metric)
+    rule = _rule(plan, score_unit(engine.context, metric.unit))
     decided, scored = engine.granularities(settings)
     if rule is None and not decided:
         rule = Selection(
@@ -271,9 +272,9 @@ def _ruled(rule: str, scored: Granularity | None, engine: Engine) -> Granularity
     return scored
 
 
-def _rule(plan: Plan, metric: Metric) -> Selection | None:
+def _rule(plan: Plan, score_unit: str) -> Selection | None:
     units = {
-        "threshold": metric.unit,
+        "threshold": score_unit,
         "edges": "edges",
         "nodes": "nodes",
         "faithfulness": "faithfulness",

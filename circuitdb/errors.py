@@ -117,6 +117,18 @@ def unreadable(error: OSError | UnicodeDecodeError) -> str:
     return error.strerror or str(error)
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The near names as a message goes on, or empty where nothing is near.
+
+    >>> did_you_mean("month", ["months", "ioi"])
+    "; did you mean 'months'?"
+    """
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return "; did you mean " + " or ".join(repr(n) for n in near) + "?" if near else ""
+
+
 class UnknownNameError(InputError):
     """No task, model, engine, metric … of that name; near names are listed.
 
@@ -129,13 +141,9 @@ class UnknownNameError(InputError):
     def __init__(
         self, kind: str, name: str, known: Iterable[str], hint: str = "", *, of: str = ""
     ) -> None:
-        import difflib
-
         self.kind, self.name, self.known = kind, name, sorted(known)
-        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.6)
-        message = f"unknown {kind} {name!r}" + (f" of {of}" if of else "")
-        if near:
-            message += "; did you mean " + " or ".join(repr(n) for n in near) + "?"
+        near = did_you_mean(name, self.known)
+        message = f"unknown {kind} {name!r}" + (f" of {of}" if of else "") + near
         if self.known:
             message += ("" if near else ".") + " Known: " + ", ".join(self.known)
         if hint:

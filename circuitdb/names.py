@@ -90,7 +90,7 @@ class Edge(NamedTuple):
     port: Port | None = None
 
     def __str__(self) -> str:
-        return f"{self.src}->{self.dst}" + (f"<{self.port}>" if self.port else "")
+        return f"{self.src}->{receiver_name(self.dst, self.port)}"
 
     def __repr__(self) -> str:
         return f"Edge({str(self)!r})"
@@ -177,11 +177,44 @@ def parse_edge(text: str) -> Edge:
     src_text, arrow, rest = text.partition("->")
     if not arrow:
         raise NameSyntaxError(f"{text!r} is no edge; write 'writer->reader', as in 'm0->a1.h2<v>'")
-    dst_text, bracket, port_text = rest.strip().partition("<")
-    if bracket and (not port_text.endswith(">") or port_text[:-1] not in PORTS):
-        raise NameSyntaxError(f"{text!r} has an unknown port; write <q>, <k> or <v>")
-    port: Port | None = port_text[:-1] if bracket else None  # type: ignore[assignment]
+    dst_text, port = _ported(rest, text)
     return edge(parse_component(src_text), parse_component(dst_text), port, text)
+
+
+def parse_receiver(text: str) -> tuple[Component, Port | None]:
+    """The component that an input belongs to, and its port; a head without one means all of its.
+
+    >>> parse_receiver("a5.kv1<k>")
+    (Component('a5.kv1'), 'k')
+
+    Raises:
+        NameSyntaxError: the text names no component, or a port that it does not have.
+    """
+    base, port = _ported(text, text)
+    component = parse_component(base)
+    _require_port(component, port, text)
+    return component, port
+
+
+def receiver_name(component: Component, port: Port | None) -> str:
+    """The name of an input: ``a5.h3<q>``, ``m4``, ``logits``."""
+    return f"{component}<{port}>" if port else str(component)
+
+
+def _ported(text: str, shown: str) -> tuple[str, Port | None]:
+    """A name and the port behind it, if there is one."""
+    base, bracket, port = text.strip().partition("<")
+    if bracket and (not port.endswith(">") or port[:-1] not in PORTS):
+        raise NameSyntaxError(f"{shown!r} has an unknown port; write <q>, <k> or <v>")
+    return base, (port[:-1] if bracket else None)  # type: ignore[return-value]
+
+
+def _require_port(component: Component, port: Port | None, shown: str) -> None:
+    """Refuse a port that a component does not have."""
+    if component.kind not in ("head", "kv") and port is not None:
+        raise NameSyntaxError(f"{shown!r} has a port, but {component} is no attention head")
+    if component.kind == "kv" and port == "q":
+        raise NameSyntaxError(f"{shown!r}: a key/value head has no <q>; name the query head")
 
 
 def edge(src: Component, dst: Component, port: Port | None, shown: str | None = None) -> Edge:
@@ -194,10 +227,7 @@ def edge(src: Component, dst: Component, port: Port | None, shown: str | None = 
     shown = shown or str(made)
     if dst.kind in ("head", "kv") and port is None:
         raise NameSyntaxError(f"{shown!r} needs a port at its head: <q>, <k> or <v>")
-    if dst.kind not in ("head", "kv") and port is not None:
-        raise NameSyntaxError(f"{shown!r} has a port, but {dst} is no attention head")
-    if dst.kind == "kv" and port == "q":
-        raise NameSyntaxError(f"{shown!r}: a key/value head has no <q>; name the query head")
+    _require_port(dst, port, shown)
     if src.kind in ("kv", "logits", "logit") or dst.kind == "input":
         raise NameSyntaxError(f"{shown!r} runs from {src} to {dst}; a writer comes first")
     return made

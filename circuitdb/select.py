@@ -125,7 +125,7 @@ class Ranked:
 
 
 def by_threshold(ladder: Ladder, threshold: float) -> Chosen:
-    """Items at least as important as a threshold in the metric's unit.
+    """Items at least as important as a threshold in the scores' unit.
 
     Raises:
         OptionError: the threshold is not a finite number above zero.

@@ -23,8 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from circuitdb.errors import OptionError
-from circuitdb.names import Component, Edge, Port, edge, parse_component, parse_edge
+from circuitdb.errors import OptionError, did_you_mean
+from circuitdb.names import (
+    PORTS,
+    Component,
+    Edge,
+    Port,
+    edge,
+    parse_component,
+    parse_edge,
+    parse_receiver,
+    receiver_name,
+)
 
 EdgeIds = NDArray[np.int32]
 EdgeMask = NDArray[np.bool_]
@@ -157,9 +167,31 @@ class Space:
         for name in names:
             c = parse_component(name) if isinstance(name, str) else name
             if c not in self.writer_index:
-                raise OptionError(f"component {str(c)!r} does not exist in a model of {self}")
+                raise self._missing("component", str(c), map(str, self.writers))
             found.append(self.writer_index[c])
         return np.asarray(found, dtype=np.int32)
+
+    def reader_ids(self, names: Iterable[str]) -> NDArray[np.int32]:
+        """Reader indices of inputs given by name, ascending; of a head without a port all of its.
+
+        Raises:
+            NameSyntaxError: a text is no name of an input.
+            OptionError: an input does not exist in this space.
+        """
+        found: set[int] = set()
+        for name in names:
+            component, port = parse_receiver(name)
+            ports = PORTS if port is None and component.kind in ("head", "kv") else (port,)
+            own = [self.reader_index.get((component, p)) for p in ports]
+            if not any(reader is not None for reader in own):
+                known = {receiver_name(c, p) for c, read in self.reader_index for p in (None, read)}
+                raise self._missing("receiver", receiver_name(component, port), sorted(known))
+            found.update(reader for reader in own if reader is not None)
+        return np.asarray(sorted(found), dtype=np.int32)
+
+    def _missing(self, what: str, name: str, known: Iterable[str]) -> OptionError:
+        near = did_you_mean(name, known)
+        return OptionError(f"{what} {name!r} does not exist in a model of {self}{near}")
 
     def mask(self, members: EdgeIds | Sequence[int]) -> EdgeMask:
         """Bool ``[edge]``, true at the members."""

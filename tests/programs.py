@@ -10,7 +10,7 @@ import functools
 import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -190,8 +190,8 @@ def answers(weights: Weights, logits: Tensor, own: slice) -> Tensor:
 class OfAnswers(Metric):
     """A metric that sees :func:`answers` beside those of the full model."""
 
-    measure: Callable[[Tensor, Tensor], Tensor]
-    seen: Callable[[Tensor], Tensor]
+    measure: Callable[[Tensor, Tensor], Tensor] = field(kw_only=True)
+    seen: Callable[[Tensor], Tensor] = field(kw_only=True)
 
     def per_prompt(
         self, logits: Tensor, correct: Tensor, incorrect: Tensor, reference: Tensor | None = None
@@ -204,7 +204,7 @@ def distance(weights: Weights, own: slice) -> Metric:
     """Squared distance to the full model's outputs, summed over positions."""
     return OfAnswers(
         "distance", "squared output", -1, "", False, True, None,
-        lambda found, full: (found - full).square(), lambda x: answers(weights, x, own),
+        measure=lambda found, full: (found - full).square(), seen=lambda x: answers(weights, x, own),
     )  # fmt: skip
 
 
@@ -212,7 +212,7 @@ def projection(weights: Weights, own: slice) -> Metric:
     """Outputs · the full model's outputs, whose gradient at the clean run is not 0."""
     return OfAnswers(
         "projection", "squared output", 1, "", False, True, None,
-        lambda found, full: found * full, lambda x: answers(weights, x, own),
+        measure=lambda found, full: found * full, seen=lambda x: answers(weights, x, own),
     )  # fmt: skip
 
 

@@ -339,6 +339,46 @@ def test_acdc_finds_stores_and_recognises_and_searches_inside_a_stored_circuit(a
     assert document(ask, "sql", outside, *given)["rows"] == [{"n": 0}]
 
 
+def test_paths_are_patched_to_the_receivers_that_are_named(ask, tmp_path):
+    file = write_task(tmp_path / "gifts.jsonl", 0)
+    options = ["--task", file, "--force", "--examples", "16", "--band", "0"]
+    patched = [*options, "--engine", "paths", "--receivers", "a1.h0<v>, m1", "--nodes", "3"]
+    document(ask, "discover", *patched, "--receivers", "logits")
+    (node,) = document(ask, "sql", "SELECT count(*) AS n FROM nodes WHERE score IS NOT NULL")[
+        "rows"
+    ]
+    assert node["n"] == 11
+    (edge,) = document(ask, "sql", "SELECT count(*) AS n FROM score")["rows"]
+    assert edge["n"] == 6 + 10 + 11
+    code, _, err = ask("discover", *options, "--engine", "eap", "--receivers", "logits")
+    assert code == 2
+    assert "engine 'eap' has no setting 'receivers'" in err
+    code, _, err = ask("discover", *options, "--engine", "paths", "--receivers", "a1.h9")
+    assert code == 2
+    assert "receiver 'a1.h9' does not exist" in err
+    assert "did you mean" in err
+
+
+def test_gates_are_shown_as_probabilities_and_their_scores_serve_other_sizes(
+    ask, tmp_path, monkeypatch
+):
+    file = write_task(tmp_path / "gifts.jsonl", 0)
+    options = ["--task", file, "--force", "--examples", "16", "--band", "0", "--engine", "gates"]
+    document(ask, "discover", *options, "--steps", "5")
+    again = "circuitdb.engines.gates.Gates.run"
+    monkeypatch.setattr(again, lambda *_: pytest.fail("searched a second time"))
+    (by_rule,) = document(ask, "discover", *options, "--steps", "5", "--threshold", "0.7")[
+        "circuits"
+    ]
+    code, out, err = ask("show", by_rule["circuit_id"])
+    assert code == 0, err
+    assert "≥ 0.7 probability" in out
+    assert "contribution, probability" in out
+    assert "−better × P(gate more than half open)" in out
+    (run,) = document(ask, "sql", "SELECT score_context FROM runs")["rows"]
+    assert run == {"score_context": "gates"}
+
+
 def test_circuits_from_other_prompts_are_told_apart(ask, tmp_path):
     """Sample size, data seed and arithmetic are keys; a reference that leaves them open is told."""
     file = write_task(tmp_path / "gifts.jsonl", 0)
@@ -471,6 +511,8 @@ def test_tasks_show_prints_prompts_with_roles(ask, tasks, tiny_directory):
         Plan(task="ioi", settings={"node_threshold": 20.0, "must_keep": ["a0.h1"], "edge_rule": "seqcont"}),
         Plan(task="ioi", settings={"must_keep": ["a0.h1", "m2"]}, keep_input=True, filter=True, force=True),
         Plan(task="ioi", engine="random", settings={"like": "123456", "random_seed": 4}),
+        Plan(task="ioi", engine="paths", nodes=3, settings={"receivers": ["a3.h0<q>", "logits"], "senders": ["m0"]}),
+        Plan(task="ioi", engine="gates", settings={"target_edges": 60, "steps": 200}),
         Plan(task="ioi", answers="random", replicate=2, corruption="flip", drop_templates=("a", "b c")),
     ],
     ids=lambda plan: plan.command().removeprefix("circuitdb discover --task "),

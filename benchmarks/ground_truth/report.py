@@ -7,7 +7,9 @@ from circuitdb.engines.engine import Problem
 from tests import programs
 from tests.programs import KINDS, PROGRAMS, Kind
 
-ENGINES = ("exact", "acdc", "eap", "eap-ig-inputs")
+ENGINES = ("exact", "acdc", "eap", "eap-ig-inputs", "gates")
+DISTANCE = ("exact", "acdc", "gates")
+"""Engines that measure the distance to the full model; the others measure a projection on it."""
 
 INTRODUCTION = """\
 # Ground truth: compiled programs
@@ -41,11 +43,12 @@ orthonormal basis and behind LayerNorm or RMSNorm. Norms stay out of the way bec
 of 10⁴, which belongs to no writer, holds their scale; outputs then differ by less than 10⁻⁵.
 
 The area under the ROC curve over edges, by |score|, ties counting half; all 81 inputs, each
-resampled from one other. `exact` and `acdc` measure the squared distance to the full model's outputs;
-`acdc` ranks edges by how many of the thresholds 10⁻⁹, 10⁻³ and 10⁻¹ they survive. That distance has
-gradient 0 at the clean run, so the attribution engines measure outputs · the full model's outputs.
-`exact` and `acdc` reach 1 everywhere, or a test fails; the others are reported: a lookup table is a
-sum of steps, on whose flat parts gradients see nothing.
+resampled from one other. `exact`, `acdc` and `gates` measure the squared distance to the full model's
+outputs; `acdc` ranks edges by how many of the thresholds 10⁻⁹, 10⁻³ and 10⁻¹ they survive, `gates` by
+the probability of an open gate. That distance has gradient 0 at the clean run, so the attribution
+engines measure outputs · the full model's outputs. `exact` and `acdc` reach 1 everywhere, or a test
+fails; the others are reported: a lookup table is a sum of steps, on whose flat parts gradients see
+nothing, and a gate that nothing moves goes the way its price does.
 """
 
 
@@ -84,7 +87,7 @@ def row(name: str, kind: Kind, able: list[str]) -> list[str]:
     areas = []
     for chosen in able:
         engine = engines.get(chosen)
-        measure = programs.distance if chosen in ("exact", "acdc") else programs.projection
+        measure = programs.distance if chosen in DISTANCE else programs.projection
         problem = Problem(bench, measure(program.weights, own))
         if chosen == "acdc":
             ranks, _ = programs.survival(problem)

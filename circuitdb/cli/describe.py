@@ -114,6 +114,20 @@ def evaluated_on(figures: Figures, run: Run) -> str:
     return ", ".join(parts)
 
 
+def score_unit(run: Run) -> str:
+    """The unit of a run's scores."""
+    from circuitdb import circuit  # Imports numpy, which listings do without.
+
+    return circuit.score_unit(run.score_context, unit(run.metric, run) or run.metric)
+
+
+def scored(run: Run) -> str:
+    """What the scores of a run are."""
+    if run.score_context == "gates":
+        return "−better × P(gate more than half open)"
+    return f"measured in context: {run.score_context}"
+
+
 def contribution(item: CircuitEdge | Node, run: Run) -> float | None:
     """−score × better: positive supports the task."""
     if item.score is None:

@@ -39,7 +39,7 @@ def discover(
     ablation: options.Ablation = "resample",
     corruption: options.Corruption = None,
     threshold: Annotated[
-        float | None, typer.Option(metavar="T", help="Keep importance ≥ T, in the metric's unit.")
+        float | None, typer.Option(metavar="T", help="Keep importance ≥ T, in the scores' unit.")
     ] = None,
     edges: Annotated[
         int | None, typer.Option(metavar="N", help="Keep the N most important edges.")
@@ -97,7 +97,8 @@ def discover(
         typer.Option(metavar="NODE", help="prune: a component never removed; repeatable."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(metavar="M", help="eap-ig-*, nap-ig: points of the grid.")
+        int | None,
+        typer.Option(metavar="M", help="eap-ig-*, nap-ig: points of the grid; gates: steps."),
     ] = None,
     grid: Annotated[
         str | None, typer.Option(metavar="GRID", help="eap-ig-*, nap-ig: eap-ig, or midpoint.")
@@ -125,6 +126,14 @@ def discover(
     within: Annotated[
         str | None, typer.Option(metavar="REF", help="acdc: search in this circuit only.")
     ] = None,
+    receivers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAMES", help="paths: inputs to patch: a3.h0<q>,logits or repeated."),
+    ] = None,
+    senders: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAMES", help="paths: components to measure; all by default."),
+    ] = None,
     like: Annotated[
         str | None, typer.Option(metavar="REF", help="random: the circuit to be matched.")
     ] = None,
@@ -144,15 +153,16 @@ def discover(
     """Find circuits and store them with everything they came from.
 
     Work that is stored already is recognised and not done twice; acdc and prune go on with a search
-    that was interrupted. One of --threshold, --edges,
-    --nodes and --faithfulness says how members are chosen from scores; prune and acdc
-    decide by themselves, attribution engines take --faithfulness 0.85 where nothing is said.
+    that was interrupted. One of --threshold, --edges, --nodes and --faithfulness says how members
+    are chosen from scores; prune, acdc and gates decide by themselves, the others take
+    --faithfulness 0.85 where nothing is said.
 
     \b
     Examples:
       circuitdb discover --task ioi
       circuitdb discover --task months --task numerals --engine eap-ig --edges 200
       circuitdb discover --task ioi --engine acdc --tau 0.02
+      circuitdb discover --task ioi --engine paths --receivers logits --nodes 8
       circuitdb discover --task ioi --checkpoint 2200 --seed 1 --replicates 3
       circuitdb discover --task my.jsonl --model ./my-model --set edge_keep=0.9
     """
@@ -161,7 +171,8 @@ def discover(
         set_, node_threshold=node_threshold, edge_keep=edge_keep, edge_rule=edge_rule,
         must_keep=must_keep or None, steps=steps, grid=grid, level=level, like=like,
         tau=tau, order_seed=order_seed, within=within, form=form, direction=direction,
-        positions=positions or None,
+        positions=positions or None, receivers=_names(receivers),
+        senders=_names(senders),
     )  # fmt: skip
     plans = [
         api.make_plan(

@@ -109,7 +109,7 @@ def _provenance_rows(circuit: StoredCircuit) -> list[list[Cell]]:
         ("selected", circuit.selection.in_words(run.engine)),
         ("engine", f"{run.engine} (version {run.engine_version}){': ' + settings if settings else ''}"),
         ("metric", ", ".join(filter(None, (run.metric, describe.unit(run.metric, run))))),
-        ("ablation", run.ablation), ("scores", f"measured in context: {run.score_context}"),
+        ("ablation", run.ablation), ("scores", describe.scored(run)),
         ("corruption", params.get("corruption")),
         ("prompts", f"{run.prompt_set[:12]}; seed {run.data_seed}{'; ' + sizes if sizes else ''}"),
         ("left out", dropped or None), ("inert", ", ".join(circuit.inert or ()) or None),
@@ -138,7 +138,7 @@ def _show_strongest(circuit: StoredCircuit, what: str, top: int | None) -> None:
     line()
     ordered = "by |score|" if items[0].score is not None else "not scored"
     line(f"{len(shown)} of {plural(len(items), what[:-1])}, {ordered}:")
-    unit = describe.unit(circuit.run.metric, circuit.run) or circuit.run.metric
+    unit = describe.score_unit(circuit.run)
     columns = (
         what[:-1], Column(f"contribution, {unit}", right=True), Column("score", right=True),
         Column("± se", right=True), Column("mean |score|", right=True),

@@ -53,6 +53,14 @@ ENGINES: tuple[Listed, ...] = (
         "node attribution, gradients averaged from corrupted to clean inputs",
     ),
     Listed(
+        "gates", "circuitdb.engines.gates:Gates",
+        "a learned gate on every edge: the fewest that stay close to the model",
+    ),
+    Listed(
+        "paths", "circuitdb.engines.paths:Paths",
+        "path patching: what senders do through chosen receivers alone",
+    ),
+    Listed(
         "exact", "circuitdb.engines.exact:Exact",
         "ablate each edge (or node) alone: slow, and the truth",
     ),

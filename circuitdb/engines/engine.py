@@ -139,7 +139,8 @@ class Engine(Protocol):
     summary: ClassVar[str]
     source: ClassVar[str]
     context: ClassVar[Context]
-    """Where its scores were measured: in the full model, in a circuit, or sequentially."""
+    """Where its scores were measured: in the full model, in a circuit, or sequentially; or that they
+    are what trained gates say (``gates``)."""
     metric: ClassVar[str]
     """What it explains where nothing else is asked for."""
     ablations: ClassVar[tuple[str, ...]]

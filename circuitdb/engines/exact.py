@@ -22,6 +22,7 @@ from pydantic import Field
 from circuitdb.circuit import Context, Scores
 from circuitdb.engines.direction import DirectionSettings, directed
 from circuitdb.engines.engine import Found, Granularities, Problem, Settings
+from circuitdb.evaluate import Values
 from circuitdb.space import EdgeMask, Space
 
 
@@ -89,14 +90,21 @@ def knock_out(
         n_items: length of the score arrays.
         phase: what progress calls it.
     """
-    mean, mean_abs, se = (np.full(n_items, np.nan, dtype=np.float32) for _ in range(3))
+    changes: dict[int, Values] = {}
     before = problem.bench.values(keep, problem.metric)
     for done, (item, cut) in enumerate(cuts.items()):
         problem.report(phase, done, len(cuts))
         without = keep.copy()
         without[cut] = False
-        change = problem.bench.values(without, problem.metric) - before
+        changes[item] = problem.bench.values(without, problem.metric) - before
+    problem.report(phase, len(cuts), len(cuts))
+    return scores_of(changes, n_items)
+
+
+def scores_of(changes: Mapping[int, Values], n_items: int) -> Scores:
+    """Scores from the change of each prompt's metric, by item; NaN for the other items."""
+    mean, mean_abs, se = (np.full(n_items, np.nan, dtype=np.float32) for _ in range(3))
+    for item, change in changes.items():
         mean[item], mean_abs[item] = change.mean(), np.abs(change).mean()
         se[item] = change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else np.nan
-    problem.report(phase, len(cuts), len(cuts))
     return Scores(mean, mean_abs, se)

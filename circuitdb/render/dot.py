@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
 
-from circuitdb.circuit import Circuit, CircuitEdge
+from circuitdb.circuit import Circuit, CircuitEdge, score_unit
 from circuitdb.names import parse_component
 from circuitdb.render import layers
 from circuitdb.render.boxes import header, node, quote, used_cells
@@ -157,7 +157,9 @@ def _said(circuit: Circuit, edges: tuple[CircuitEdge, ...], looks: dict[str, Loo
     scores = span(edges)
     said = ["drawn from bottom to top"] if edges else []
     if scores:
-        said.append(f"line width: |contribution|, {scores} ({circuit.run.metric})")
+        said.append(
+            f"line width: |contribution|, {scores} ({score_unit(circuit.run.score_context, circuit.run.metric)})"
+        )
     if looks:
         said.append("fill: the component's own contribution")
     return "; ".join(said)
