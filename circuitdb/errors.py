@@ -17,6 +17,7 @@
     │   │   ├── MissingStoreError  …because there is none (also a FileNotFoundError)
     │   │   ├── LockedError        …because another process holds it
     │   │   ├── CorruptError       …because its content is damaged
+    │   │   ├── OlderSchemaError   …because an older circuitdb wrote it and it is read-only
     │   │   └── NewerSchemaError   …because a newer circuitdb wrote it
     │   ├── ComparisonError        circuits that cannot be compared
     │   └── RenderError            a drawing that cannot be made or written
