@@ -57,18 +57,15 @@ def prompts_of_one_length(model: LoadedModel) -> Prompts:
 
 
 class Ours:
-    """circuitdb's engines on the problem; everything a search needs is computed anew."""
+    """circuitdb's engines on the problem; ablated activations are made anew for every search."""
 
     def __init__(self, model: LoadedModel, prompts: Prompts) -> None:
-        self._model, self._prompts = model, prompts
-
-    def bench(self) -> Bench:
-        forward = self._model.forward
-        return Bench(forward, self._prompts, Ablation("resample", forward))
+        self.bench = Bench(model.forward, prompts, Ablation("resample", model.forward))
 
     def run(self, name: str, **settings: object) -> Found:
+        self.bench.forget()
         engine = engines.get(name)
-        problem = Problem(self.bench(), metrics.get(engine.metric))
+        problem = Problem(self.bench, metrics.get(engine.metric))
         return engine.run(problem, engine.settings(**settings))
 
     def scores(self, name: str, **settings: object) -> np.ndarray:
@@ -87,7 +84,7 @@ def export(folder: Path, ours: Ours) -> None:
     # Copies: tied matrices share their memory, which the format refuses.
     save_file({k: v.clone() for k, v in stored.state.items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(stored.config), encoding="utf-8")
-    bench = ours.bench()
+    bench = ours.bench
     (batch,) = bench.batches
     problem = {
         "clean": batch.clean.tolist(),

@@ -1,0 +1,284 @@
+"""What engines cost beside a plain pass of the same model: `python -m benchmarks.engines [WHAT…]`.
+
+acdc     the fast way against one whole masked forward an edge, through TransformerLens' hooks, on a
+         model of GPT-2 small's shape with random weights
+eap      `eap` against one plain forward and backward, SmolLM2-135M: time and memory
+masked   a masked forward with one edge in twenty against a plain forward, SmolLM2-135M
+
+Without WHAT all of them; each prints its section of docs/benchmarks.md. One torch thread; the ways
+take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import functools
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from benchmarks.timing import REPEATS, clocked, in_turns, machine, seconds, table
+from circuitdb import discovery, engines, metrics, tasks
+from circuitdb.ablation import Ablation
+from circuitdb.circuit import PromptRow
+from circuitdb.engines import acdc
+from circuitdb.engines.engine import Problem
+from circuitdb.evaluate import Bench
+from circuitdb.models import catalogue, hooked, smollm2
+from circuitdb.models.families import from_hf
+from circuitdb.models.forward import MaskedForward
+from circuitdb.models.residual import ResidualForward
+from circuitdb.plan import Plan
+from circuitdb.tasks.prompts import Prompts
+
+SMOLLM2 = "smollm2-135m"
+
+EDGES_A_SLICE, HOOKED_EDGES = 500, 5
+TAU = 1e-5
+ACDC_PROMPTS, ACDC_LENGTH = 8, 16
+NAMES_AT = (2, 4, 12)
+"""Where a clean and a corrupted prompt differ, as IOI's do."""
+
+EAP_PAIRS = 16
+MASKED_PROMPTS, MASKED_LENGTH, MASKED_SHARE = 17, 17, 0.05
+
+
+def acdc_section() -> str:
+    """ACDC's fast way against the hooked one."""
+    with tempfile.TemporaryDirectory() as folder:
+        fast, slow = gpt2_shaped(Path(folder))
+    prompts = random_prompts(fast.weights.embed.shape[0])
+    problems = [Problem(bench_of(f, prompts), metrics.get("kl")) for f in (fast, slow)]
+    rows = []
+    for place, edges in slices(problems[0]).items():
+        few = _first(edges, HOOKED_EDGES)
+        decided = [search(problems[0], few), search(problems[1], few)]
+        assert [d.kept for d in decided[0]] == [d.kept for d in decided[1]]
+        kept = sum(d.kept for d in search(problems[0], edges))
+        ways = {
+            "fast": clocked(functools.partial(search, problems[0], edges)),
+            "hooked": clocked(functools.partial(search, problems[1], few)),
+        }
+        taken = in_turns(ways)
+        each = taken["fast"] / EDGES_A_SLICE, taken["hooked"] / HOOKED_EDGES
+        rows.append(
+            [place, str(kept), *(f"{1000 * s:.1f} ms" for s in each), f"{each[1] / each[0]:.1f} ×"]
+        )
+    heads = ["slice", "edges kept", "fast, per edge", "hooked, per edge", "faster by"]
+    return f"""\
+`acdc` on a model of 12 layers and 12 heads with GPT-2 small's shape and random weights,
+{ACDC_PROMPTS} prompts of {ACDC_LENGTH} tokens that differ from their corruptions where IOI's names stand,
+resample ablation, τ = {TAU:g}. Of each third of the depth {EDGES_A_SLICE} edges, all others kept. The hooked
+way runs one whole masked forward an edge, whichever edge that is; it is timed on the first
+{HOOKED_EDGES} edges of each slice, where it decides as the fast way does. Medians of {REPEATS}. {machine()}
+
+{table(heads, rows)}"""
+
+
+def gpt2_shaped(folder: Path) -> tuple[ResidualForward, hooked.HookedForward]:
+    """One random model of GPT-2 small's shape under both forwards."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from tests.tiny_models import write_tokenizer
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config())
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+    fast = ResidualForward(from_hf(model.state_dict(), model.config.to_dict()))
+    return fast, hooked.boot(folder)
+
+
+def random_prompts(vocabulary: int) -> Prompts:
+    """Random tokens; corruptions differ where IOI's names stand."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(ACDC_PROMPTS):
+        clean = rng.integers(vocabulary, size=ACDC_LENGTH)
+        other = clean.copy()
+        other[list(NAMES_AT)] = rng.integers(vocabulary, size=len(NAMES_AT))
+        ids = tuple(map(tuple, (clean.tolist(), other.tolist())))
+        roles = {"END": ACDC_LENGTH - 1}
+        rows.append(PromptRow("train", "random", "", "", *ids, (0,), (1,), roles))
+    return Prompts("train", tuple(rows))
+
+
+def bench_of(forward: MaskedForward, prompts: Prompts) -> Bench:
+    return Bench(forward, prompts, Ablation("resample", forward))
+
+
+Order = list[tuple[int, list[int]]]
+"""Receivers, each with its senders, in the order of the search."""
+
+
+def slices(problem: Problem) -> dict[str, Order]:
+    """From the middle of each third of the depth some edges in the order of the search."""
+    order = acdc._order(problem.bench.space, None)
+    n_layers = problem.bench.space.spec.n_layers
+    found = {}
+    for third, name in enumerate(("last third", "middle third", "first third")):
+        layers = range(n_layers - (third + 1) * n_layers // 3, n_layers - third * n_layers // 3)
+        own = [(r, s) for r, s in order if problem.bench.space.readers[r][0].layer in layers]
+        found[name] = _first(own[len(own) // 2 :], EDGES_A_SLICE)
+    return found
+
+
+def _first(order: Order, n: int) -> Order:
+    """The first edges of an order."""
+    taken: Order = []
+    for reader, senders in order:
+        room = n - sum(len(s) for _, s in taken)
+        if room:
+            taken.append((reader, senders[:room]))
+    return taken
+
+
+def search(problem: Problem, edges: Order) -> tuple[acdc.Decision, ...]:
+    """ACDC on some edges only."""
+    engine = acdc.Acdc()
+    problem.bench.forget()
+    with patch.object(acdc, "_order", lambda space, seed: edges):
+        return engine.run(problem, acdc.AcdcSettings(tau=TAU)).decisions
+
+
+def eap_section() -> str:
+    """EAP against a plain forward and backward."""
+    ways = {"plain": plain_way(), "eap": eap_way()}
+    taken = in_turns({name: clocked(way) for name, way in ways.items()})
+    memory = {name: peak_of(name) for name in ways}
+    rows = [
+        [
+            {"plain": "one plain forward + backward (transformers)", "eap": "`eap`"}[name],
+            seconds(taken[name]),
+            f"{taken[name] / taken['plain']:.2f} ×",
+            f"{memory[name] / 2**20:.0f} MB",
+            f"{memory[name] / memory['plain']:.2f} ×",
+        ]
+        for name in ways
+    ]
+    return f"""\
+`eap` on SmolLM2-135M, {EAP_PAIRS} IOI pairs in batches of one length. Memory is the peak of the
+resident set above what the loaded model holds, each in a process of its own. Medians of {REPEATS}. {machine()}
+
+{table(["what", "time", "ratio", "memory", "ratio"], rows)}"""
+
+
+def ioi_prompts() -> tuple[catalogue.LoadedModel, Prompts]:
+    model = catalogue.load(SMOLLM2, threads=1)
+    plan = Plan(task="ioi", model=SMOLLM2, engine="eap", examples=EAP_PAIRS)
+    made = discovery.make_prompts(plan, tasks.get("ioi"), model)
+    return model, made.split("train")
+
+
+def eap_way() -> Callable[[], object]:
+    """The engine on prompts that are ready; ablated activations are made anew each time."""
+    model, prompts = ioi_prompts()
+    problem = Problem(bench_of(model.forward, prompts), metrics.get("logit_diff"))
+    engine = engines.get("eap")
+
+    def run() -> None:
+        problem.bench.forget()
+        engine.run(problem, engine.settings())
+
+    return run
+
+
+def plain_way() -> Callable[[], object]:
+    """One forward and one backward to the embedding on the same prompts, as transformers runs them."""
+    from transformers import LlamaForCausalLM
+
+    _, prompts = ioi_prompts()
+    model = LlamaForCausalLM.from_pretrained(smollm2.directory()).eval().requires_grad_(False)
+    batches = [torch.from_numpy(b.clean) for b in prompts.batches(EAP_PAIRS)]
+
+    def run() -> None:
+        for tokens in batches:
+            embedded = model.get_input_embeddings()(tokens).requires_grad_()
+            model(inputs_embeds=embedded).logits[:, -1, 0].sum().backward()
+
+    return run
+
+
+WAYS = {"plain": plain_way, "eap": eap_way}
+
+
+def peak_of(way: str) -> float:
+    """Bytes by which a way raises its process's resident set; Linux."""
+    command = [sys.executable, "-m", "benchmarks.engines", "--peak", way]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(json.loads(done.stdout))
+
+
+def measure_peak(way: str) -> int:
+    run = WAYS[way]()
+    run()
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = resident("VmRSS")
+    run()
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    """A figure of this process in bytes, by its name in /proc/self/status."""
+    for line in Path("/proc/self/status").read_text("ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    raise LookupError(field)
+
+
+def masked_section() -> str:
+    """A masked forward against a plain one."""
+    model = catalogue.load(SMOLLM2, threads=1)
+    forward, space = model.forward, model.space
+    draw = torch.Generator().manual_seed(0)
+    shape = (2, MASKED_PROMPTS, MASKED_LENGTH)
+    clean, corrupted = torch.randint(1000, 40000, shape, generator=draw)
+    ablated = forward.writers(corrupted)
+    rng = np.random.default_rng(0)
+    masks = [torch.from_numpy(rng.random(space.n_edges) < MASKED_SHARE) for _ in range(REPEATS + 1)]
+    turns = iter(masks)
+    taken = in_turns(
+        {
+            "plain": clocked(lambda: forward.logits(clean)),
+            "masked": clocked(lambda: forward.masked(clean, ablated, next(turns))),
+        }
+    )
+    names = {"plain": "plain forward", "masked": f"masked forward, {MASKED_SHARE:.0%} of the edges"}
+    rows = [[names[k], seconds(v), f"{v / taken['plain']:.1f} ×"] for k, v in taken.items()]
+    return f"""\
+Forwards of SmolLM2-135M on {MASKED_PROMPTS} prompts of {MASKED_LENGTH} tokens; random edges, other ones each
+time. Medians of {REPEATS}. {machine()}
+
+{table(["what", "time", "ratio"], rows)}"""
+
+
+SECTIONS = {"acdc": acdc_section, "eap": eap_section, "masked": masked_section}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="*", choices=[*SECTIONS, []], help="all by default")
+    parser.add_argument("--peak", choices=WAYS, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    if chosen.peak:
+        print(json.dumps(measure_peak(chosen.peak)))
+        return
+    for name in chosen.what or SECTIONS:
+        print(SECTIONS[name](), end="\n\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
