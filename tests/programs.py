@@ -21,7 +21,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from circuitdb import engines
 from circuitdb.ablation import Ablation
 from circuitdb.circuit import PromptRow
 from circuitdb.engines.engine import Problem
@@ -216,24 +215,11 @@ def projection(weights: Weights, own: slice) -> Metric:
     )  # fmt: skip
 
 
-TAUS = (1e-9, 1e-3, 1e-1)
-"""Thresholds of ACDC, in the squared distance from the full model's outputs."""
-
-
-def survival(
-    problem: Problem, taus: Sequence[float] = TAUS
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """By how many of some thresholds ACDC keeps each edge and each writer; ascending thresholds.
-
-    This is how Conmy et al. 2023 make a ranking of a search that decides.
-    """
-    acdc, space = engines.get("acdc"), problem.bench.space
-    edges, writers = np.zeros(space.n_edges), np.zeros(len(space.writers))
-    for rank, tau in enumerate(sorted(taus), start=1):
-        (members,) = acdc.run(problem, acdc.settings(tau=tau)).members
-        edges[members.edges] = rank
-        writers[members.nodes[members.nodes < len(writers)]] = rank
-    return edges, np.append(writers, 0.0)
+def problems(of: Program, kind: Kind) -> Callable[[str], Problem]:
+    """A program under an ablation by what is measured: ``distance`` or ``projection``."""
+    made, own = bench(of.weights, of.tokens(), kind), slice(of.n_outputs)
+    measures = {"distance": distance, "projection": projection}
+    return lambda measure: Problem(made, measures[measure](of.weights, own))
 
 
 def auc(scores: ArrayLike, truth: ArrayLike) -> float:

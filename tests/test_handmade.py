@@ -72,7 +72,9 @@ def attributed(on: Problem, engine: str) -> np.ndarray:
 def test_attribution_ranks_the_edges_of_the_copy_above_all_others(engine):
     model = handmade.copy()
     on = problem(model, "resample", "logit_diff")
-    assert programs.edge_auc(on.bench.space, attributed(on, engine), truth(model, "resample")) == 1.0
+    assert (
+        programs.edge_auc(on.bench.space, attributed(on, engine), truth(model, "resample")) == 1.0
+    )
 
 
 def test_attribution_sees_where_a_head_looks_only_while_it_is_in_doubt():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.ground_truth import ranking, siit
 from benchmarks.ground_truth import truth as oracle
 from circuitdb import engines
 from circuitdb.engines.engine import Problem
@@ -39,7 +40,9 @@ def names(space: Space) -> np.ndarray:
 
 def test_the_fixtures_are_those_listed_and_small():
     sizes = {path: path.stat().st_size for path in FOLDER.iterdir()}
-    assert {path.name for path in sizes} == {f"{n}.{x}" for n in PROGRAMS for x in ("npz", "json")}
+    compiled = {f"{n}.{x}" for n in PROGRAMS for x in ("npz", "json")}
+    trained = {f"{siit.NAME}.{x}" for x in ("safetensors", "json")}
+    assert {path.name for path in sizes} == compiled | trained
     assert max(sizes.values()) < 300_000
     assert sum(sizes.values()) < 1_500_000
 
@@ -109,13 +112,11 @@ def test_exact_patching_finds_the_true_edges_and_nodes(program, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_acdc_ranks_every_true_edge_and_node_above_every_false_one(program, kind):
-    bench = programs.bench(program.weights, program.tokens(), kind)
-    metric = programs.distance(program.weights, slice(program.n_outputs))
-    edges, nodes = programs.survival(Problem(bench, metric))
-    truth = program.truth(kind)
-    assert programs.edge_auc(bench.space, edges, truth) == 1.0
-    if len(truth.nodes) < len(bench.space.writers):
-        assert programs.node_auc(bench.space, nodes, truth) == 1.0
+    space, truth = Space(program.weights.spec), program.truth(kind)
+    edges, nodes = ranking.rank("acdc", programs.problems(program, kind))
+    assert programs.edge_auc(space, edges, truth) == 1.0
+    if len(truth.nodes) < len(space.writers):
+        assert programs.node_auc(space, nodes, truth) == 1.0
 
 
 def test_auc_is_the_share_of_pairs_in_order_and_ties_count_half():

@@ -1,18 +1,19 @@
-"""How engines rank known edges: `python -m benchmarks.ground_truth.report > docs/ground_truth.md`."""
+"""How engines rank known edges and nodes: `python -m benchmarks.ground_truth.report > docs/ground_truth.md`."""
 
 from __future__ import annotations
 
-from circuitdb import engines
-from circuitdb.engines.engine import Problem
-from tests import programs
+from collections.abc import Callable
+
+from benchmarks.ground_truth import ranking
+from benchmarks.timing import table
+from circuitdb.space import Space
+from tests import programs, trained
 from tests.programs import KINDS, PROGRAMS, Kind
 
-ENGINES = ("exact", "acdc", "eap", "eap-ig-inputs", "gates")
-DISTANCE = ("exact", "acdc", "gates")
-"""Engines that measure the distance to the full model; the others measure a projection on it."""
-
 INTRODUCTION = """\
-# Ground truth: compiled programs
+# Ground truth
+
+## Compiled programs
 
 `tests/ground_truth/` holds RASP programs compiled to transformer weights by
 [tracr](https://github.com/google-deepmind/tracr) (Lindner et al. 2023; `tracr-pypi` 1.0.0), whose
@@ -42,62 +43,101 @@ false, listed with their reason, and left out of the figures.
 orthonormal basis and behind LayerNorm or RMSNorm. Norms stay out of the way because a constant
 of 10⁴, which belongs to no writer, holds their scale; outputs then differ by less than 10⁻⁵.
 
-The area under the ROC curve over edges, by |score|, ties counting half; all 81 inputs, each
-resampled from one other. `exact`, `acdc` and `gates` measure the squared distance to the full model's
-outputs; `acdc` ranks edges by how many of the thresholds 10⁻⁹, 10⁻³ and 10⁻¹ they survive, `gates` by
-the probability of an open gate. That distance has gradient 0 at the clean run, so the attribution
-engines measure outputs · the full model's outputs. `exact` and `acdc` reach 1 everywhere, or a test
-fails; the others are reported: a lookup table is a sum of steps, on whose flat parts gradients see
-nothing, and a gate that nothing moves goes the way its price does.
+The figures are areas under the ROC curve, ties counting half; all 81 inputs, each resampled from one
+other. `exact` and `acdc` measure the squared distance to the full model's outputs. That distance has
+gradient 0 at the clean run, so all other engines measure outputs · the full model's outputs. Scores
+rank edges by |score|; a node that is not scored itself ranks by |Σ of the scores of its edges|, which for
+attribution is its own. `acdc` ranks by how many of the thresholds τ = {taus} an item survives,
+`prune` by how many of {points} points (`benchmarks/ground_truth/ranking.py`). `exact` and `acdc` reach 1
+everywhere, or a test fails; the others are reported: a lookup table is a sum of steps, on whose flat
+parts gradients see nothing. "–" stands where every component is true.
+"""
+
+TRAINED = """\
+## A trained circuit
+
+`tests/ground_truth/select.safetensors` is a GPT-2 of 2 layers × 4 heads that was trained to do a task
+by a known circuit: strict interchange intervention training (Gupta et al. 2024, InterpBench), by
+`python -m benchmarks.ground_truth.siit` in about a minute. It reads four digits and an end sign and
+answers the second digit if the first is even, else the third: `a0.h1` fetches the first, `m0` says
+whether it is odd, `a1.h2` chooses. Replacing any one of them, or all other components together, by
+what it writes on another input changes {share:.0%} of the answers as the program says, over all pairs of the
+256 inputs.
+
+Training enforces what components do, not through which port they are read; a pair of components
+ranks by its strongest port. Ablation `resample`; `exact` and `acdc` measure KL to the full model, the
+others the logit difference. The model is so sure of its answers that at the clean run its attention
+and logits are flat, which is where `eap` looks.
 """
 
 
 def main() -> None:
     found = [programs.program(name).about["truth"][kind] for name in PROGRAMS for kind in KINDS]
-    smallest = min(t["smallest_true_change"] for t in found)
-    largest = max(t["largest_false_change"] for t in found)
-    print(INTRODUCTION.format(smallest=smallest, largest=largest))
+    print(
+        INTRODUCTION.format(
+            smallest=min(t["smallest_true_change"] for t in found),
+            largest=max(t["largest_false_change"] for t in found),
+            taus=", ".join(f"{tau:g}" for tau in ranking.TAUS),
+            points=", ".join(f"{point:g}" for point in ranking.POINTS),
+        )
+    )
     for kind in KINDS:
-        able = [name for name in ENGINES if kind in engines.get(name).ablations]
-        heads = [
-            "program",
-            "layers × heads",
-            "edges",
-            "true",
-            "exceptions",
-            *map("`{}`".format, able),
-        ]
-        print(f"## Ablation `{kind}`\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-        for name in PROGRAMS:
-            print(f"| {' | '.join(row(name, kind, able))} |")
-        print()
-    print("## The programs\n\n| program | output | every value |\n|---|---|---|")
+        print(f"## Ablation `{kind}`\n\n{section(kind)}\n")
+    print(TRAINED.format(share=min(trained.about()["shares"].values())))
+    print(trained_section(), end="\n\n")
+    rows = []
     for name in PROGRAMS:
         about = programs.program(name).about
         values = "a number" if about["outputs"] is None else ", ".join(map(str, about["outputs"]))
-        print(f"| `{name}` | {about['summary']} | {values} |")
+        rows.append([f"`{name}`", about["summary"], values])
+    print(f"## The programs\n\n{table(['program', 'output', 'every value'], rows)}")
 
 
-def row(name: str, kind: Kind, able: list[str]) -> list[str]:
-    """The figures of one program under one ablation."""
-    program = programs.program(name)
-    spec, truth = program.weights.spec, program.truth(kind)
-    bench = programs.bench(program.weights, program.tokens(), kind)
-    own = slice(program.n_outputs)
-    areas = []
-    for chosen in able:
-        engine = engines.get(chosen)
-        measure = programs.distance if chosen in DISTANCE else programs.projection
-        problem = Problem(bench, measure(program.weights, own))
-        if chosen == "acdc":
-            ranks, _ = programs.survival(problem)
-        else:
-            scores = engine.run(problem, engine.settings()).edge_scores
-            assert scores is not None
-            ranks = scores.mean
-        areas.append(f"{programs.edge_auc(bench.space, ranks, truth):.3f}")
-    counts = (bench.space.n_edges, len(truth.edges), len(truth.exceptions))
-    return [f"`{name}`", f"{spec.n_layers} × {spec.n_heads}", *map(str, counts), *areas]
+def section(kind: Kind) -> str:
+    """Edges and nodes of every program under one ablation, two tables."""
+    able = ranking.ranked(kind)
+    edges, nodes = [], []
+    for name in PROGRAMS:
+        program = programs.program(name)
+        spec, truth = program.weights.spec, program.truth(kind)
+        space = Space(spec)
+        problems = programs.problems(program, kind)
+        ranks = [ranking.rank(engine, problems) for engine in able]
+        shape = [f"`{name}`", f"{spec.n_layers} × {spec.n_heads}"]
+        counts = (space.n_edges, len(truth.edges), len(truth.exceptions))
+        areas = [area(r.edges, lambda v: programs.edge_auc(space, v, truth)) for r in ranks]  # noqa: B023
+        edges.append([*shape, *map(str, counts), *areas])
+        counts = (len(space.writers), len(truth.nodes))
+        decided = len(truth.nodes) < len(space.writers)
+        areas = [
+            area(r.nodes if decided else None, lambda v: programs.node_auc(space, v, truth))  # noqa: B023
+            for r in ranks
+        ]
+        nodes.append([*shape, *map(str, counts), *areas])
+    heads, names = ["program", "layers × heads"], [f"`{engine}`" for engine in able]
+    return "\n\n".join(
+        [
+            "Edges:",
+            table([*heads, "edges", "true", "exceptions", *names], edges),
+            "Nodes (components that write):",
+            table([*heads, "nodes", "true", *names], nodes),
+        ]
+    )
+
+
+def trained_section() -> str:
+    """Nodes and pairs of components of the trained circuit, a row an engine."""
+    rows = []
+    for engine in ranking.ranked("resample"):
+        ranks = ranking.rank(engine, trained.problem)
+        areas = [area(ranks.nodes, trained.nodes_auc), area(ranks.edges, trained.connections_auc)]
+        rows.append([f"`{engine}`", *areas])
+    return table(["engine", "nodes", "pairs of components"], rows)
+
+
+def area(values: ranking.Values | None, of: Callable[[ranking.Values], float]) -> str:
+    """An area under the ROC curve as tables show it."""
+    return "–" if values is None else f"{of(values):.3f}"
 
 
 if __name__ == "__main__":

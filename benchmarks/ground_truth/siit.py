@@ -9,8 +9,8 @@ The program ``select`` reads digits d0 d1 d2 d3 and an end sign, and answers d1 
     odd       m0      whether fetched is odd
     chosen    a1.h2   d2 if odd, else d1
 
-so that its edges are ``input->a0.h1<v>``, ``a0.h1->m0``, ``m0->a1.h2<q>``, ``input->a1.h2<v>`` and
-``a1.h2->logits``. Every step draws two inputs, base and source, and lowers the sum of three losses,
+so that ``input`` is read by a0.h1 and a1.h2, a0.h1 by m0, m0 by a1.h2, and a1.h2 by ``logits``.
+Through which ports is left to the training: m0 may move what a1.h2 asks for, or what it finds. Every step draws two inputs, base and source, and lowers the sum of three losses,
 each the cross-entropy of an answer:
 
 - *behaviour*: the answer to base is the program's;
@@ -48,7 +48,8 @@ DIGITS, END = 4, 4
 """Ids 0 … 3 are the digits; the end sign follows them."""
 LENGTH = 5
 SHAPE = Architecture(n_layers=2, n_heads=4, d_model=32, d_mlp=64, n_context=LENGTH)
-EDGES = ("input->a0.h1<v>", "a0.h1->m0", "m0->a1.h2<q>", "input->a1.h2<v>", "a1.h2->logits")
+CONNECTIONS = ("input->a0.h1", "a0.h1->m0", "m0->a1.h2", "input->a1.h2", "a1.h2->logits")
+"""Edges of the program; ports are left to the training."""
 
 STEPS, BATCH, RATE = 1000, 256, 3e-3
 
@@ -187,7 +188,7 @@ def main() -> None:
         "source": "python -m benchmarks.ground_truth.siit",
         "config": gpt2.config(SHAPE, DIGITS + 1, bos=None),
         "nodes": ["input", *ASSIGNED],
-        "edges": EDGES,
+        "connections": CONNECTIONS,
         "shares": found,
     }
     text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
