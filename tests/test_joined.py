@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -72,6 +73,20 @@ def found_edges(network: Joined, part: int, kind: programs.Kind) -> set[str]:
     return {str(bench.space.edge(int(e))) for e in np.flatnonzero(scores > 1e-3)}
 
 
+def kept_edges(network: Joined, part: int, kind: programs.Kind) -> set[str]:
+    """The edges that ACDC keeps for one of the programs."""
+    bench = programs.bench(network.weights, network.tokens, kind)
+    metric = programs.distance(network.weights, network.parts[part].outputs)
+    acdc = engines.get("acdc")
+    (members,) = acdc.run(Problem(bench, metric), acdc.settings(tau=1e-3)).members
+    return {str(bench.space.edge(int(e))) for e in members.edges}
+
+
+def heads_of(edges: set[str]) -> set[str]:
+    """The heads that send an edge."""
+    return {src for src in (e.split("->")[0] for e in edges) if ".h" in src}
+
+
 @pytest.mark.parametrize(("a", "b", "k"), CASES)
 def test_each_program_computes_what_it_does_alone(a, b, k):
     network = made(a, b, k)
@@ -98,6 +113,32 @@ def test_exact_patching_finds_both_circuits_and_what_they_share(a, b, kind):
     found = [found_edges(network, part, kind) for part in (0, 1)]
     assert found == [part.truth[kind].edges for part in network.parts]
     assert found[0] & found[1]
+
+
+SHARING = [
+    ("pair_balance", "xproportion", 0),
+    ("rare", "rare", 1),
+    ("pair_balance", "pair_balance", 2),
+]
+"""Both programs and how many heads they share."""
+HIDDEN: dict[str, Callable[[Joined], Joined]] = {
+    "block-diagonal": lambda network: network,
+    "rotated": lambda network: rotated(network, seed=0),
+    "behind LayerNorm": lambda network: normed(rotated(network, seed=0), rms=False),
+}
+
+
+@pytest.mark.parametrize("engine", ["exact", "acdc"])
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize(("a", "b", "k"), SHARING)
+def test_engines_recover_how_many_heads_two_circuits_share(a, b, k, hidden, engine):
+    network = HIDDEN[hidden](made(a, b, k))
+    find = {"exact": found_edges, "acdc": kept_edges}[engine]
+    first, second = (heads_of(find(network, part, "zero")) for part in (0, 1))
+    assert len(first & second) == k
+    assert first & second == network.shared
+    assert first
+    assert second
 
 
 def test_exact_patching_finds_a_circuit_behind_norms_in_a_random_basis():

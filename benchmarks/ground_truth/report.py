@@ -60,9 +60,9 @@ TRAINED = """\
 by a known circuit: strict interchange intervention training (Gupta et al. 2024, InterpBench), by
 `python -m benchmarks.ground_truth.siit` in about a minute. It reads four digits and an end sign and
 answers the second digit if the first is even, else the third: `a0.h1` fetches the first, `m0` says
-whether it is odd, `a1.h2` chooses. Replacing any one of them, or all other components together, by
-what it writes on another input changes {share:.0%} of the answers as the program says, over all pairs of the
-256 inputs.
+whether it is odd, `a1.h2` chooses. Let any one of them, or all other components together, write what
+it writes on another input: {share:.0%} of the answers are those of the program with that variable taken
+from there, or unchanged, over all pairs of the 256 inputs.
 
 Training enforces what components do, not through which port they are read; a pair of components
 ranks by its strongest port. Ablation `resample`; `exact` and `acdc` measure KL to the full model, the
