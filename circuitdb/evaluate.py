@@ -98,12 +98,15 @@ class Bench:
             batch.index, batch.template, reference, reference,
         )  # fmt: skip
 
-    def ablated(self, batch: BenchBatch) -> Writers:
-        """Ablated activations of a batch, ``[writer, batch, pos, d_model]``; kept while there is room."""
+    def ablated(self, batch: BenchBatch, keep: bool = True) -> Writers:
+        """Ablated activations of a batch, ``[writer, batch, pos, d_model]``.
+
+        They are kept while there is room, unless they are not to be (`keep`).
+        """
         if batch.ablated is not None:
             return batch.ablated
         made = self.ablation.writers(batch.corrupted, batch.template)
-        if self._take(made, 1):
+        if keep and self._take(made, 1):
             batch.ablated = made
         return made
 

@@ -242,6 +242,7 @@ class Change(NamedTuple):
 
 def change(problem: Problem, batch: BenchBatch) -> Change:
     """Ablated minus clean activation of every writer, and the ablated one."""
-    ablated, clean = problem.bench.ablated(batch), problem.bench.forward.writers(batch.clean)
-    # In place: two writer-sized tensors at a time, not three.
+    # Not kept, because a batch is seen once; in place: two writer-sized tensors at a time, not three.
+    ablated = problem.bench.ablated(batch, keep=False)
+    clean = problem.bench.forward.writers(batch.clean)
     return Change(torch.sub(ablated, clean, out=clean), ablated)
