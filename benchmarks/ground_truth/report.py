@@ -10,6 +10,9 @@ from circuitdb.space import Space
 from tests import programs, trained
 from tests.programs import KINDS, PROGRAMS, Kind
 
+NONE = "–"
+"""What stands in a table where nothing is ranked."""
+
 INTRODUCTION = """\
 # Ground truth
 
@@ -118,11 +121,17 @@ def section(kind: Kind) -> str:
     return "\n\n".join(
         [
             "Edges:",
-            table([*heads, "edges", "true", "exceptions", *names], edges),
+            without_empty([*heads, "edges", "true", "exceptions", *names], edges),
             "Nodes (components that write):",
-            table([*heads, "nodes", "true", *names], nodes),
+            without_empty([*heads, "nodes", "true", *names], nodes),
         ]
     )
+
+
+def without_empty(heads: list[str], rows: list[list[str]]) -> str:
+    """A table without the columns of engines that rank nothing in it."""
+    used = [i for i in range(len(heads)) if any(row[i] != NONE for row in rows)]
+    return table([heads[i] for i in used], [[row[i] for i in used] for row in rows])
 
 
 def trained_section() -> str:
@@ -137,7 +146,7 @@ def trained_section() -> str:
 
 def area(values: ranking.Values | None, of: Callable[[ranking.Values], float]) -> str:
     """An area under the ROC curve as tables show it."""
-    return "–" if values is None else f"{of(values):.3f}"
+    return NONE if values is None else f"{of(values):.3f}"
 
 
 if __name__ == "__main__":
