@@ -70,3 +70,8 @@ def test_a_node_that_is_not_scored_ranks_by_the_sum_over_its_edges():
     _, nodes = ranking.by_score(Scoring(), lambda measure: problem)
     first = np.flatnonzero(TINY.edge_src == 1)
     assert nodes[1] == first.sum()
+
+
+def test_leaks_of_a_softmax_are_ties():
+    scores = np.asarray([-2.0, 1e-20, 1e-6, np.nan])
+    assert ranking.felt(scores)[:3].tolist() == [-2.0, 0.0, 1e-6]

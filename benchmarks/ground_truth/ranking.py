@@ -73,7 +73,14 @@ def by_score(engine: Engine, problems: Problems) -> Ranks:
     if nodes is None and edges is not None:
         space = problem.bench.space
         nodes = np.bincount(space.edge_src, np.nan_to_num(edges), len(space.components))
-    return Ranks(edges, nodes)
+    return Ranks(felt(edges), felt(nodes))
+
+
+def felt(scores: Values | None) -> Values | None:
+    """Scores without those too small to mean anything."""
+    if scores is None:
+        return None
+    return np.where(np.abs(scores) < FELT * np.nanmax(np.abs(scores)), 0.0, scores)
 
 
 OTHERWISE: dict[str, Callable[[Problems], Ranks]] = {
@@ -82,6 +89,8 @@ OTHERWISE: dict[str, Callable[[Problems], Ranks]] = {
     "exact": by_exact,
 }
 """Engines that do not rank by score on the projection."""
+FELT = 1e-9
+"""A score below this share of the largest is a leak of a softmax, or rounding: it counts as 0."""
 LEFT_OUT = ("random",)
 """Engines that measure nothing."""
 

@@ -50,7 +50,8 @@ The figures are areas under the ROC curve, ties counting half; all 81 inputs, ea
 other. `exact` and `acdc` measure the squared distance to the full model's outputs. That distance has
 gradient 0 at the clean run, so all other engines measure outputs · the full model's outputs. Scores
 rank edges by |score|; a node that is not scored itself ranks by |Σ of the scores of its edges|, which for
-attribution is its own. `acdc` ranks by how many of the thresholds τ = {taus} an item survives,
+attribution is its own; scores below 10⁻⁹ of the largest tie, being leaks of a softmax. `acdc` ranks by
+how many of the thresholds τ = {taus} an item survives,
 `prune` by how many of {points} points (`benchmarks/ground_truth/ranking.py`). `exact` and `acdc` reach 1
 everywhere, or a test fails; the others are reported: a lookup table is a sum of steps, on whose flat
 parts gradients see nothing. "–" stands where every component is true.
