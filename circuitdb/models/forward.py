@@ -58,11 +58,13 @@ class EdgeSums:
         self, delta: Writers, n_edges: int, senders: slice | None, by_position: bool
     ) -> None:
         _, batch, pos, _ = delta.shape
-        self._delta = delta
+        # One summed axis, so that the product needs no copy of all deltas: over d_model where
+        # positions are kept apart, else over positions too.
+        self._merged = (1, 2) if by_position else (2, 3)
+        self._delta = delta.flatten(*self._merged)
         self._senders = slice(0, len(delta)) if senders is None else senders
-        self._equation = "wbtd,rbtd->btrw" if by_position else "wbtd,rbtd->brw"
-        shape = (batch, pos, n_edges) if by_position else (batch, n_edges)
-        self.scores = delta.new_zeros(shape)
+        self._rows = (batch, pos) if by_position else (batch,)
+        self.scores = delta.new_zeros((*self._rows, n_edges))
         """``[batch, edge]`` or ``[batch, pos, edge]``"""
 
     def add(
@@ -78,9 +80,12 @@ class EdgeSums:
         chosen = slice(self._senders.start, min(self._senders.stop, n_visible))
         if chosen.start >= chosen.stop:
             return
-        products = torch.einsum(self._equation, self._delta[chosen], grad.to(self._delta))
+        at_inputs = grad.to(self._delta).flatten(*self._merged)
+        products = torch.einsum("wbx,rbx->brw", self._delta[chosen], at_inputs)
         edges = self.scores[..., first_edge : first_edge + len(grad) * n_visible]
-        edges.view(*edges.shape[:-1], len(grad), n_visible)[..., chosen] = products
+        edges.view(*edges.shape[:-1], len(grad), n_visible)[..., chosen] = products.unflatten(
+            0, self._rows
+        )
 
 
 @runtime_checkable
