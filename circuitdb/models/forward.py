@@ -83,8 +83,8 @@ class EdgeSums:
         at_inputs = grad.to(self._delta).flatten(*self._merged)
         products = torch.einsum("wbx,rbx->brw", self._delta[chosen], at_inputs)
         edges = self.scores[..., first_edge : first_edge + len(grad) * n_visible]
-        edges.view(*edges.shape[:-1], len(grad), n_visible)[..., chosen] = products.unflatten(
-            0, self._rows
+        edges.view(*edges.shape[:-1], len(grad), n_visible)[..., chosen] = products.view(
+            *self._rows, *products.shape[1:]
         )
 
 
