@@ -65,6 +65,16 @@ def by_exact(problems: Problems) -> Ranks:
     return Ranks(_mean(edges), _mean(nodes))
 
 
+def by_gates(problems: Problems) -> Ranks:
+    """Edges by the probability of an open gate, nodes by the most probable of the edges they send."""
+    gates, problem = engines.get("gates"), problems("distance")
+    edges = _mean(gates.run(problem, gates.settings()).edge_scores)
+    assert edges is not None
+    nodes = np.zeros(len(problem.bench.space.components))
+    np.maximum.at(nodes, problem.bench.space.edge_src, np.abs(edges))
+    return Ranks(edges, nodes)
+
+
 def by_score(engine: Engine, problems: Problems) -> Ranks:
     """By |score|."""
     problem = problems("projection")
@@ -86,13 +96,14 @@ def felt(scores: Values | None) -> Values | None:
 OTHERWISE: dict[str, Callable[[Problems], Ranks]] = {
     "prune": by_prune,
     "acdc": by_acdc,
+    "gates": by_gates,
     "exact": by_exact,
 }
 """Engines that do not rank by score on the projection."""
 FELT = 1e-9
 """A score below this share of the largest is a leak of a softmax, or rounding: it counts as 0."""
-LEFT_OUT = ("random",)
-"""Engines that measure nothing."""
+LEFT_OUT = ("paths", "random")
+"""An engine that measures what some chosen receivers read, and one that measures nothing."""
 
 
 def ranked(kind: str) -> list[str]:

@@ -47,14 +47,16 @@ orthonormal basis and behind LayerNorm or RMSNorm. Norms stay out of the way bec
 of 10⁴, which belongs to no writer, holds their scale; outputs then differ by less than 10⁻⁵.
 
 The figures are areas under the ROC curve, ties counting half; all 81 inputs, each resampled from one
-other. `exact` and `acdc` measure the squared distance to the full model's outputs. That distance has
-gradient 0 at the clean run, so all other engines measure outputs · the full model's outputs. Scores
-rank edges by |score|; a node that is not scored itself ranks by |Σ of the scores of its edges|, which for
-attribution is its own; scores below 10⁻⁹ of the largest tie, being leaks of a softmax. `acdc` ranks by
-how many of the thresholds τ = {taus} an item survives,
-`prune` by how many of {points} points (`benchmarks/ground_truth/ranking.py`). `exact` and `acdc` reach 1
-everywhere, or a test fails; the others are reported: a lookup table is a sum of steps, on whose flat
-parts gradients see nothing. "–" stands where every component is true.
+other. `exact`, `acdc` and `gates` measure the squared distance to the full model's outputs. That
+distance has gradient 0 at the clean run, so all other engines measure outputs · the full model's
+outputs. Scores rank edges by |score|; a node that is not scored itself ranks by |Σ of the scores of its
+edges|, which for attribution is its own; scores below 10⁻⁹ of the largest tie, being leaks of a
+softmax. `acdc` ranks by how many of the thresholds τ = {taus} an item survives, `prune` by
+how many of {points} points, `gates` by the probability of an open gate, for a node the largest of
+its edges (`benchmarks/ground_truth/ranking.py`). `exact` and `acdc` reach 1 everywhere, or a test
+fails; the others are reported: a lookup table is a sum of steps, on whose flat parts gradients see
+nothing, and a gate that nothing moves goes the way its price does. "–" stands where every component
+is true.
 """
 
 TRAINED = """\
@@ -69,8 +71,8 @@ it writes on another input: {share:.0%} of the answers are those of the program 
 from there, or unchanged, over all pairs of the 256 inputs.
 
 Training enforces what components do, not through which port they are read; a pair of components
-ranks by its strongest port. Ablation `resample`; `exact` and `acdc` measure KL to the full model, the
-others the logit difference. The model is so sure of its answers that at the clean run its attention
+ranks by its strongest port. Ablation `resample`; `exact`, `acdc` and `gates` measure KL to the full
+model, the others the logit difference. The model is so sure of its answers that at the clean run its attention
 and logits are flat, which is where `eap` looks.
 """
 
