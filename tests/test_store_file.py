@@ -405,8 +405,9 @@ def test_a_file_that_gave_free_blocks_back_is_whole(tmp_path: Path) -> None:
     path = filled(tmp_path / "a.duckdb")
     with Store.open(path) as store:
         store._con.execute("CREATE TABLE large AS SELECT random() FROM range(1000000)")
-        store._con.execute("CHECKPOINT")
-        store._con.execute("DROP TABLE large")
+    for statement in ("DROP TABLE large", "CREATE TABLE small AS SELECT 1 AS a"):
+        with Store.open(path) as store:
+            store._con.execute(statement)
     with Store.open(path, read_only=True) as store:
         _, _, size, blocks, *_ = store._con.execute("PRAGMA database_size").fetchone()
         assert path.stat().st_size < size * blocks, "its header counts what it gave back"
