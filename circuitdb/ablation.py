@@ -13,15 +13,17 @@ prompts' hash is part of the run.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch  # noqa: TID253
 from jaxtyping import Float
 from torch import Tensor  # noqa: TID253
 
 from circuitdb.errors import PromptError, UnknownNameError
-from circuitdb.models.forward import MaskedForward, Tokens, Writers
+from circuitdb.models.forward import Activations, MaskedForward, Tokens, Writers
 from circuitdb.tasks.prompts import Prompts
 
 ABLATIONS = ("resample", "mean", "mean_global", "zero")
@@ -52,11 +54,8 @@ class Ablation:
             raise UnknownNameError("ablation", kind, ABLATIONS)
         self.kind = kind
         self._forward = forward
-        self._by_position: dict[tuple[str, int], Float[Tensor, "writer pos d_model"]] = {}
-        self._overall: Float[Tensor, "writer d_model"] | None = None
-        if kind in MEANS:
-            assert means_over is not None
-            self._average(means_over, batch_size)
+        self._over, self._batch_size = means_over, batch_size
+        self._means = self._averaged(forward.writers) if kind in MEANS else None
 
     def writers(self, corrupted: Tokens, templates: Sequence[str]) -> Writers:
         """Ablated activations ``[writer, batch, pos, d_model]`` of one batch.
@@ -70,14 +69,73 @@ class Ablation:
             # Shape and device as the model has them, from one short forward.
             like = self._forward.writers(corrupted[:1])
             return like.new_zeros(like.shape[0], *corrupted.shape, like.shape[3])
-        if self.kind == "mean_global":
-            assert self._overall is not None
-            shape = (-1, *corrupted.shape, -1)
-            return self._overall[:, None, None].expand(shape).contiguous()
-        return torch.stack([self._mean_of(t, corrupted.shape[1]) for t in templates], dim=1)
+        assert self._means is not None
+        return self._means.at(self.kind, corrupted, templates)
 
-    def _mean_of(self, template: str, length: int) -> Float[Tensor, "writer pos d_model"]:
-        mean = self._by_position.get((template, length))
+    def activations(self, corrupted: Tokens, templates: Sequence[str]) -> Activations:
+        """Ablated activations of the neurons of every MLP for one batch.
+
+        Under ``zero`` they are 0, which leaves of an MLP its output bias.
+
+        Raises:
+            ModelError: the model's forward cannot take MLPs apart.
+            PromptError: a template of this length is not among the averaged prompts.
+        """
+        if self.kind == "resample":
+            return self._forward.activations(corrupted)
+        if self.kind == "zero":
+            zeros = torch.zeros(
+                *corrupted.shape, self._forward.neurons, device=self._forward.device
+            )
+            return lambda layer: zeros
+        means = self._neuron_means
+        return lambda layer: means.at(
+            self.kind, corrupted, templates, slice(layer, layer + 1)
+        ).squeeze(0)
+
+    @functools.cached_property
+    def _neuron_means(self) -> _Means:
+        layers = range(self._forward.space.spec.n_layers)
+
+        def observe(tokens: Tokens) -> Tensor:
+            of_layer = self._forward.activations(tokens)
+            return torch.stack([of_layer(layer) for layer in layers])
+
+        return self._averaged(observe)
+
+    def _averaged(self, observe: Callable[[Tokens], Observed]) -> _Means:
+        assert self._over is not None
+        return _average(self._over, self._batch_size, self._forward.device, observe)
+
+
+Observed = Float[Tensor, "item batch pos width"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """Means over prompts of what writers write, or of what the neurons of each layer do."""
+
+    by_position: dict[tuple[str, int], Float[Tensor, "item pos width"]]
+    """By template and length."""
+    overall: Float[Tensor, "item width"]
+    """Over all positions too."""
+
+    def at(
+        self, kind: str, tokens: Tokens, templates: Sequence[str], items: slice = slice(None)
+    ) -> Observed:
+        """What the prompts of a batch carry.
+
+        Raises:
+            PromptError: a template of this length is not among the averaged prompts.
+        """
+        if kind == "mean_global":
+            shape = (-1, *tokens.shape, -1)
+            return self.overall[items, None, None].expand(shape).contiguous()
+        length = tokens.shape[1]
+        return torch.stack([self._of(t, length)[items] for t in templates], dim=1)
+
+    def _of(self, template: str, length: int) -> Float[Tensor, "item pos width"]:
+        mean = self.by_position.get((template, length))
         if mean is None:
             raise PromptError(
                 f"no corrupted train prompt of template {template!r} has {length} tokens, so there "
@@ -85,21 +143,22 @@ class Ablation:
             )
         return mean
 
-    def _average(self, prompts: Prompts, batch_size: int) -> None:
-        sums: dict[tuple[str, int], Tensor] = {}
-        counts: dict[tuple[str, int], int] = defaultdict(int)
-        for batch in prompts.batches(batch_size):
-            tokens = torch.from_numpy(batch.corrupted).to(self._forward.device)
-            written = self._forward.writers(tokens)
-            for i, template in enumerate(batch.template):
-                key = (template, tokens.shape[1])
-                total = sums.get(key)
-                sums[key] = written[:, i].clone() if total is None else total.add_(written[:, i])
-                counts[key] += 1
-        if self.kind == "mean":
-            self._by_position = {key: total / counts[key] for key, total in sums.items()}
-        else:
-            positions = sum(n * key[1] for key, n in counts.items())
-            self._overall = (
-                torch.stack([total.sum(1) for total in sums.values()]).sum(0) / positions
-            )
+
+def _average(
+    prompts: Prompts, size: int, device: torch.device, observe: Callable[[Tokens], Observed]
+) -> _Means:
+    sums: dict[tuple[str, int], Tensor] = {}
+    counts: dict[tuple[str, int], int] = defaultdict(int)
+    for batch in prompts.batches(size):
+        tokens = torch.from_numpy(batch.corrupted).to(device)
+        seen = observe(tokens)
+        for i, template in enumerate(batch.template):
+            key = (template, tokens.shape[1])
+            total = sums.get(key)
+            sums[key] = seen[:, i].clone() if total is None else total.add_(seen[:, i])
+            counts[key] += 1
+    positions = sum(n * key[1] for key, n in counts.items())
+    return _Means(
+        {key: total / counts[key] for key, total in sums.items()},
+        torch.stack([total.sum(1) for total in sums.values()]).sum(0) / positions,
+    )

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from circuitdb.plan import Plan
     from circuitdb.replay import Replay, Rethreshold
     from circuitdb.results import StoredCircuit
+    from circuitdb.space import Space
     from circuitdb.store import CircuitRow, Merged, SqlResult, Store
     from circuitdb.store import Report as Verified
     from circuitdb.tasks import PromptSet
@@ -291,6 +292,7 @@ class Database:
         with self.reading() as store:
             row = self._resolve(store, plan.settings["within"])[0]
             space = store.space(row.run_id)
+            _refuse_neurons(space, row, "a search within it")
             edges = tuple(str(space.edge(e)) for e in store.member_ids(row.circuit_id).tolist())
         found = {**plan.settings, "within": row.circuit_id, "within_edges": edges}
         return plan.model_copy(update={"settings": found})
@@ -306,6 +308,7 @@ class Database:
         if like is not None:
             with self.reading() as store:
                 row = self._resolve(store, like)[0]
+                _refuse_neurons(store.space(row.run_id), row, "a random circuit like it")
                 settings["like"] = row.circuit_id
                 settings["like_edges"] = tuple(store.member_ids(row.circuit_id).tolist())
                 if row.granularity == "node":
@@ -976,6 +979,14 @@ def _stored_scores(store: Store, run_id: str) -> Any:
     from circuitdb.engines.engine import Found
 
     return Found(edge_scores=store.edge_scores(run_id), node_scores=store.node_scores(run_id))
+
+
+def _refuse_neurons(space: Space, row: CircuitRow, what: str) -> None:
+    if space.spec.neurons:
+        raise OptionError(
+            f"circuit {row.circuit_id[:12]} is one of neurons, and {what} would be of whole MLPs: "
+            "name one discovered with --level components"
+        )
 
 
 def _frame(found: SqlResult) -> pandas.DataFrame:

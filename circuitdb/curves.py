@@ -11,7 +11,7 @@ from circuitdb import controls
 from circuitdb.circuit import Json, Run, Selection
 from circuitdb.curve import RANKINGS, Curve, Ranking, further_sizes
 from circuitdb.errors import ComparisonError, OptionError
-from circuitdb.select import Ranked
+from circuitdb.select import Ranked, rankable
 
 if TYPE_CHECKING:
     import pandas
@@ -156,7 +156,10 @@ def _ranked(store: Store, run_id: str, granularity: str, label: str) -> Ranked:
 
 
 def _scores(store: Store, run_id: str, granularity: str) -> Scores | None:
-    return store.edge_scores(run_id) if granularity == "edge" else store.node_scores(run_id)
+    if granularity == "edge":
+        return store.edge_scores(run_id)
+    scores = store.node_scores(run_id)
+    return None if scores is None else rankable(store.space(run_id), scores)
 
 
 def _check_beside(row: CircuitRow, beside: CircuitRow) -> None:

@@ -33,7 +33,16 @@ from circuitdb.circuit import (
     now,
     score_unit,
 )
-from circuitdb.engines.engine import Engine, Found, Members, Problem, Report, Settings, silent
+from circuitdb.engines.engine import (
+    Engine,
+    Found,
+    Granularities,
+    Members,
+    Problem,
+    Report,
+    Settings,
+    silent,
+)
 from circuitdb.engines.random import control_edges, matched_nodes
 from circuitdb.errors import (
     OptionError,
@@ -67,6 +76,8 @@ class Prepared:
 
     plan: Plan
     model: LoadedModel
+    space: Space
+    """The model's, with neurons where the engine tells them apart."""
     engine: Engine
     settings: Settings
     metric: Metric
@@ -111,14 +122,32 @@ def prepare(
         plan, prompts, does, told = _made(plan, model, metric)
     settings = engine_settings(plan, engine)
     run = _run(plan, model, engine, settings, metric, prompts)
-    selections = _selections(plan, engine, settings, metric)
+    gives = engine.granularities(settings)
+    selections = _selections(plan, engine, gives, metric)
+    space = space_of(model, gives.neurons)
     for granularity, selection in selections:
         if selection.rule in ("edges", "nodes"):
-            select.check_number(model.space, granularity, int(selection.value or 0))
+            select.check_number(space, granularity, int(selection.value or 0))
     return Prepared(
-        plan, model, engine, settings, metric, prompts.prompts, prompts.means_over, run, selections,
-        does, (*model.notes, *told),
+        plan, model, space, engine, settings, metric, prompts.prompts, prompts.means_over, run,
+        selections, does, (*model.notes, *told),
     )  # fmt: skip
+
+
+def space_of(model: LoadedModel, neurons: bool) -> Space:
+    """The components of a model, with the neurons of its MLPs where they are asked for.
+
+    Raises:
+        OptionError: its forward cannot tell them apart.
+    """
+    if not neurons:
+        return model.space
+    if not model.forward.neurons:
+        raise OptionError(
+            f"the MLPs of {model.name} cannot be taken apart into neurons, which needs the residual "
+            "forward and MLPs of one width: leave --level neurons away"
+        )
+    return model.space.with_neurons(model.forward.neurons)
 
 
 def _made(
@@ -238,7 +267,7 @@ def _run(
 
 
 def _selections(
-    plan: Plan, engine: Engine, settings: Settings, metric: Metric
+    plan: Plan, engine: Engine, gives: Granularities, metric: Metric
 ) -> tuple[tuple[Granularity, Selection], ...]:
     """The circuits a plan will store: by its rule, and those of other kinds the engine decides.
 
@@ -246,7 +275,7 @@ def _selections(
         OptionError: the rule could not select among what the engine scores.
     """
     rule = _rule(plan, score_unit(engine.context, metric.unit))
-    decided, scored = engine.granularities(settings)
+    decided, scored = gives.decided, gives.scored
     if rule is None and not decided:
         rule = Selection(
             rule="faithfulness", value=DEFAULT_FAITHFULNESS, unit="faithfulness",
@@ -320,7 +349,7 @@ def find(
     ]
     return Discovery(
         run=prepared.run,
-        space=prepared.model.space,
+        space=prepared.space,
         provenance=provenance(prepared, time.perf_counter() - started),
         circuits=tuple(drafts),
         edge_scores=found.edge_scores,
@@ -360,8 +389,9 @@ class Benches:
             prompts = self._prepared.prompts.split(split)
             ablation = self._ablation if split != "shift" else self._shift_ablation(prompts)
             self._made[split] = Bench(
-                self._prepared.model.forward, prompts, ablation, self._batch_size
-            )
+                self._prepared.model.forward, prompts, ablation, self._batch_size,
+                self._prepared.space,
+            )  # fmt: skip
         return self._made[split]
 
     def _shift_ablation(self, prompts: Prompts) -> Ablation:
@@ -425,8 +455,10 @@ def _select(
         raise OptionError(
             f"engine {prepared.engine.name!r} has no {granularity} scores to select by"
         )
+    if granularity == "node":
+        scores = select.rankable(prepared.space, scores)
     ranks = select.importance(scores, selection.ranking, prepared.metric.better)
-    ladder = select.Ladder(prepared.model.space, ranks, granularity)
+    ladder = select.Ladder(prepared.space, ranks, granularity)
     assert selection.value is not None
     if selection.rule == "threshold":
         chosen = select.by_threshold(ladder, selection.value)
@@ -485,7 +517,7 @@ def _random_like(space: Space, members: Members, n: int) -> tuple[list[EdgeMask]
         return [space.mask(edges) for edges in drawn], note
     rngs = [np.random.default_rng(i) for i in range(n)]
     nodes = [matched_nodes(space, members.nodes, rng) for rng in rngs]
-    return [space.mask(space.edges_among(ids)) for ids in nodes], None
+    return [space.node_mask(ids) for ids in nodes], None
 
 
 _VERSIONS = ("torch", "transformer_lens", "transformers", "numpy", "duckdb")

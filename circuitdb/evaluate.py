@@ -22,8 +22,15 @@ from circuitdb.ablation import Ablation
 from circuitdb.circuit import Figures, TemplateFigures, finite
 from circuitdb.errors import NumericalError, OptionError
 from circuitdb.metrics import Correct, Incorrect, Metric
-from circuitdb.models.forward import Logits, MaskedForward, MaskedRun, Tokens, Writers
-from circuitdb.space import EdgeMask
+from circuitdb.models.forward import (
+    Activations,
+    Logits,
+    MaskedForward,
+    MaskedRun,
+    Tokens,
+    Writers,
+)
+from circuitdb.space import EdgeMask, Space
 from circuitdb.tasks.prompts import Batch, Prompts
 
 Values = NDArray[np.float64]
@@ -49,6 +56,8 @@ class BenchBatch:
     full: Logits
     """The full model's on the prompts that are run: `reference`, except when denoising."""
     ablated: Writers | None = None
+    hidden: Activations | None = None
+    """What ablated neurons carry, where they are told apart."""
     run: MaskedRun | None = None
     """The masked forward on this batch, where it is kept between masks."""
 
@@ -61,6 +70,7 @@ class Bench:
         prompts: prompts of one split.
         ablation: what ablated senders carry.
         batch_size: prompts a forward; by default as many as keep a batch near 200 MB.
+        space: the model's own, or with neurons, of which masks then say which are kept.
     """
 
     def __init__(
@@ -69,11 +79,12 @@ class Bench:
         prompts: Prompts,
         ablation: Ablation,
         batch_size: int | None = None,
+        space: Space | None = None,
     ) -> None:
         self.forward = forward
         self.prompts = prompts
         self.ablation = ablation
-        self.space = forward.space
+        self.space = forward.space if space is None else space
         size = _fitting_batch(forward, prompts) if batch_size is None else batch_size
         self.batches = [self._prepare(batch) for batch in prompts.batches(size)]
         self._kept_bytes = 0
@@ -110,12 +121,25 @@ class Bench:
             batch.ablated = made
         return made
 
+    def hidden(self, batch: BenchBatch, keep: bool = True) -> Activations | None:
+        """What ablated neurons of a batch carry; None where neurons are not told apart.
+
+        What they are made from is kept while there is room, unless it is not to be (`keep`).
+        """
+        if not self.space.spec.neurons or batch.hidden is not None:
+            return batch.hidden
+        made = self.ablation.activations(batch.corrupted, batch.template)
+        # They keep at most what every MLP reads: as much as one writer a layer.
+        if keep and self._take(self.ablated(batch)[: self.space.spec.n_layers], 1):
+            batch.hidden = made
+        return made
+
     def _run(self, batch: BenchBatch) -> MaskedRun:
         """The masked forward on a batch; kept between masks while there is room."""
         if batch.run is not None:
             return batch.run
         made = self.ablated(batch)
-        run = self.forward.masked_run(batch.clean, made)
+        run = self.forward.masked_run(batch.clean, made, self.hidden(batch))
         # It remembers two forwards. Ablated activations of all batches come first: they save more.
         if batch.ablated is not None and len(self.batches) * 3 <= self._room_for(made):
             self._take(made, 2)
@@ -126,7 +150,7 @@ class Bench:
         """Let go of the activations kept between masks; they are made again when needed."""
         self._kept_bytes = 0
         for batch in self.batches:
-            batch.ablated = batch.run = None
+            batch.ablated = batch.hidden = batch.run = None
 
     def _room_for(self, like: Writers) -> int:
         return _CACHE_BYTES // (like.element_size() * like.nelement())
@@ -177,7 +201,7 @@ class Bench:
 
     def full(self, metric: Metric) -> Values:
         """The metric of each prompt in the full model."""
-        return self.values(np.ones(self.space.n_edges, dtype=np.bool_), metric)
+        return self.values(self.space.everything(), metric)
 
     def empty(self, metric: Metric, keep_input: bool = False) -> Values:
         """The metric of each prompt with no edge, or with ``input->logits`` alone."""
@@ -313,7 +337,7 @@ def figures(
     full, empty = bench.full(metric), bench.empty(metric, keep_input)
     circuit = outcome[metric.name]
     faithful = faithfulness(circuit, full, empty)
-    others = faithfulness(bench.values(~keep, metric), full, empty)
+    others = faithfulness(bench.values(bench.space.complement(keep), metric), full, empty)
     whole = Ratio(None) if metric.of_reference else ratio(circuit, full)
     gap = float((full - empty).mean())
     spread = None if faithful.value is None else float(((circuit - empty) / gap).std(ddof=1))

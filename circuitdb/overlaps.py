@@ -64,7 +64,7 @@ class StoredOverlap(Overlap):
                 "name": [str(e) for e in edges], "src": [str(e.src) for e in edges],
                 "dst": [str(e.dst) for e in edges], "port": [e.port for e in edges],
             }  # fmt: skip
-        components = [space.components[i] for i in ids.tolist()]
+        components = [space.nodes[i] for i in ids.tolist()]
         return {
             "name": [str(c) for c in components], "kind": [c.kind for c in components],
             "layer": [c.layer for c in components], "idx": [c.index for c in components],
@@ -81,11 +81,9 @@ class StoredOverlap(Overlap):
 
         space = self.circuits[0].space
         graph: nx.MultiDiGraph[str] = nx.MultiDiGraph(level=self.level, circuits=self.labels)
-        nodes = dict.fromkeys((0, len(space.components) - 1), self.labels) | _holders(
-            self.circuits, "nodes"
-        )
+        nodes = dict.fromkeys((0, space.logits), self.labels) | _holders(self.circuits, "nodes")
         for i, labels in sorted(nodes.items()):
-            c = space.components[i]
+            c = space.nodes[i]
             graph.add_node(str(c), kind=c.kind, layer=c.layer, idx=c.index, circuits=labels)
         for i, labels in sorted(_holders(self.circuits, "edges").items()):
             e = space.edge(i)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from circuitdb.discovery import (
     prepare,
     provenance,
     random_band,
+    space_of,
 )
 from circuitdb.engines.engine import Members, Problem, Report, silent
 from circuitdb.errors import (
@@ -49,6 +50,7 @@ from circuitdb.evaluate import Bench, figures
 from circuitdb.metrics import Metric
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
+from circuitdb.names import parse_component
 from circuitdb.outcomes import CircuitTest, Knockouts
 from circuitdb.own_metrics import check_same
 from circuitdb.plan import BAND, Plan, check
@@ -224,9 +226,11 @@ def by_hand(
         raise OptionError(
             "give the circuit's nodes (--nodes) or its edges (--edges, --edges-from), one of the two"
         )
-    space, started = model.space, time.perf_counter()
+    neurons = any(parse_component(name).kind == "neuron" for name in nodes or ())
+    space, started = space_of(model, neurons), time.perf_counter()
     members = _given_nodes(space, nodes) if edges is None else _given_edges(space, edges)
     prepared = _prepared_by_hand(plan.model_copy(update={"engine": "exact"}), model, report)
+    prepared = replace(prepared, space=space)
     run = prepared.run.model_copy(update={"engine": "manual", "engine_version": 1, "settings": {}})
     listed = members.edges if members.granularity == "edge" else members.nodes
     selection = Selection(rule="given", ranking="none", members=digest(listed.tolist()))
@@ -256,8 +260,7 @@ def _given_nodes(space: Space, names: Sequence[str] | None) -> Members:
     if not names:
         raise OptionError("a circuit without nodes computes nothing; name one at least")
     inner = [n for n in names if n not in ("input", "logits")]
-    ends = [0, len(space.components) - 1]
-    given = np.union1d(space.writer_ids(inner), ends).astype(np.int32)
+    given = np.union1d(space.node_ids(inner), [0, space.logits]).astype(np.int32)
     return Members("node", np.empty(0, np.int32), given)
 
 
@@ -360,7 +363,7 @@ def measurable(
     bench = Benches(prepared)[split]
     if not len(bench):
         raise PromptError(f"task {prepared.plan.task!r} has no prompts in split {split!r}")
-    return Measurable(prepared, bench, _members(circuit, prepared.model), own, report)
+    return Measurable(prepared, bench, _members(circuit, prepared.space), own, report)
 
 
 def evaluate_again(
@@ -395,7 +398,11 @@ def knock_out_again(
         circuit: which.
         stored: where stored prompts are.
         split, asked: as for :func:`measurable`, with its errors.
+
+    Raises:
+        OptionError: the circuit is one of neurons.
     """
+    _refuse_neurons(circuit)
     ready = measurable(circuit, stored, split=split, **asked)
     return trials.knockouts(
         ready.bench, ready.members, ready.metric, split=split, report=ready.report
@@ -421,13 +428,23 @@ def examine_again(
         split, asked: as for :func:`measurable`, with its errors.
 
     Raises:
-        OptionError: faithfulness is not defined there, or there are no edges to test.
+        OptionError: faithfulness is not defined there, there are no edges to test, or the circuit
+            is one of neurons.
     """
+    _refuse_neurons(circuit)
     ready = measurable(circuit, stored, split=split, **asked)
     return trials.examine(
         ready.bench, ready.members, ready.metric, split=split, level=level, budget=budget,
         keep_input=ready.prepared.plan.keep_input, report=ready.report,
     )  # fmt: skip
+
+
+def _refuse_neurons(circuit: Circuit) -> None:
+    if circuit.space.neurons:
+        raise OptionError(
+            f"circuit {circuit.circuit_id[:12]} is one of neurons, and this removes whole heads and "
+            "MLPs: discover one with --level components"
+        )
 
 
 def own_metric(circuit: Circuit, metric: str | None) -> Json:
@@ -473,7 +490,8 @@ def restored(
     report(f"loading {run.model}", 0, 0)
     model = _model_of(circuit, model_options or {})
     prompts = None if stored is None else _own_prompts(run, plan.ablation, stored, model.tokenizer)
-    return prepare(plan, model, prompts=prompts, report=report)
+    made = prepare(plan, model, prompts=prompts, report=report)
+    return replace(made, space=space_of(model, bool(circuit.space.neurons)))
 
 
 def _model_of(circuit: Circuit, options: Mapping[str, Any]) -> LoadedModel:
@@ -511,10 +529,9 @@ def _own_prompts(run: Run, ablation: str, stored: Stored, tokenizer: Tokenizer) 
     return Material(prompts, PromptSet.restored(stored(run.ablation_source), tokenizer))
 
 
-def _members(circuit: Circuit, model: LoadedModel) -> Members:
-    space = model.space
+def _members(circuit: Circuit, space: Space) -> Members:
     if circuit.granularity == "edge":
         ids = space.edge_ids([e.name for e in circuit.members])
         return Members("edge", np.sort(ids), np.empty(0, np.int32))
     inner = [n.name for n in circuit.components if n.kind not in ("input", "logits")]
-    return Members("node", np.empty(0, np.int32), space.writer_ids(inner))
+    return Members("node", np.empty(0, np.int32), space.node_ids(inner))

@@ -56,7 +56,7 @@ class _Scanner:
     def __init__(self, prepared: Prepared, own: Ranked, beside: Ranked | None, band: int) -> None:
         self.own, self.beside, self.band = own, beside, band
         self.metric, self.keep_input = prepared.metric, prepared.plan.keep_input
-        self.space, self.bench = prepared.model.space, Benches(prepared)["test"]
+        self.space, self.bench = prepared.space, Benches(prepared)["test"]
         self._figures: dict[bytes, Figures] = {}
         self._faithfulness: dict[bytes, float | None] = {}
 
@@ -65,8 +65,8 @@ class _Scanner:
     ) -> Curve:
         """The points with what they have in common."""
         common, found = next(iter(self._figures.values())), areas(points)
-        full = np.ones(self.space.n_edges, dtype=np.bool_)
-        undefined = self.bench.faithfulness(full, self.metric, self.keep_input).note
+        everything = self.space.everything()
+        undefined = self.bench.faithfulness(everything, self.metric, self.keep_input).note
         return Curve(
             run_id=self.own.run_id,
             granularity=self.own.granularity,
@@ -90,9 +90,11 @@ class _Scanner:
 
     def _partly(self) -> str | None:
         """What to say where not every edge or node has a score, so that p = 1 is not the model."""
-        edges = self.own.granularity == "edge"
-        # Whether input has a score does not matter: it is in every node circuit.
-        most = self.space.n_edges if edges else len(self.space.writers) - 1
+        space, edges = self.space, self.own.granularity == "edge"
+        # Whether input has a score does not matter: it is in every node circuit. Where neurons are
+        # scored, MLPs are no nodes of their own.
+        apart = len(space.mlp_ids) if space.spec.neurons else 0
+        most = space.n_edges if edges else len(space.writers) - 1 - apart + space.n_neurons
         if self.own.n_scored >= most:
             return None
         return (
@@ -103,15 +105,15 @@ class _Scanner:
     def point(self, ladder: Ladder, others: Ladder | None, size: Size) -> CurvePoint:
         """One size: its circuit, and the other run's of the same size."""
         mask = self._mask(ladder, size.n_items)
-        nodes = self.space.nodes_of(np.flatnonzero(mask).astype(np.int32))
+        nodes = self.space.nodes_kept(mask)
         measured = self._measured(mask, nodes)
         other = self._alike(others, ladder.size(size.n_items))
         return CurvePoint(
             proportion=size.proportion,
             n_items=size.n_items,
             n_nodes=len(nodes),
-            n_edges=int(mask.sum()),
-            beside_n_edges=None if other is None else int(other.sum()),
+            n_edges=len(self.space.edges_of(mask)),
+            beside_n_edges=None if other is None else len(self.space.edges_of(other)),
             beside_faithfulness=None if other is None else self._faithful(other),
             **{name: getattr(measured, name) for name in MEASURED},
         )
@@ -135,8 +137,7 @@ class _Scanner:
         """Random circuits like one; none where there is no other circuit of its size."""
         if mask.all() or not mask.any():
             return None
-        edges = np.flatnonzero(mask).astype(np.int32)
-        members = Members(self.own.granularity, edges, nodes)
+        members = Members(self.own.granularity, self.space.edges_of(mask), nodes)
         return random_band(self.bench, members, self.metric, self.keep_input, self.band, silent)
 
     def _alike(self, others: Ladder | None, n: int) -> EdgeMask | None:
@@ -144,10 +145,8 @@ class _Scanner:
         if others is None or n == 0:
             return None
         chosen = by_number(others, n)
-        edges = (
-            chosen.edges if others.granularity == "edge" else self.space.edges_among(chosen.nodes)
-        )
-        return self.space.prune_dead_ends(self.space.mask(edges))
+        members = Members(others.granularity, chosen.edges, chosen.nodes)
+        return self.space.prune_dead_ends(members.mask(self.space))
 
     def _faithful(self, mask: EdgeMask) -> float | None:
         key = mask.tobytes()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitdb.circuit import Granularity, Scores
+from circuitdb.circuit import Floats, Granularity, Scores
 from circuitdb.errors import OptionError
 from circuitdb.space import EdgeIds, EdgeMask, Space
 
@@ -56,6 +56,23 @@ def importance(scores: Scores, ranking: str, better: int = 1) -> NDArray[np.floa
     return np.where(np.isnan(values), -np.inf, values.astype(np.float64))
 
 
+def rankable(space: Space, scores: Scores) -> Scores:
+    """Node scores without those of MLPs whose neurons are scored: a neuron is never counted twice."""
+    first = len(space.components)
+    apart = np.unique(space.holders[first:][np.isfinite(scores.mean[first:])])
+
+    def without(values: Floats | None) -> Floats | None:
+        if values is None:
+            return None
+        left = values.copy()
+        left[apart] = np.nan
+        return left
+
+    mean = without(scores.mean)
+    assert mean is not None
+    return Scores(mean, without(scores.mean_abs), without(scores.se))
+
+
 class Ladder:
     """Nested circuits: the first 0, 1, 2, … most important items of one run.
 
@@ -75,10 +92,10 @@ class Ladder:
         return len(self.order)
 
     def mask(self, count: int) -> EdgeMask:
-        """The circuit of the first `count` items as an edge mask, dead ends removed."""
-        taken = self.order[:count]
-        members = taken if self.granularity == "edge" else self.space.edges_among(taken)
-        return self.space.prune_dead_ends(self.space.mask(members))
+        """The mask of the circuit of the first `count` items, dead ends removed."""
+        taken, space = self.order[:count], self.space
+        mask = space.mask(taken) if self.granularity == "edge" else space.node_mask(taken)
+        return space.prune_dead_ends(mask)
 
     def size(self, count: int) -> int:
         """Edges, or nodes besides ``input`` and ``logits``, in that circuit."""
@@ -89,15 +106,14 @@ class Ladder:
     def chosen(self, count: int, reached: bool | None = None) -> Chosen:
         """The members of that circuit."""
         if self.granularity == "node":
-            ends = [0, len(self.space.components) - 1]
-            nodes = np.union1d(self._inner(count), ends).astype(np.int32)
+            nodes = np.union1d(self._inner(count), [0, self.space.logits]).astype(np.int32)
             return Chosen(nodes, np.empty(0, np.int32), reached)
-        edges = np.flatnonzero(self.mask(count)).astype(np.int32)
+        edges = self.space.edges_of(self.mask(count))
         return Chosen(self.space.nodes_of(edges), edges, reached)
 
     def _inner(self, count: int) -> NDArray[np.int32]:
         taken = self.order[:count]
-        inner: NDArray[np.int32] = taken[(taken != 0) & (taken != len(self.space.components) - 1)]
+        inner: NDArray[np.int32] = taken[(taken != 0) & (taken != self.space.logits)]
         return inner
 
 
@@ -159,7 +175,7 @@ def check_number(space: Space, granularity: Granularity, n: int) -> None:
         OptionError: the number is below 0, or above what the model has.
     """
     edges = granularity == "edge"
-    option, most = ("--edges", space.n_edges) if edges else ("--nodes", len(space.components))
+    option, most = ("--edges", space.n_edges) if edges else ("--nodes", space.n_nodes)
     if not 0 <= n <= most:
         raise OptionError(f"{option} is {n}; give a number from 0 to {most}, what the model has")
 

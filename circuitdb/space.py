@@ -16,12 +16,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_serializer
 
 from circuitdb.errors import OptionError, did_you_mean
 from circuitdb.names import (
@@ -38,6 +38,12 @@ from circuitdb.names import (
 
 EdgeIds = NDArray[np.int32]
 EdgeMask = NDArray[np.bool_]
+"""Which edges are kept, bool ``[edge]``.
+
+In a space with neurons, behind them which neurons are, bool ``[edge + neuron]``: a neuron that is not
+kept carries its ablated activation on all edges of its MLP. Of an MLP that sends no edge none is kept,
+so that equal circuits have equal masks.
+"""
 
 
 class SpaceSpec(BaseModel):
@@ -54,6 +60,13 @@ class SpaceSpec(BaseModel):
     """The MLP reads what attention reads (GPT-NeoX), not what attention of its layer wrote."""
     positions: tuple[str, ...] = ()
     """Positions or roles told apart; empty when components are not split by position."""
+    neurons: int = 0
+    """Neurons of every MLP that are components of their own; 0 where MLPs are not taken apart."""
+
+    @model_serializer(mode="wrap")
+    def _recorded(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        # The ids of spaces that were stored before there were neurons must stay.
+        return {k: v for k, v in whole(self).items() if v or k != "neurons"}
 
     @property
     def space_id(self) -> str:
@@ -78,7 +91,8 @@ class Space:
         edge_src: writer index of each edge, int32 ``[edge]``.
         edge_dst: reader index of each edge, int32 ``[edge]``.
         edge_id: int32 ``[reader, writer]``, −1 where no edge exists.
-        components: writers and ``logits``; index into it = *component id*.
+        components: writers and ``logits``; index into it = *component id*. Neurons are further
+            components, with the ids after those.
     """
 
     def __init__(self, spec: SpaceSpec) -> None:
@@ -86,6 +100,10 @@ class Space:
             raise OptionError(
                 f"no graph space has {spec.n_layers} layers, {spec.n_heads} heads and "
                 f"{spec.n_kv_heads} key/value heads"
+            )
+        if spec.neurons < 0 or (spec.neurons and not spec.mlps):
+            raise OptionError(
+                f"no graph space has {spec.neurons} neurons an MLP where mlps={spec.mlps}"
             )
         self.spec = spec
         self.writers: tuple[Component, ...] = tuple(_writers(spec))
@@ -102,6 +120,48 @@ class Space:
     @property
     def n_edges(self) -> int:
         return len(self.edge_src)
+
+    @property
+    def logits(self) -> int:
+        """Component id of ``logits``."""
+        return len(self.writers)
+
+    @property
+    def n_neurons(self) -> int:
+        """Neurons of all layers together."""
+        return self.spec.n_layers * self.spec.neurons
+
+    @property
+    def n_nodes(self) -> int:
+        """Components, neurons among them."""
+        return len(self.components) + self.n_neurons
+
+    @functools.cached_property
+    def nodes(self) -> tuple[Component, ...]:
+        """All components by id, the neurons layer by layer after ``logits``."""
+        return (
+            *self.components,
+            *(
+                Component("neuron", layer, n)
+                for layer in range(self.spec.n_layers)
+                for n in range(self.spec.neurons)
+            ),
+        )
+
+    @functools.cached_property
+    def mlp_ids(self) -> NDArray[np.int32]:
+        """Component ids of the MLPs, layer by layer."""
+        return np.asarray([i for i, c in enumerate(self.writers) if c.kind == "mlp"], np.int32)
+
+    @functools.cached_property
+    def holders(self) -> NDArray[np.int32]:
+        """The component whose output a node is: of a neuron its MLP; int32 ``[node]``."""
+        of_neurons = np.repeat(self.mlp_ids, self.spec.neurons)
+        return np.concatenate([np.arange(len(self.components)), of_neurons]).astype(np.int32)
+
+    def with_neurons(self, neurons: int) -> Space:
+        """The same graph with so many neurons of every MLP as components of their own."""
+        return shared(self.spec.model_copy(update={"neurons": neurons}))
 
     @functools.cached_property
     def writer_index(self) -> dict[Component, int]:
@@ -193,23 +253,91 @@ class Space:
         near = did_you_mean(name, known)
         return OptionError(f"{what} {name!r} does not exist in a model of {self}{near}")
 
+    def node_ids(self, names: Iterable[str | Component]) -> NDArray[np.int32]:
+        """Ids of writers and neurons given by name, in the order given.
+
+        Raises:
+            NameSyntaxError: a text is no component name.
+            OptionError: a component does not exist in this space, or writes nothing.
+        """
+        found = []
+        for name in names:
+            c = parse_component(name) if isinstance(name, str) else name
+            layer, index = c.layer or 0, c.index or 0
+            known = layer < self.spec.n_layers and index < self.spec.neurons
+            if c.kind == "neuron" and known and c.position is None:
+                found.append(len(self.components) + layer * self.spec.neurons + index)
+            else:
+                found.append(int(self.writer_ids([c])[0]))
+        return np.asarray(found, dtype=np.int32)
+
     def mask(self, members: EdgeIds | Sequence[int]) -> EdgeMask:
-        """Bool ``[edge]``, true at the members."""
-        mask = np.zeros(self.n_edges, dtype=np.bool_)
-        mask[np.asarray(members, dtype=np.int64)] = True
-        return mask
+        """The mask that keeps some edges, and all neurons of the MLPs that send them."""
+        kept = np.zeros(self.n_edges, dtype=np.bool_)
+        kept[np.asarray(members, dtype=np.int64)] = True
+        return self._joined(kept, np.ones((self.spec.n_layers, self.spec.neurons), dtype=np.bool_))
+
+    def node_mask(self, nodes: NDArray[np.integer] | Sequence[int]) -> EdgeMask:
+        """The mask of a node circuit: all edges among its nodes, ``input`` and ``logits``.
+
+        A neuron stands for its part of what its MLP writes: the MLP runs, its other neurons carry
+        their ablated activations. An MLP that is itself a node is kept whole.
+        """
+        ids = np.asarray(nodes, dtype=np.int64)
+        kept = np.zeros(self.n_edges, dtype=np.bool_)
+        kept[self.edges_among(ids)] = True
+        if not self.spec.neurons:
+            return kept
+        whole = np.isin(self.mlp_ids, ids)
+        neurons = np.repeat(whole[:, None], self.spec.neurons, axis=1)
+        neurons.reshape(-1)[ids[ids > self.logits] - len(self.components)] = True
+        return self._joined(kept, neurons)
+
+    def everything(self) -> EdgeMask:
+        """The mask of the full model."""
+        return np.ones(self.n_edges + self.n_neurons, dtype=np.bool_)
+
+    def complement(self, mask: EdgeMask) -> EdgeMask:
+        """The mask of all that another does not keep.
+
+        Edges from and to an MLP of which that one keeps some neurons stay: they serve the others.
+        """
+        edges, neurons = ~mask[: self.n_edges], self.neurons_of(mask)
+        parted = np.logical_and(neurons.any(1), ~neurons.all(1))
+        if parted.any():
+            mlps = self.mlp_ids[parted]
+            readers = [self.reader_index[self.components[i], None] for i in mlps.tolist()]
+            edges |= np.isin(self.edge_src, mlps) | np.isin(self.edge_dst, readers)
+        return self._joined(edges, ~neurons | ~parted[:, None])
+
+    def edges_of(self, mask: EdgeMask) -> EdgeIds:
+        """Ids of the edges a mask keeps, ascending."""
+        return np.flatnonzero(mask[: self.n_edges]).astype(np.int32)
+
+    def neurons_of(self, mask: EdgeMask) -> NDArray[np.bool_]:
+        """The neurons a mask keeps, bool ``[layer, neuron]``."""
+        return mask[self.n_edges :].reshape(self.spec.n_layers, self.spec.neurons)
+
+    def _joined(self, edges: EdgeMask, neurons: NDArray[np.bool_]) -> EdgeMask:
+        if not self.spec.neurons:
+            return edges
+        sends = np.isin(self.mlp_ids, self.edge_src[edges])
+        return np.concatenate([edges, (neurons & sends[:, None]).reshape(-1)])
 
     def matrix(self, mask: EdgeMask) -> NDArray[np.bool_]:
-        """An edge mask as bool ``[reader, writer]``."""
+        """The edges of a mask as bool ``[reader, writer]``."""
         matrix = np.zeros(self.edge_id.shape, dtype=np.bool_)
-        matrix[self.edge_dst, self.edge_src] = mask
+        matrix[self.edge_dst, self.edge_src] = mask[: self.n_edges]
         return matrix
 
-    def edges_among(self, writers: NDArray[np.int32] | Sequence[int]) -> EdgeIds:
-        """Ids of all edges among some writers, ``input`` and ``logits``: a node circuit's edges."""
+    def edges_among(self, nodes: NDArray[np.integer] | Sequence[int]) -> EdgeIds:
+        """Ids of all edges among some nodes, ``input`` and ``logits``: a node circuit's edges.
+
+        Those of a neuron are those of its MLP.
+        """
         kept = np.zeros(len(self.components), dtype=np.bool_)
-        kept[np.asarray(writers, dtype=np.int64)] = True
-        kept[[0, len(self.components) - 1]] = True
+        kept[self.holders[np.asarray(nodes, dtype=np.int64)]] = True
+        kept[[0, self.logits]] = True
         reader_kept = np.asarray([kept[list(ids)].any() for ids in self.reader_components])
         return np.flatnonzero(kept[self.edge_src] & reader_kept[self.edge_dst]).astype(np.int32)
 
@@ -226,11 +354,20 @@ class Space:
             touched.update(behind if len(behind) == 1 else sources.intersection(behind))
         return np.asarray(sorted(touched), dtype=np.int32)
 
-    def prune_dead_ends(self, mask: EdgeMask) -> EdgeMask:
-        """The edges of `mask` that lie on some path from ``input`` to ``logits``.
+    def nodes_kept(self, mask: EdgeMask) -> NDArray[np.int32]:
+        """Component ids that a mask touches, ascending; in place of MLPs taken apart their neurons."""
+        touched = self.nodes_of(self.edges_of(mask))
+        if not self.spec.neurons:
+            return touched
+        neurons = np.flatnonzero(mask[self.n_edges :]) + len(self.components)
+        whole = touched[~np.isin(touched, self.mlp_ids)]
+        return np.concatenate([whole, neurons]).astype(np.int32)
 
-        Bool ``[edge]`` in and out. One pass each way suffices because ids follow the forward
-        order. The empty circuit stays empty.
+    def prune_dead_ends(self, mask: EdgeMask) -> EdgeMask:
+        """What of `mask` lies on some path from ``input`` to ``logits``.
+
+        A mask in and out. One pass each way suffices because ids follow the forward order. The
+        empty circuit stays empty.
         """
         matrix = self.matrix(mask)
         n = len(self.components)
@@ -246,8 +383,8 @@ class Space:
         for c in range(n - 2, -1, -1):
             useful[c] = bool((into[:, c] & useful).any())
         reader_useful = np.asarray([useful[list(ids)].any() for ids in self.reader_components])
-        on_path: EdgeMask = mask & reached[self.edge_src] & reader_useful[self.edge_dst]
-        return on_path
+        on_path = reached[self.edge_src] & reader_useful[self.edge_dst]
+        return self._joined(mask[: self.n_edges] & on_path, self.neurons_of(mask))
 
     def __str__(self) -> str:
         s = self.spec
@@ -256,6 +393,7 @@ class Space:
         parts += [f"positions {', '.join(s.positions)}"] if s.positions else []
         parts += ["parallel MLPs"] if s.parallel else []
         parts += [] if s.mlps else ["no MLPs"]
+        parts += [f"MLPs taken apart into {s.neurons} neurons"] if s.neurons else []
         return ", ".join(parts)
 
 

@@ -65,7 +65,7 @@ def knockouts(
 def inner_nodes(space: Space, members: Members) -> list[int]:
     """The heads and MLPs of a circuit, component ids in forward order."""
     ids = members.nodes if members.granularity == "node" else space.nodes_of(members.edges)
-    ends = 0, len(space.components) - 1
+    ends = 0, space.logits
     return [i for i in ids.tolist() if i not in ends]
 
 
@@ -300,7 +300,7 @@ def random_path(space: Space, rng: np.random.Generator) -> tuple[list[int], list
     """
     path: list[int] = []
     through: list[int] = []
-    at, last = 0, len(space.components) - 1
+    at, last = 0, space.logits
     while at != last:
         path.append(int(rng.choice(np.flatnonzero(space.edge_src == at))))
         # A key/value head is read by several query heads: the walk goes on through one of them.

@@ -8,7 +8,7 @@
 --   model  model = null  Model name; all by default
 -- Columns
 --   node  Component
---   kind  head, mlp, input or logits
+--   kind  head, mlp, neuron, input or logits
 --   layer  Layer
 --   n_circuits  Circuits that hold it
 --   share  The same as a share of all circuits

@@ -8,7 +8,7 @@
 --   model  model = null  Model name; all by default
 -- Columns
 --   node  Component
---   kind  head, mlp, input or logits
+--   kind  head, mlp, neuron, input or logits
 --   layer  Layer
 --   n_tasks  Tasks whose circuits share it
 --   least_share  Share of circuits that hold it, in the task where it is least

@@ -552,3 +552,113 @@ def test_replicates_make_one_plan_a_sample(monkeypatch, capsys):
         ("months", 1),
     ]
     assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "circuits": []}
+
+
+NEURONS = ["--engine", "nap-ig", "--level", "neurons", "--force", "--band", "3", "--examples", "16"]
+
+
+def discovered(ask, task: Path, *options: str) -> dict[str, Any]:
+    code, out, err = ask("discover", "--task", task, *NEURONS, *options, "--json")
+    assert code == 0, err
+    (found,) = json.loads(out)["circuits"]
+    return found
+
+
+@pytest.mark.parametrize("ask", ["gpt2", "llama"], indirect=True)
+def test_a_circuit_of_neurons_is_stored_and_measured_again(ask, tasks, tmp_path):
+    found = discovered(ask, tasks[0], "--nodes", "40")
+    assert (found["granularity"], found["n_nodes"]) == ("node", 42)
+    with api.Database(tmp_path / "new.duckdb").reading() as store:
+        circuit = store.get(found["circuit_id"], measured=True)
+        run, space = store.run(found["run_id"]), store.space(found["run_id"])
+        assert store.node_scores(found["run_id"]).mean.shape == (space.n_nodes,)
+    assert run.settings["level"] == "neurons"
+    kinds = [n.kind for n in circuit.components]
+    assert "neuron" in kinds
+    assert "mlp" not in kinds
+    measured = {n.name: n for n in circuit.nodes}
+    assert len(measured) == space.n_nodes
+    parts = [n.score for n in circuit.nodes if n.kind == "neuron" and n.layer == 1]
+    assert measured["m1"].score == pytest.approx(sum(parts), rel=1e-3, abs=1e-5)
+    edges = {(e.src, e.dst) for e in circuit.members}
+    assert ("m1", "logits") in edges
+    # The stored figures come again from names alone, and from the same work done again.
+    code, out, err = ask("evaluate", found["circuit_id"], "--band", "3", "--json")
+    assert code == 0, err
+    again = json.loads(out)["evaluation"]
+    for name in ("m_circuit", "m_full", "m_empty", "kl", "agreement"):
+        assert again[name] == pytest.approx(found[name], rel=1e-4, abs=1e-6), name
+    assert discovered(ask, tasks[0], "--nodes", "40")["stored_before"]
+    for other in ("mean", "zero"):
+        code, out, err = ask("evaluate", found["circuit_id"], "--ablation", other, "--json")
+        assert code == 0, err
+        assert json.loads(out)["evaluation"]["faithfulness"] is not None or "noise" in out
+    assert ask("verify")[0] == 0
+
+
+def test_circuits_of_neurons_are_compared_and_drawn(ask, tasks, tmp_path):
+    a, b = (discovered(ask, task, "--nodes", "40")["circuit_id"] for task in tasks)
+    code, out, err = ask("overlap", a, b, "--level", "nodes", "--json")
+    assert code == 0, err
+    overlap = json.loads(out)
+    shared = [item["name"] for item in overlap["items"]]
+    assert overlap["n_a"] == overlap["n_b"] == 40
+    assert any(".n" in name for name in shared)
+    # Heads and neurons; input, logits and the MLPs taken apart are none that could be chosen.
+    assert overlap["universe"] == 2 * 4 + 2 * 128
+    code, out, err = ask("overlap", a, b, "--level", "edges")
+    assert (code, out) == (2, "")
+    assert "compare at --level nodes" in err
+    whole = ["--engine", "nap-ig", "--force", "--band", "3", "--examples", "16", "--json"]
+    code, out, err = ask("discover", "--task", tasks[0], *whole, "--nodes", "4")
+    (plain,) = json.loads(out)["circuits"]
+    code, _, err = ask("overlap", a, plain["circuit_id"], "--level", "nodes")
+    assert code == 2
+    assert "only one tells neurons apart" in err
+    for refs in ([a], [a, b]):
+        picture = tmp_path / f"{len(refs)}.dot"
+        code, _, err = ask("render", *refs, "-o", picture)
+        assert code == 0, err
+        assert re.search(r'label="m1\\n\d+ neurons"', picture.read_text())
+
+
+def test_what_cannot_be_done_with_neurons_says_so(ask, tasks):
+    discovered(ask, tasks[0], "--nodes", "4")
+    search = ["discover", "--task", tasks[0]]
+    refused = [
+        (["knockout", "gifts"], "removes whole heads and MLPs"),
+        (["test", "gifts"], "removes whole heads and MLPs"),
+        ([*search, "--engine", "random", "--like", "gifts", "--force"], "would be of whole MLPs"),
+        ([*search, "--engine", "acdc", "--within", "gifts", "--force"], "would be of whole MLPs"),
+        ([*search, *NEURONS, "--forward", "hooked"], "cannot be taken apart into neurons"),
+        ([*search, *NEURONS, "--edges", "3"], "use --nodes"),
+        ([*search, *NEURONS, "--nodes", "400"], "a number from 0 to 268"),
+        (["add", "--task", tasks[0], "--nodes", "a0.h1,m1.n128"], "'m1.n128' does not exist"),
+    ]  # fmt: skip
+    for command, said in refused:
+        code, out, err = ask(*command)
+        assert (code, out) == (2, "")
+        assert said in err
+        assert err.count("error:") == 1
+
+
+def test_a_circuit_of_neurons_may_be_given_by_hand(ask, tasks):
+    given = ["--task", tasks[0], "--nodes", "a0.h1,m0,m1.n3,m1.n7", "--band", "2", "--json"]
+    code, out, err = ask("add", *given)
+    assert code == 0, err
+    (found,) = json.loads(out)["circuits"]
+    assert found["n_nodes"] == 6
+    code, out, err = ask("evaluate", found["circuit_id"], "--band", "2", "--json")
+    assert code == 0, err
+    measured = json.loads(out)["evaluation"]["m_circuit"]
+    assert measured == pytest.approx(found["m_circuit"], rel=1e-5)
+
+
+def test_the_curve_of_a_run_over_neurons_ends_at_the_full_model(ask, tasks):
+    found = discovered(ask, tasks[0], "--nodes", "4")
+    code, out, err = ask("curve", found["circuit_id"], "--band", "0", "--json")
+    assert code == 0, err
+    last = json.loads(out)["curves"][0]["points"][-1]
+    assert last["n_items"] == 1 + 2 * 4 + 2 * 128
+    assert last["m_circuit"] == pytest.approx(found["m_full"])
+    assert last["n_edges"] == found["n_edges"] or last["faithfulness"] in (None, pytest.approx(1.0))

@@ -312,6 +312,27 @@ def test_scored_components_are_filled_by_their_contribution() -> None:
     assert set(re.findall(r'BGCOLOR="([^"]+)"', unscored)) == {style.PAPER}
 
 
+def test_neurons_stand_in_the_box_of_their_mlp_and_many_are_counted() -> None:
+    spec = SPEC.model_copy(update={"neurons": 12})
+    few = [Node.of(f"m0.n{n}", score=-1.0) for n in (2, 3, 5, 7, 11)]
+    many = [Node.of(f"m1.n{n}", score=0.5 if n else None) for n in range(9)]
+    nodes = (Node.of("input"), Node.of("a0.h1", score=1.0), *few, *many, Node.of("logits"))
+    dot = to_dot(circuit({}, spec, granularity="node", nodes=nodes))
+    m0, m1 = (
+        next(line for line in dot.splitlines() if line.startswith(f'"{name}" ['))
+        for name in ("m0", "m1")
+    )
+    assert attribute(m0, "label") == r"m0\nn2 n3 n5 n7\nn11"
+    assert attribute(m1, "label").endswith("9 neurons")
+    assert attribute(m0, "shape") == "octagon"
+    assert attribute(m0, "fillcolor") == style.tint(style.SUPPORTS, 0.7)
+    assert attribute(m1, "fillcolor") == style.tint(style.OPPOSES, 0.08 + 0.62 * 4 / 5)
+    assert "m0.n11: contribution 1" in attribute(m0, "tooltip")
+    assert attribute(m1, "tooltip") == "m1: contribution −4"
+    assert f"{len(nodes)} nodes" in words(to_svg(dot))
+    assert "of an MLP: that of the neurons in it" in words(to_svg(dot))
+
+
 def test_a_small_node_circuit_shows_the_edges_that_follow_from_its_nodes() -> None:
     nodes = tuple(Node.of(n) for n in ("a0.h0", "m1"))
     drawn = statements(to_dot(circuit({}, granularity="node", nodes=nodes)))

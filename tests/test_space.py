@@ -219,3 +219,74 @@ def test_a_space_describes_itself():
     by_role = SpaceSpec(n_layers=1, n_heads=2, n_kv_heads=2, positions=("S", "END"))
     assert str(Space(by_role)) == "1 layers × 2 heads, positions S, END"
     assert parse_edge(str(GROUPED.edge(0))) == GROUPED.edge(0)
+
+
+APART = SMALL.with_neurons(3)
+
+
+def test_a_space_without_neurons_keeps_the_id_it_always_had():
+    known = "79f06e5ba9a8a58f1d91023d1ca750079983031a7e4d38d796daee263b4779a8"
+    assert SMALL.spec.space_id == known
+    assert "neurons" not in SMALL.spec.model_dump()
+    assert APART.spec.space_id != known
+    assert SpaceSpec.model_validate(APART.spec.model_dump()) == APART.spec
+    assert APART.with_neurons(0).spec == SMALL.spec
+
+
+def test_neurons_have_the_ids_after_logits():
+    assert APART.nodes[: len(SMALL.components)] == SMALL.components
+    assert str(APART.nodes[APART.logits]) == "logits"
+    names = [str(c) for c in APART.nodes[APART.logits + 1 :]]
+    assert names == ["m0.n0", "m0.n1", "m0.n2", "m1.n0", "m1.n1", "m1.n2"]
+    np.testing.assert_array_equal(APART.node_ids(["m1.n1", "m0", "a1.h0"]), [12, 3, 4])
+    holders = [str(APART.nodes[APART.holders[i]]) for i in APART.node_ids(["m1.n1", "m0", "a1.h0"])]
+    assert holders == ["m1", "m0", "a1.h0"]
+    assert APART.n_nodes == len(APART.nodes)
+
+
+@pytest.mark.parametrize("name", ["m0.n3", "m2.n0", "m0.n1@2", "logits"])
+def test_a_neuron_that_is_not_there_is_refused(name):
+    with pytest.raises(
+        OptionError, match=f"component '{name}' does not exist in a model of 2 layers"
+    ):
+        APART.node_ids([name])
+    with pytest.raises(OptionError, match="does not exist"):
+        SMALL.node_ids(["m0.n0"])
+
+
+def test_a_circuit_of_neurons_has_the_edges_of_their_mlps_and_no_other_neurons():
+    mask = APART.node_mask(APART.node_ids(["a0.h0", "m0.n2", "m1"]))
+    whole = SMALL.node_mask(SMALL.writer_ids(["a0.h0", "m0", "m1"]))
+    np.testing.assert_array_equal(APART.mask(APART.edges_of(mask))[: SMALL.n_edges], whole)
+    assert APART.neurons_of(mask).tolist() == [[False, False, True], [True, True, True]]
+    kept = [str(APART.nodes[i]) for i in APART.nodes_kept(mask)]
+    assert kept == ["input", "a0.h0", "logits", "m0.n2", "m1.n0", "m1.n1", "m1.n2"]
+
+
+def test_dead_ends_take_the_neurons_of_their_mlp_with_them():
+    edges = APART.edge_ids(["input->m0", "m0->logits", "input->m1"])
+    left = APART.prune_dead_ends(APART.mask(edges))
+    assert [str(APART.edge(e)) for e in APART.edges_of(left).tolist()] == [
+        "input->m0",
+        "m0->logits",
+    ]
+    assert APART.neurons_of(left).tolist() == [[True] * 3, [False] * 3]
+    assert not APART.prune_dead_ends(APART.mask(APART.edge_ids(["input->m1"]))).any()
+    assert APART.everything().all()
+    np.testing.assert_array_equal(APART.mask(range(APART.n_edges)), APART.everything())
+
+
+def test_the_complement_of_some_neurons_is_the_others_with_the_edges_of_their_mlp():
+    mask = APART.node_mask(APART.node_ids(["m0.n2", "m1"]))
+    rest = APART.complement(mask)
+    assert APART.neurons_of(rest).tolist() == [[True, True, False], [False] * 3]
+    own = {str(APART.edge(e)) for e in APART.edges_of(mask).tolist()}
+    other = {str(APART.edge(e)) for e in APART.edges_of(rest).tolist()}
+    assert own & other == {"input->m0", "m0->m1", "m0->logits"}
+    assert len(own | other) == APART.n_edges
+    plain = SMALL.node_mask(SMALL.writer_ids(["m1"]))
+    np.testing.assert_array_equal(SMALL.complement(plain), ~plain)
+    np.testing.assert_array_equal(
+        APART.complement(APART.node_mask(APART.node_ids(["m1"])))[: SMALL.n_edges], ~plain
+    )
+    assert not APART.complement(APART.everything()).any()

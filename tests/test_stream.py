@@ -84,13 +84,13 @@ def test_what_is_not_heard_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> N
     space, clean = forward.space, random_tokens(2, 5)
     ablated = forward.writers(random_tokens(2, 5, seed=1))
     layers: list[int] = []
-    run_mlp = residual._run_mlp
+    activations = residual._activations
 
     def recorded(block: Block, x: torch.Tensor) -> torch.Tensor:
         layers.append(next(i for i, b in enumerate(forward.weights.blocks) if b is block))
-        return run_mlp(block, x)
+        return activations(block, x)
 
-    monkeypatch.setattr(residual, "_run_mlp", recorded)
+    monkeypatch.setattr(residual, "_activations", recorded)
     run = forward.masked_run(clean, ablated)
     run(torch.from_numpy(space.mask(space.edge_ids(["input->m1", "m1->logits", "m0->a1.h0<q>"]))))
     assert layers == [1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -69,7 +70,13 @@ def head(a: Attention, h: int, pattern: Tensor, value: Tensor) -> Tensor:
     return pattern @ (value @ a.w_v[kv] + (0 if a.b_v is None else a.b_v[kv])) @ a.w_o[h]
 
 
-def mlp(m: Mlp, x: Tensor) -> Tensor:
+def as_it_is(layer: int, hidden: Tensor) -> Tensor:
+    """What :func:`mlp` does with activations unless told otherwise: nothing."""
+    return hidden
+
+
+def mlp(m: Mlp, x: Tensor, doing: Callable[[Tensor], Tensor] = lambda hidden: hidden) -> Tensor:
+    """An MLP written out; `doing` sees its activations, and may replace them."""
     pre = x @ m.w_in + (0 if m.b_in is None else m.b_in)
     gate = pre if m.w_gate is None else x @ m.w_gate + (0 if m.b_gate is None else m.b_gate)
     if m.activation == "gelu":
@@ -79,11 +86,21 @@ def mlp(m: Mlp, x: Tensor) -> Tensor:
     else:
         act = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
     act = act if m.w_gate is None else act * pre
-    return act @ m.w_out + (0 if m.b_out is None else m.b_out)
+    return doing(act) @ m.w_out + (0 if m.b_out is None else m.b_out)
 
 
-def obvious(w: Weights, space: Space, tokens: Tensor, ablated: Tensor, keep: Tensor) -> Tensor:
-    """The masked forward by name: every reader's input from a loop over its edges."""
+def obvious(
+    w: Weights,
+    space: Space,
+    tokens: Tensor,
+    ablated: Tensor,
+    keep: Tensor,
+    doing: Callable[[int, Tensor], Tensor] = as_it_is,
+) -> Tensor:
+    """The masked forward by name: every reader's input from a loop over its edges.
+
+    `doing` sees the activations of every layer's MLP, and may replace them.
+    """
     start = w.embed[tokens] + (0 if w.position is None else w.position[: tokens.shape[1]])
     live = {"input": start}
     constant = torch.zeros_like(start)
@@ -115,7 +132,8 @@ def obvious(w: Weights, space: Space, tokens: Tensor, ablated: Tensor, keep: Ten
         if block.attention.b_o is not None:
             constant = constant + block.attention.b_o
         mlp_reads = read(f"m{i}") if mlp_reads is None else mlp_reads
-        made = mlp(block.mlp, normed(block.mlp_norm, mlp_reads))
+        reads = normed(block.mlp_norm, mlp_reads)
+        made = mlp(block.mlp, reads, functools.partial(doing, i))
         live[f"m{i}"] = normed(block.mlp_post_norm, made)
     return unembedded(w, read("logits"))
 
@@ -127,6 +145,7 @@ def transformed(
     given: Mapping[str, Tensor],
     reading: Callable[[str, Tensor], Tensor] = lambda reader, x: x,
     looking: Callable[[int, int, Tensor], Tensor] = lambda layer, head, pattern: pattern,
+    doing: Callable[[int, Tensor], Tensor] = as_it_is,
 ) -> Tensor:
     """Logits of the full model, writers by name.
 
@@ -137,6 +156,7 @@ def transformed(
         given: writers whose outputs are these instead of computed.
         reading: sees every reader's input, and may replace it.
         looking: sees every head's attention probabilities, and may replace them.
+        doing: sees the activations of every layer's MLP, and may replace them.
     """
     start = w.embed[tokens] + (0 if w.position is None else w.position[: tokens.shape[1]])
     live = {"input": given.get("input", start)}
@@ -164,7 +184,8 @@ def transformed(
         live |= {name: given.get(name, x) for name, x in written.items()}
         if a.b_o is not None:
             constant = constant + a.b_o
-        made = mlp(block.mlp, normed(block.mlp_norm, read(f"m{i}") if early is None else early))
+        reads = normed(block.mlp_norm, read(f"m{i}") if early is None else early)
+        made = mlp(block.mlp, reads, functools.partial(doing, i))
         live[f"m{i}"] = given.get(f"m{i}", normed(block.mlp_post_norm, made))
     return unembedded(w, read("logits"))
 

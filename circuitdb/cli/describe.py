@@ -76,7 +76,7 @@ def figure_rows(figures: Figures) -> Iterator[tuple[str, str, str]]:
     told = (
         ("faithfulness", _with_sd(f), "(m_circuit − m_empty) / (m_full − m_empty)"),
         ("random", band(f), _band_meaning(f)),
-        ("complement", share(f.complement_faithfulness), "faithfulness of all other edges"),
+        ("complement", share(f.complement_faithfulness), "faithfulness of all that is not in it"),
         ("ratio", share(f.ratio), "m_circuit / m_full"),
         ("m_full", number(f.m_full), f"{measured}: the full model"),
         ("m_circuit", number(f.m_circuit), "the circuit, all else ablated"),

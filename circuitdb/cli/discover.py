@@ -114,7 +114,11 @@ def discover(
         bool, typer.Option("--positions", help="eap*: split each edge's score by position role.")
     ] = False,
     level: Annotated[
-        str | None, typer.Option(metavar="LEVEL", help="exact, prune: edges, or nodes alone.")
+        str | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="exact, prune: edges, or nodes alone; nap, nap-ig: components, or neurons.",
+        ),
     ] = None,
     tau: Annotated[
         float | None,

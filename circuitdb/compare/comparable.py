@@ -19,7 +19,7 @@ from circuitdb.space import EdgeIds, Space
 
 Level = Literal["edges", "nodes", "heads", "mlps"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
-_KINDS: Final = {"nodes": ("head", "mlp"), "heads": ("head",), "mlps": ("mlp",)}
+_KINDS: Final = {"nodes": ("head", "mlp", "neuron"), "heads": ("head",), "mlps": ("mlp",)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +47,7 @@ class Compared:
     edge from them could have been found; none where that is not known."""
 
     def members(self, level: Level) -> NDArray[np.int32]:
-        """Ids of its members at a level, ascending, once each: edges, or heads and MLPs.
+        """Ids of its members at a level, ascending, once each: edges, or components.
 
         ``input`` and ``logits`` are in every circuit and never counted.
         """
@@ -78,7 +78,8 @@ def known_level(level: str) -> Level:
 
 def component_mask(space: Space, level: Level) -> NDArray[np.bool_]:
     """Bool ``[component]``, true at the components a level counts."""
-    return np.asarray([c.kind in _KINDS[level] for c in space.components], dtype=np.bool_)
+    counted = np.asarray([c.kind in _KINDS[level] for c in space.components], dtype=np.bool_)
+    return np.append(counted, np.full(space.n_neurons, "neuron" in _KINDS[level]))
 
 
 class Difference(NamedTuple):
@@ -135,6 +136,11 @@ def check(circuits: Sequence[Compared], level: str, force: bool = False) -> tupl
     if len(circuits) < 2:
         raise ComparisonError(f"an overlap needs two circuits or more, got {len(circuits)}")
     _same_space(circuits)
+    if level == "edges" and circuits[0].space.spec.neurons:
+        raise ComparisonError(
+            "these circuits are of neurons, and the edges of an MLP do not tell its neurons apart: "
+            "compare at --level nodes or heads"
+        )
     found = differences(circuits)
     if found and not force:
         raise ComparisonError(
@@ -149,12 +155,19 @@ def check(circuits: Sequence[Compared], level: str, force: bool = False) -> tupl
 def _same_space(circuits: Sequence[Compared]) -> None:
     first = circuits[0]
     for other in circuits[1:]:
-        if other.space.spec != first.space.spec:
+        if other.space.spec == first.space.spec:
+            continue
+        neurons = (first.space.spec.neurons, other.space.spec.neurons)
+        if 0 in neurons and first.space.with_neurons(neurons[1]).spec == other.space.spec:
             raise ComparisonError(
-                f"{_named(first)} lives in {first.space}, {_named(other)} in {other.space}: "
-                "their components have no common names, and alignment is not available for "
-                "these; compare circuits of one architecture"
+                f"of {_named(first)} and {_named(other)} only one tells neurons apart: discover both "
+                "with the same --level"
             )
+        raise ComparisonError(
+            f"{_named(first)} lives in {first.space}, {_named(other)} in {other.space}: "
+            "their components have no common names, and alignment is not available for "
+            "these; compare circuits of one architecture"
+        )
 
 
 def _named(circuit: Compared) -> str:

@@ -123,11 +123,11 @@ def _shared_within(a: Ids, b: Ids, universe: Bools) -> int:
 
 
 def _strata(space: Space, a: Ids, b: Ids, universe: Bools) -> Iterator[tuple[int, int, int]]:
-    """(size, members of A, members of B) of every layer's heads and MLPs."""
+    """(size, members of A, members of B) of every layer's heads, MLPs and neurons."""
 
     def count(ids: NDArray[np.integer]) -> Counter[tuple[str, int | None]]:
         inside = ids[universe[ids]].tolist()
-        return Counter((space.components[i].kind, space.components[i].layer) for i in inside)
+        return Counter((space.nodes[i].kind, space.nodes[i].layer) for i in inside)
 
     in_a, in_b = count(a), count(b)
     for stratum, size in count(np.flatnonzero(universe)).items():

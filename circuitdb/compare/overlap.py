@@ -287,7 +287,7 @@ def _items(ids: Ids, sides: Sequence[_Side], level: Level) -> list[SharedItem]:
         scores = [_score(side, item) for side in sides]
         made.append(
             SharedItem(
-                str(space.edge(item) if level == "edges" else space.components[item]),
+                str(space.edge(item) if level == "edges" else space.nodes[item]),
                 tuple(scores),
                 tuple(_contribution(s, side) for s, side in zip(scores, sides, strict=True)),
                 None if least is None else float(least[at]),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from circuitdb.circuit import Scores
 from circuitdb.compare.comparable import Compared, Level, component_mask
+from circuitdb.select import rankable
 from circuitdb.space import EdgeMask
 
 Bools = NDArray[np.bool_]
@@ -34,11 +35,16 @@ def edge_universe(a: Compared, b: Compared) -> EdgeMask:
 
 
 def node_universe(a: Compared, b: Compared, level: Level) -> Bools:
-    """Bool ``[component]``: the heads, MLPs or both, open to both searches and live."""
-    n = len(a.space.components)
-    both = eligible(a, a.node_scores, n) & eligible(b, b.node_scores, n)
+    """Bool ``[component]``: what a level counts, open to both searches and live."""
+    both = _choosable(a) & _choosable(b)
     both[[*a.inert, *b.inert]] = False
     return both & component_mask(a.space, level)
+
+
+def _choosable(circuit: Compared) -> Bools:
+    scores = circuit.node_scores
+    own = None if scores is None else rankable(circuit.space, scores)
+    return eligible(circuit, own, circuit.space.n_nodes)
 
 
 def eligible(circuit: Compared, scores: Scores | None, n: int) -> Bools:

@@ -15,10 +15,10 @@ from torch import Tensor  # noqa: TID253
 from circuitdb import metrics
 from circuitdb.circuit import Floats, Scores
 from circuitdb.engines.direction import DirectionSettings
-from circuitdb.engines.engine import Found, Problem, Settings
+from circuitdb.engines.engine import Found, Granularities, Problem, Settings
 from circuitdb.errors import NumericalError, OptionError
 from circuitdb.evaluate import BenchBatch
-from circuitdb.models.forward import Held, Logits, Writers
+from circuitdb.models.forward import Held, Logits, NeuronSums, Writers
 
 PerPrompt = Float[Tensor, "batch item"]
 Estimate = Float[Tensor, "batch *pos edge"]
@@ -33,6 +33,20 @@ class AttributionSettings(Settings):
         default=False,
         description="also split each edge's score by position role (quantities `score@ROLE`)",
     )
+
+
+class NodeSettings(Settings):
+    """Settings of node attribution."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"level"})
+    level: Literal["components", "neurons"] = Field(
+        default="components", description="score heads and MLPs, or every neuron beside them"
+    )
+
+    @property
+    def granularities(self) -> Granularities:
+        """What an engine with them will give."""
+        return Granularities((), "node", neurons=self.level == "neurons")
 
 
 class IntegrationSettings(Settings):
@@ -157,6 +171,7 @@ def mean_gradients(
     *,
     senders: slice | None = None,
     by_position: bool = False,
+    neurons: NeuronSums | None = None,
 ) -> Estimate:
     """delta · gradient of every edge and prompt, the gradient averaged over several runs.
 
@@ -167,13 +182,15 @@ def mean_gradients(
         points: one run each, with these writers held; None holds none.
         senders: estimate the edges of these writers only; the others' are 0.
         by_position: keep positions apart.
+        neurons: takes in the gradients at neurons of each run, not averaged.
     """
     forward, target = problem.bench.forward, objective(problem, batch)
     total, n = None, 0
     for held in points:
         found = forward.edge_gradients(
-            batch.clean, delta, target, held, senders=senders, by_position=by_position
-        )
+            batch.clean, delta, target, held,
+            senders=senders, by_position=by_position, neurons=neurons,
+        )  # fmt: skip
         total, n = found if total is None else total.add_(found), n + 1
     assert total is not None, "at least one run"
     return total.div_(n)
@@ -193,27 +210,53 @@ def attribute(problem: Problem, phase: str, estimate: Callable[[BenchBatch], Est
     return Found(edge_scores=running.scores(), effects=roles.effects(len(problem.bench)))
 
 
-def attribute_nodes(
-    problem: Problem, phase: str, estimate: Callable[[BenchBatch], Estimate]
-) -> Found:
-    """Node scores over all prompts from a per-batch estimate over edges.
+Points = Callable[["Change"], Sequence[Held | None]]
+"""The runs over which the gradient of a batch is averaged; None stands for the clean run."""
+
+
+def attribute_nodes(problem: Problem, phase: str, points: Points) -> Found:
+    """Node scores over all prompts: change of activation · mean gradient.
 
     A writer's output is read by all its readers, so the gradient there is the sum of theirs, and
     its score the sum of its edges' scores, prompt by prompt. ``logits`` writes nothing: NaN.
+    Where the bench tells neurons apart they are scored at their activations, behind the others.
     """
     space = problem.bench.space
-    source = torch.from_numpy(space.edge_src).long()
-    running = RunningScores(len(space.writers))
-    for _, values in _estimates(problem, phase, estimate):
-        summed = values.new_zeros(len(values), len(space.writers))
-        running.add(summed.index_add_(1, source.to(values.device), values))
+    running = RunningScores(len(space.writers) + space.n_neurons)
+    for _, values in _estimates(problem, phase, lambda b: _node_estimate(problem, b, points)):
+        running.add(values)
     found = running.scores()
     parts = (found.mean, found.mean_abs, found.se)
+    unknown = np.float32(np.nan)
     return Found(
         node_scores=Scores(
-            *(np.append(part, np.float32(np.nan)) for part in parts if part is not None)
+            *(np.insert(part, space.logits, unknown) for part in parts if part is not None)
         )
     )
+
+
+def _node_estimate(
+    problem: Problem, batch: BenchBatch, points: Points
+) -> Float[Tensor, "batch item"]:
+    """Scores of writers and neurons by prompt."""
+    space, changed = problem.bench.space, change(problem, batch)
+    runs, neurons = points(changed), _neuron_sums(problem, batch)
+    values = mean_gradients(problem, batch, changed.delta, runs, neurons=neurons)
+    source = torch.from_numpy(space.edge_src).long().to(values.device)
+    written = values.new_zeros(len(values), len(space.writers)).index_add_(1, source, values)
+    if neurons is None:
+        return written
+    return torch.cat([written, neurons.scores() / len(runs)], dim=1)
+
+
+def _neuron_sums(problem: Problem, batch: BenchBatch) -> NeuronSums | None:
+    """Where gradients at neurons' activations go; None where neurons are not told apart."""
+    bench = problem.bench
+    ablated = bench.hidden(batch, keep=False)
+    if ablated is None:
+        return None
+    clean = bench.forward.activations(batch.clean)
+    return NeuronSums(lambda layer: ablated(layer) - clean(layer), bench.space.spec.n_layers)
 
 
 def _estimates(

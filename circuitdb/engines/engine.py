@@ -99,10 +99,10 @@ class Members:
     """Component ids, ascending."""
 
     def mask(self, space: Space) -> EdgeMask:
-        """Its edges, bool ``[edge]``; a node circuit's are those among its nodes."""
-        return space.mask(
-            self.edges if self.granularity == "edge" else space.edges_among(self.nodes)
-        )
+        """What it keeps; of a node circuit the edges among its nodes."""
+        if self.granularity == "node":
+            return space.node_mask(self.nodes)
+        return space.mask(self.edges)
 
 
 class Granularities(NamedTuple):
@@ -112,6 +112,8 @@ class Granularities(NamedTuple):
     """Of the circuits it decides itself, in the order in which it gives them."""
     scored: Granularity | None
     """What it scores, for a rule to select among; None where it scores nothing."""
+    neurons: bool = False
+    """Whether neurons are components of their own: the bench it is given tells them apart."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,14 @@ prompt it is the sum of the scores that ``eap`` gives the node's edges.
 With `direction` ``denoising`` (resample only) the gradient is that of the run on the corrupted
 prompt: the estimate of m(corrupted) − m(corrupted, the node restored to its clean activation).
 
-Cost: one plain forward for each of clean and ablated activations, one forward and backward.
+With `level` ``neurons`` every neuron is scored beside the components, at its activation (of a gated
+MLP act(gate) · up). An MLP's output is linear in its neurons' activations, so that their scores add
+up to the MLP's. Two exceptions: under ``zero`` a neuron's activation is 0 while the MLP loses its
+output bias too; and where a norm stands behind the MLP (Gemma 2) the neurons' scores are of first order
+through that norm, the MLP's is at its output.
+
+Cost: one plain forward for each of clean and ablated activations, one forward and backward; with
+neurons another plain forward for each, and two half MLPs a layer.
 Source: Nanda 2023, "Attribution patching"; Kramár et al. 2024, "AtP*", without its corrections.
 """
 
@@ -16,16 +23,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 from circuitdb.circuit import Context
-from circuitdb.engines.attribution import (
-    Estimate,
-    attribute_nodes,
-    change,
-    mean_gradients,
-    refuse_flat,
-)
+from circuitdb.engines.attribution import NodeSettings, attribute_nodes, refuse_flat
 from circuitdb.engines.direction import DirectionSettings, directed
 from circuitdb.engines.engine import Found, Granularities, Problem, Settings
-from circuitdb.evaluate import BenchBatch
+
+
+class NapSettings(NodeSettings, DirectionSettings):
+    """Settings of ``nap``."""
+
+    later: ClassVar[frozenset[str]] = NodeSettings.later | DirectionSettings.later
 
 
 class Nap:
@@ -38,14 +44,14 @@ class Nap:
     context: ClassVar[Context] = "full"
     metric: ClassVar[str] = "logit_diff"
     ablations: ClassVar[tuple[str, ...]] = ("resample", "mean", "mean_global", "zero")
-    settings: ClassVar[type[Settings]] = DirectionSettings
+    settings: ClassVar[type[Settings]] = NapSettings
 
-    def granularities(self, settings: DirectionSettings) -> Granularities:
+    def granularities(self, settings: NapSettings) -> Granularities:
         """What it will give."""
-        return Granularities((), "node")
+        return settings.granularities
 
-    def run(self, problem: Problem, settings: DirectionSettings) -> Found:
-        """Score every node.
+    def run(self, problem: Problem, settings: NapSettings) -> Found:
+        """Score every node; neurons where the bench tells them apart.
 
         Raises:
             OptionError: the metric has no gradient, or ``kl``, whose gradient at the clean run
@@ -54,9 +60,6 @@ class Nap:
         refuse_flat(self.name, problem, settings)
 
         def measure(problem: Problem) -> Found:
-            def estimate(batch: BenchBatch) -> Estimate:
-                return mean_gradients(problem, batch, change(problem, batch).delta, [None])
-
-            return attribute_nodes(problem, "attribution", estimate)
+            return attribute_nodes(problem, "attribution", lambda changed: [None])
 
         return directed(problem, settings, measure)

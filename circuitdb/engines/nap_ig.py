@@ -6,7 +6,11 @@ Prompt by prompt it is the sum of the scores that ``eap-ig-inputs`` gives the no
 move jointly along the path, so a score is no estimate of ablating one node alone; that of
 ``input`` adds up, with many steps, to m(corrupted) − m(clean).
 
-Cost: two plain forwards, m forwards and backwards.
+With `level` ``neurons`` every neuron is scored beside the components, as in ``nap``; an MLP's
+neurons add up to its own score.
+
+Cost: two plain forwards, m forwards and backwards; with neurons two more plain forwards, and two
+half MLPs a layer and step.
 Source: Hanna, Pezzelle, Belinkov 2024; Marks et al. 2024, both after Sundararajan et al. 2017.
 """
 
@@ -15,15 +19,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from circuitdb.circuit import Context
-from circuitdb.engines.attribution import (
-    Estimate,
-    IntegrationSettings,
-    attribute_nodes,
-    change,
-    mean_gradients,
-)
+from circuitdb.engines.attribution import IntegrationSettings, NodeSettings, attribute_nodes
 from circuitdb.engines.engine import Found, Granularities, Problem, Settings
-from circuitdb.evaluate import BenchBatch
+
+
+class NapIgSettings(IntegrationSettings, NodeSettings):
+    """Settings of ``nap-ig``."""
 
 
 class NapIg:
@@ -36,22 +37,20 @@ class NapIg:
     context: ClassVar[Context] = "full"
     metric: ClassVar[str] = "logit_diff"
     ablations: ClassVar[tuple[str, ...]] = ("resample",)
-    settings: ClassVar[type[Settings]] = IntegrationSettings
+    settings: ClassVar[type[Settings]] = NapIgSettings
 
-    def granularities(self, settings: IntegrationSettings) -> Granularities:
+    def granularities(self, settings: NapIgSettings) -> Granularities:
         """What it will give."""
-        return Granularities((), "node")
+        return settings.granularities
 
-    def run(self, problem: Problem, settings: IntegrationSettings) -> Found:
-        """Score every node.
+    def run(self, problem: Problem, settings: NapIgSettings) -> Found:
+        """Score every node; neurons where the bench tells them apart.
 
         Raises:
             OptionError: the metric has no gradient.
         """
-
-        def estimate(batch: BenchBatch) -> Estimate:
-            changed = change(problem, batch)
-            points = changed.along(slice(0, 1), settings.fractions())
-            return mean_gradients(problem, batch, changed.delta, points)
-
-        return attribute_nodes(problem, "integrated gradients", estimate)
+        return attribute_nodes(
+            problem,
+            "integrated gradients",
+            lambda changed: list(changed.along(slice(0, 1), settings.fractions())),
+        )

@@ -130,7 +130,7 @@ class Prune:
 
 
 def _with_ends(space: Space, writers: NDArray[np.int32]) -> NDArray[np.int32]:
-    ends = [0, len(space.components) - 1]
+    ends = [0, space.logits]
     return np.union1d(writers, ends).astype(np.int32)
 
 

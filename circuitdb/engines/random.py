@@ -113,12 +113,21 @@ def control_edges(space: Space, members: EdgeIds, n: int) -> tuple[list[EdgeIds]
 def matched_nodes(
     space: Space, members: NDArray[np.integer], rng: np.random.Generator
 ) -> NDArray[np.int32]:
-    """As many heads and as many MLPs as a node circuit has, drawn at random, ascending ids."""
+    """As many heads, MLPs and neurons as a node circuit has, drawn at random, ascending ids.
+
+    Neurons come from MLPs that were not drawn whole.
+    """
     kinds = np.asarray([c.kind for c in space.components])
-    drawn = [np.asarray([0, len(kinds) - 1])]
+    plain = members[members < len(kinds)]
+    drawn = [np.asarray([0, space.logits])]
     for kind in ("head", "mlp"):
         pool = np.flatnonzero(kinds == kind)
-        drawn.append(rng.choice(pool, size=int((kinds[members] == kind).sum()), replace=False))
+        drawn.append(rng.choice(pool, size=int((kinds[plain] == kind).sum()), replace=False))
+    n_neurons = len(members) - len(plain)
+    if n_neurons:
+        others = ~np.isin(space.holders, drawn[-1])
+        others[: len(kinds)] = False
+        drawn.append(rng.choice(np.flatnonzero(others), size=n_neurons, replace=False))
     return np.sort(np.concatenate(drawn)).astype(np.int32)
 
 
@@ -148,7 +157,7 @@ def connected_edges(space: Space, n_edges: int, rng: np.random.Generator) -> Edg
 
 def _joined(space: Space, mask: NDArray[np.bool_], e: int, rng: np.random.Generator) -> list[int]:
     """An edge and the further ones that join it to both ends, as few random steps as it takes."""
-    last = len(space.components) - 1
+    last = space.logits
     path = [e]
     while (writer := int(space.edge_src[path[0]])) != 0 and not _read(space, mask, writer):
         into = np.flatnonzero(np.isin(space.edge_dst, _readers_of(space, writer)))

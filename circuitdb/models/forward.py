@@ -20,9 +20,14 @@ Logits = Float[Tensor, "batch vocab"]
 Writers = Float[Tensor, "writer batch pos d_model"]
 Embedding = Float[Tensor, "batch pos d_model"]
 EdgeMask = Bool[Tensor, " edge"]
+"""Kept edges; behind them, where the space has neurons, kept neurons
+(:data:`circuitdb.space.EdgeMask`)."""
 EdgeGates = Float[Tensor, " edge"]
 MaskedRun = Callable[[EdgeMask], Logits]
 Objective = Callable[[Logits], Float[Tensor, " batch"]]
+Activations = Callable[[int], Float[Tensor, "batch pos neuron"]]
+"""The activations of a layer's MLP, made when asked for: what stands behind the nonlinearity, of a
+gated MLP act(gate) · up. They of all layers at once would not fit into memory."""
 
 
 class Held(NamedTuple):
@@ -88,6 +93,29 @@ class EdgeSums:
         )
 
 
+class NeuronSums:
+    """Gradients at neurons' activations, contracted with their changes as a backward reports them.
+
+    What several backwards report adds up.
+
+    Args:
+        delta: what the neurons of a layer would change by.
+    """
+
+    def __init__(self, delta: Activations, n_layers: int) -> None:
+        self._delta = delta
+        self._layers: list[Tensor | float] = [0.0] * n_layers
+
+    def add(self, layer: int, grad: Float[Tensor, "batch pos neuron"]) -> None:
+        """Take in the gradient at one layer's activations."""
+        delta = self._delta(layer)
+        self._layers[layer] += torch.einsum("btn,btn->bn", delta, grad.to(delta))
+
+    def scores(self) -> Float[Tensor, "batch neuron"]:
+        """Σ over positions of delta · gradient, the neurons layer by layer."""
+        return torch.cat([part for part in self._layers if isinstance(part, Tensor)], dim=1)
+
+
 @runtime_checkable
 class MaskedForward(Protocol):
     """A model over its graph space. Logits are those of the last position, or of every position
@@ -120,6 +148,11 @@ class MaskedForward(Protocol):
         """
         ...
 
+    @property
+    def neurons(self) -> int:
+        """Neurons of every MLP that can be taken apart; 0 where this forward cannot."""
+        ...
+
     def logits(self, tokens: Tokens) -> Logits:
         """The full model's logits."""
         ...
@@ -135,10 +168,27 @@ class MaskedForward(Protocol):
         """
         ...
 
-    def masked_run(self, tokens: Tokens, ablated: Writers) -> MaskedRun:
+    def activations(self, tokens: Tokens) -> Activations:
+        """The activations of every MLP in the full model.
+
+        Raises:
+            ModelError: this forward cannot take MLPs apart.
+        """
+        ...
+
+    def masked_run(
+        self, tokens: Tokens, ablated: Writers, hidden: Activations | None = None
+    ) -> MaskedRun:
         """The masked forward on fixed prompts, to be called with many masks.
 
         It may remember what masks have in common; the result is that of :meth:`masked`.
+
+        Args:
+            tokens: prompts.
+            ablated: what ablated senders carry.
+            hidden: what ablated neurons carry, for masks that take MLPs apart: an edge out of an
+                MLP then carries what it writes with its other neurons ablated. Its output bias
+                stays.
         """
         ...
 
@@ -160,6 +210,7 @@ class MaskedForward(Protocol):
         *,
         senders: slice | None = None,
         by_position: bool = False,
+        neurons: NeuronSums | None = None,
     ) -> Float[Tensor, "batch *pos edge"]:
         """For every edge and prompt: Σ over positions and d_model of delta · ∂objective/∂input.
 
@@ -174,6 +225,7 @@ class MaskedForward(Protocol):
             held: writers that are constants in this run.
             senders: contract the edges of these writers only; the others' values are 0.
             by_position: do not sum over positions.
+            neurons: takes in the gradients at neurons' activations too.
 
         Returns:
             ``[batch, edge]``, or ``[batch, pos, edge]`` by position.

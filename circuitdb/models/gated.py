@@ -12,7 +12,7 @@ import torch  # noqa: TID253
 from torch import Tensor  # noqa: TID253
 
 from circuitdb.models.forward import EdgeGates, Writers
-from circuitdb.models.stream import Heard, Inputs, Readers, State, or_zero
+from circuitdb.models.stream import Heard, Hidden, Inputs, Readers, State, or_zero
 
 
 class GatedStream:
@@ -39,6 +39,10 @@ class GatedStream:
         ablated = self._ablated[written : written + len(live)]
         self._differences.append((live - ablated).flatten(1))
         self.state = State(written + len(live), ablated_sum + (ablated.sum(0) + or_zero(constant)))
+
+    def mixed(self, layer: int, live: Hidden) -> Hidden:
+        """The activations of an MLP as they are: gates take no MLP apart."""
+        return live
 
     def inputs(self, readers: Readers) -> Inputs:
         """The input of each of a block of readers."""

@@ -30,12 +30,14 @@ from circuitdb.errors import ModelError, OptionError
 from circuitdb.models import hub
 from circuitdb.models.families import FAMILIES
 from circuitdb.models.forward import (
+    Activations,
     EdgeGates,
     EdgeMask,
     EdgeSums,
     Held,
     Logits,
     MaskedRun,
+    NeuronSums,
     Objective,
     Tokens,
     Writers,
@@ -116,6 +118,22 @@ class HookedForward:
         """Whether a norm stands between the heads of a layer and the residual stream."""
         return bool(self._post_norms)
 
+    @property
+    def neurons(self) -> int:
+        """None: this forward does not take MLPs apart."""
+        return 0
+
+    def activations(self, tokens: Tokens) -> Activations:
+        """Refused.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(
+            "neurons can be told apart only in models that run by the residual forward; this one "
+            "runs by the hooked one"
+        )
+
     @torch.no_grad()
     def logits(self, tokens: Tokens) -> Logits:
         """The full model's logits at the last position."""
@@ -155,8 +173,11 @@ class HookedForward:
         ids = self.space.edge_id[site.rows, : self._visible[site.rows.start]]
         return slice(int(ids[0, 0]), int(ids[-1, -1]) + 1)
 
-    def masked_run(self, tokens: Tokens, ablated: Writers) -> MaskedRun:
+    def masked_run(
+        self, tokens: Tokens, ablated: Writers, hidden: Activations | None = None
+    ) -> MaskedRun:
         """The masked forward on fixed prompts; nothing is remembered between masks."""
+        assert hidden is None, "activations() refuses before"
         return functools.partial(self.masked, tokens, ablated)
 
     def edge_gradients(
@@ -168,8 +189,10 @@ class HookedForward:
         *,
         senders: slice | None = None,
         by_position: bool = False,
+        neurons: NeuronSums | None = None,
     ) -> Float[Tensor, "batch *pos edge"]:
         """For every edge and prompt: Σ over positions and d_model of delta · ∂objective/∂input."""
+        assert neurons is None, "activations() refuses before"
         inputs: list[Tensor] = []
 
         def branch(site: _Site, x: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from torch import Tensor  # noqa: TID253
 from circuitdb.errors import ModelError, OptionError
 from circuitdb.models.families import FAMILIES
 from circuitdb.models.forward import (
+    Activations,
     EdgeGates,
     EdgeMask,
     EdgeSums,
@@ -44,6 +45,7 @@ from circuitdb.models.forward import (
     Held,
     Logits,
     MaskedRun,
+    NeuronSums,
     Objective,
     Tokens,
     Writers,
@@ -55,6 +57,7 @@ from circuitdb.models.stream import (
     Boundaries,
     Heard,
     IncrementalRun,
+    Neurons,
     Readers,
     Stream,
     Workspace,
@@ -62,7 +65,7 @@ from circuitdb.models.stream import (
     or_zero,
     reader_blocks,
 )
-from circuitdb.models.weights import Attention, Block, Mlp, Norm, Weights
+from circuitdb.models.weights import Attention, Block, Norm, Weights
 from circuitdb.space import Space
 
 # One input shared by all heads, or one for each.
@@ -131,6 +134,12 @@ class ResidualForward:
         """Whether a norm stands between the heads of a layer and the residual stream."""
         return any(block.attention_post_norm is not None for block in self.weights.blocks)
 
+    @property
+    def neurons(self) -> int:
+        """Neurons of every MLP; 0 where the MLPs are not all of one width."""
+        widths = {len(block.mlp.w_out) for block in self.weights.blocks}
+        return widths.pop() if len(widths) == 1 and self.space.spec.mlps else 0
+
     def _cut(self) -> Boundaries:
         """The model as steps between which the stream may be kept."""
         readers: list[Readers] = []
@@ -146,7 +155,8 @@ class ResidualForward:
                 steps.append(functools.partial(self._mlp_layer, layer))
         readers.append(self._logits_readers)
         behind = components_behind(self.space, self.heads_coupled)
-        return Boundaries(tuple(readers), tuple(steps), self._logits_layer, behind)
+        mlps = np.asarray([r.rows.start for r in self._mlp_readers], dtype=np.intp)
+        return Boundaries(tuple(readers), tuple(steps), self._logits_layer, behind, mlps)
 
     @torch.no_grad()
     def logits(self, tokens: Tokens) -> Logits:
@@ -174,6 +184,16 @@ class ResidualForward:
             x = attended + out[at - 1]
         return out
 
+    @torch.no_grad()
+    def activations(self, tokens: Tokens) -> Activations:
+        """The activations of every MLP in the full model, from its kept input."""
+        x, inputs = self.embed(tokens), list[Tensor]()
+        for block in self.weights.blocks:
+            attended = x + _write_summed(block, self._attend_to(block, x))
+            inputs.append(x if self._parallel else attended)
+            x = attended + _run_mlp(block, inputs[-1])
+        return lambda layer: _activations(self.weights.blocks[layer], inputs[layer])
+
     def masked(self, tokens: Tokens, ablated: Writers, keep: EdgeMask) -> Logits:
         """Logits with the kept edges live and every other edge carrying its ablated sender."""
         return self.masked_run(tokens, ablated)(keep)
@@ -181,16 +201,21 @@ class ResidualForward:
     @torch.no_grad()
     def masked_writers(self, tokens: Tokens, ablated: Writers, keep: EdgeMask) -> Writers:
         """What every writer adds to the residual stream of a masked forward."""
-        rows = self.space.matrix(keep.cpu().numpy())
-        stream = Stream(rows, np.ones(len(rows), dtype=np.bool_), ablated, Workspace())
+        mask = keep.cpu().numpy()
+        rows, whole = self.space.matrix(mask), Neurons.of(self.space, mask, None)
+        stream = Stream(rows, np.ones(len(rows), dtype=np.bool_), ablated, whole, Workspace())
         stream.append(self.embed(tokens)[None], None)
         for step in self._boundaries.steps:
             step(stream)
         return stream.live()
 
-    def masked_run(self, tokens: Tokens, ablated: Writers) -> MaskedRun:
+    def masked_run(
+        self, tokens: Tokens, ablated: Writers, hidden: Activations | None = None
+    ) -> MaskedRun:
         """The masked forward on fixed prompts: below the first edge that changed it is reused."""
-        return IncrementalRun(self.space, self._boundaries, ablated, lambda: self.embed(tokens))
+        return IncrementalRun(
+            self.space, self._boundaries, ablated, hidden, lambda: self.embed(tokens)
+        )
 
     def gated(self, tokens: Tokens, ablated: Writers, gates: EdgeGates) -> Logits:
         """Logits with every edge live as far as its gate is open; differentiable in the gates."""
@@ -239,7 +264,9 @@ class ResidualForward:
         """What the MLP writes, if it is heard."""
         if not stream.heard(self._mlp_readers[layer]).any():
             return _nothing(stream)
-        return _run_mlp(self.weights.blocks[layer], stream.inputs(self._mlp_readers[layer]))
+        block = self.weights.blocks[layer]
+        live = _activations(block, stream.inputs(self._mlp_readers[layer]))
+        return _out_of(block, stream.mixed(layer, live))
 
     def _append_mlp(self, layer: int, stream: AnyStream, written: PerReader) -> None:
         stream.append(written, None, stream.heard(self._mlp_readers[layer]))
@@ -257,6 +284,7 @@ class ResidualForward:
         *,
         senders: slice | None = None,
         by_position: bool = False,
+        neurons: NeuronSums | None = None,
     ) -> Float[Tensor, "batch *pos edge"]:
         """For every edge and prompt: Σ over positions and d_model of delta · ∂objective/∂input."""
         sums = EdgeSums(delta, self.space.n_edges, senders, by_position)
@@ -280,7 +308,10 @@ class ResidualForward:
                 branch = _recorded(read, self._mlp_readers[i], record)
                 first += len(a.w_q)
                 mlp = held.at(slice(first, first + 1)) if held else None
-                x = attended + (_run_mlp(block, branch) if mlp is None else mlp.outputs[0])
+                hidden = _activations(block, branch)
+                if neurons is not None:
+                    hidden.register_hook(functools.partial(neurons.add, i))  # type: ignore[no-untyped-call]
+                x = attended + (_out_of(block, hidden) if mlp is None else mlp.outputs[0])
             logits = self._unembed(_recorded(x, self._logits_readers, record))
             objective(logits).sum().backward()  # type: ignore[no-untyped-call]
         return sums.scores
@@ -526,14 +557,19 @@ def _write_summed(block: Block, z: Tensor) -> Shared:
 
 def _run_mlp(block: Block, x: Tensor) -> Tensor:
     """What the MLP writes where it reads `x` ``[…, pos, d_model]``."""
-    return _normalized(block.mlp_post_norm, _mlp(block.mlp, _normalized(block.mlp_norm, x)))
+    return _out_of(block, _activations(block, x))
 
 
-def _mlp(m: Mlp, x: Tensor) -> Tensor:
-    act = _ACTIVATIONS[m.activation]
-    pre = x @ m.w_in + or_zero(m.b_in)
-    hidden = act(pre) if m.w_gate is None else act(x @ m.w_gate + or_zero(m.b_gate)) * pre
-    return hidden @ m.w_out + or_zero(m.b_out)
+def _activations(block: Block, x: Tensor) -> Tensor:
+    """What stands behind the MLP's nonlinearity, ``[…, pos, neuron]``."""
+    m, x = block.mlp, _normalized(block.mlp_norm, x)
+    act, pre = _ACTIVATIONS[m.activation], x @ m.w_in + or_zero(m.b_in)
+    return act(pre) if m.w_gate is None else act(x @ m.w_gate + or_zero(m.b_gate)) * pre
+
+
+def _out_of(block: Block, hidden: Tensor) -> Tensor:
+    """What the MLP writes, from its activations."""
+    return _normalized(block.mlp_post_norm, hidden @ block.mlp.w_out + or_zero(block.mlp.b_out))
 
 
 def _normalized_in_place(norm: Norm | None, x: PerReader) -> PerReader:

@@ -19,10 +19,12 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor  # noqa: TID253
 
-from circuitdb.models.forward import EdgeMask, Embedding, Logits, Writers
+from circuitdb.models.forward import Activations, EdgeMask, Embedding, Logits, Writers
 from circuitdb.space import Space
 
 Inputs = Float[Tensor, "reader batch pos d_model"]
+Hidden = Float[Tensor, "reader batch pos neuron"]
+"""Activations of an MLP from its inputs."""
 
 _ONE_BY_ONE, _CALL = 6.0, 15_000
 """What adding one output costs against its share of a matrix product, and the elements that could
@@ -52,6 +54,30 @@ class Readers(NamedTuple):
             slice(self.edges.start, after.edges.stop),
         )
         return Readers(rows, self.n_visible, edges)
+
+
+@dataclass(frozen=True, slots=True)
+class Neurons:
+    """Which neurons of every MLP are live, and what the others carry."""
+
+    kept: NDArray[np.bool_]
+    """Bool ``[layer, neuron]``; no neuron where MLPs are not taken apart."""
+    ablated: Activations | None
+
+    @classmethod
+    def of(cls, space: Space, mask: NDArray[np.bool_], ablated: Activations | None) -> Neurons:
+        """Those of a mask: what stands behind its edges."""
+        return cls(mask[space.n_edges :].reshape(space.spec.n_layers, -1).copy(), ablated)
+
+    def mixed(self, layer: int, live: Hidden) -> Hidden:
+        """The activations of an MLP, ablated where neurons are not kept."""
+        kept = self.kept[layer]
+        if kept.all():
+            return live
+        assert self.ablated is not None, "a mask that takes MLPs apart comes with activations"
+        return torch.where(
+            torch.from_numpy(kept).to(live.device), live, self.ablated(layer).to(live)
+        )
 
 
 class State(NamedTuple):
@@ -109,6 +135,10 @@ class AnyStream(Protocol):
         """The inputs of those of a block of readers that are heard; one where all are the same."""
         ...
 
+    def mixed(self, layer: int, live: Hidden) -> Hidden:
+        """The activations of an MLP, ablated where neurons are not kept."""
+        ...
+
 
 class Stream:
     """Live and ablated writer outputs of a forward under way, and the inputs mixed from them.
@@ -117,11 +147,14 @@ class Stream:
         rows: kept edges.
         heard: which readers change the logits, bool ``[reader]``; the others get no input.
         ablated: what ablated senders carry.
+        neurons: which neurons are live.
         workspace: what is shared with forwards under other masks.
     """
 
-    def __init__(self, rows: Rows, heard: Heard, ablated: Writers, workspace: Workspace) -> None:
-        self._rows, self._heard = rows, heard
+    def __init__(
+        self, rows: Rows, heard: Heard, ablated: Writers, neurons: Neurons, workspace: Workspace
+    ) -> None:
+        self._rows, self._heard, self.neurons = rows, heard, neurons
         self._ablated, self._workspace = ablated, workspace
         self._made = np.empty(0, dtype=np.intp)
         """Writers that were computed, ascending; the others are ablated for every reader."""
@@ -132,9 +165,9 @@ class Stream:
         """Differences of the first so many of those writers, summed."""
         self.state = State(0, nothing)
 
-    def resumed(self, rows: Rows, heard: Heard, state: State) -> Stream:
+    def resumed(self, rows: Rows, heard: Heard, neurons: Neurons, state: State) -> Stream:
         """A stream of another mask that goes on from one of this one's states."""
-        stream = Stream(rows, heard, self._ablated, self._workspace)
+        stream = Stream(rows, heard, self._ablated, neurons, self._workspace)
         stream._made = self._made[: np.searchsorted(self._made, state.written)]
         n = len(stream._made)
         stream._difference[:n] = self._difference[:n]
@@ -149,6 +182,10 @@ class Stream:
     def heard(self, readers: Readers) -> Heard:
         """Which of a block of readers change the logits."""
         return self._heard[readers.rows]
+
+    def mixed(self, layer: int, live: Hidden) -> Hidden:
+        """The activations of an MLP, ablated where neurons are not kept."""
+        return self.neurons.mixed(layer, live)
 
     def append(self, live: Writers, constant: Tensor | None, made: Heard | None = None) -> None:
         """Add the next writers, and a bias that belongs to none of them.
@@ -237,6 +274,8 @@ class Boundaries:
     finish: Callable[[AnyStream], Logits]
     behind: NDArray[np.bool_]
     """Which components each reader can change by what it reads, ``[reader, component]``."""
+    mlps: NDArray[np.intp]
+    """Reader index of every layer's MLP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +288,14 @@ class _Trace:
     states: tuple[State, ...]
     logits: Logits
 
-    def first_change(self, rows: Rows, heard: Heard, blocks: tuple[Readers, ...]) -> int:
-        """The first block with another input under another mask; their number if there is none.
+    def first_change(self, rows: Rows, heard: Heard, neurons: Neurons, model: Boundaries) -> int:
+        """The first block that runs otherwise under another mask; their number if there is none.
 
         Readers that are not heard under the new mask do not count.
         """
-        changed = heard & ((self.rows != rows).any(1) | ~self.heard)
+        blocks, other = model.readers, (self.rows != rows).any(1) | ~self.heard
+        other[model.mlps] |= (self.stream.neurons.kept != neurons.kept).any(1)
+        changed = heard & other
         if not changed.any():
             return len(blocks)
         first = int(changed.argmax())
@@ -274,30 +315,35 @@ class IncrementalRun:
         space: Space,
         model: Boundaries,
         ablated: Writers,
+        hidden: Activations | None,
         embed: Callable[[], Embedding],
     ) -> None:
         self._space, self._model, self._ablated, self._embed = space, model, ablated, embed
+        self._hidden = hidden
         self._workspace = Workspace()
         self._traces: list[_Trace] = []
 
     @torch.no_grad()
     def __call__(self, keep: EdgeMask) -> Logits:
         """Logits with the kept edges live and every other edge carrying its ablated sender."""
-        rows, blocks = self._space.matrix(keep.cpu().numpy()), self._model.readers
+        mask, blocks = keep.cpu().numpy(), self._model.readers
+        rows, neurons = self._space.matrix(mask), Neurons.of(self._space, mask, self._hidden)
         heard = reach(rows, blocks, self._model.behind).readers
-        starts = [trace.first_change(rows, heard, blocks) for trace in self._traces]
+        starts = [trace.first_change(rows, heard, neurons, self._model) for trace in self._traces]
         start = max(starts, default=0)
         if start == len(blocks):
             return self._traces[starts.index(start)].logits
         if start == 0:
-            stream, states = Stream(rows, heard, self._ablated, self._workspace), []
+            stream, states = Stream(rows, heard, self._ablated, neurons, self._workspace), []
             stream.append(self._embed()[None], None)
         else:
             parent = self._traces[starts.index(start)]
             # What was computed, not what is heard now, decides what can be reused.
             below = blocks[start].rows.start
             rows[:below], heard[:below] = parent.rows[:below], parent.heard[:below]
-            stream = parent.stream.resumed(rows, heard, parent.states[start])
+            ran = self._model.mlps < below
+            neurons.kept[ran] = parent.stream.neurons.kept[ran]
+            stream = parent.stream.resumed(rows, heard, neurons, parent.states[start])
             states = list(parent.states[:start])
         for step in self._model.steps[start:]:
             states.append(stream.state)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
+from circuitdb.names import Component
 from circuitdb.render.caption import html
 from circuitdb.render.picture import Anchor, Box, Look, Picture, anchor
 from circuitdb.render.style import FAINT, FONT, INK, PAPER, QUIET, text_on, text_width
@@ -17,6 +18,8 @@ from circuitdb.text import printable
 _PORT: Final = 13.0
 _NAME: Final = 15.0
 _FOOT: Final = 11.0
+_LISTED: Final = 8
+"""Of an MLP with more neurons than this their number is written in its place."""
 
 
 class Size(NamedTuple):
@@ -39,8 +42,7 @@ def header(picture: Picture, layout: str) -> list[str]:
 
 def node(box: Box, picture: Picture, used: set[Anchor], pos: str = "") -> str:
     """The DOT statement of a box; `used` are the cells where lines arrive."""
-    tips = [picture.looks[name].tip for name, _ in box.members if name in picture.looks]
-    common = f'tooltip="{quote(", ".join(filter(None, tips)) or box.id)}"'
+    common = f'tooltip="{quote(_tip(box, picture.looks))}"'
     common += f' pos="{pos}"' if pos else ""
     if box.kind == "head":
         return f'"{quote(box.id)}" [{common} label=<{_head(box, picture.looks, used)}>]'
@@ -54,6 +56,13 @@ def node(box: Box, picture: Picture, used: set[Anchor], pos: str = "") -> str:
         f'fillcolor="{look.fill}" fontcolor="{text_on(look.fill)}" color="{look.ink}" '
         f"width={width / 72:.3f} height={height / 72:.3f} fixedsize=true]"
     )
+
+
+def _tip(box: Box, looks: dict[str, Look]) -> str:
+    """What a viewer shows of a box: its members' tips, of many neurons only their MLP's."""
+    shown = box.members if len(_neurons(box)) <= _LISTED else ((box.id, box.members[0][1]),)
+    tips = [looks[name].tip for name, _ in shown if name in looks]
+    return ", ".join(filter(None, tips)) or box.id
 
 
 def used_cells(picture: Picture) -> set[Anchor]:
@@ -72,7 +81,9 @@ def size(box: Box) -> Size:
     if box.kind != "head":
         lines = _lines(box)
         widest = max(text_width(line, 10.0) for line in lines)
-        return Size(max(36.0, widest + 12), _NAME + 3 + 12 * (len(lines) - 1))
+        # The slanted corners of an octagon leave less of its first and last line's width.
+        margin = 24 if len(lines) > 1 and box.kind == "mlp" else 12
+        return Size(max(36.0, widest + margin), _NAME + 3 + 12 * (len(lines) - 1))
     if box.shared is None:
         return Size(max(3 * _PORT, _name_width(box)), _NAME + _FOOT)
     return Size(len(box.members) * _name_width(box) + 2 * _PORT, _NAME + _FOOT)
@@ -91,7 +102,18 @@ def offset(box: Box, cell: str) -> float:
     return (column + 0.5) * _name_width(box) - whole / 2
 
 
+def _neurons(box: Box) -> list[Component]:
+    """The neurons that stand in the box of their MLP."""
+    return [c for _, c in box.members if box.kind == "mlp" and c.kind == "neuron"]
+
+
 def _lines(box: Box) -> list[str]:
+    neurons = _neurons(box)
+    if len(neurons) > _LISTED:
+        return [box.id, f"{len(neurons)} neurons"]
+    if neurons:
+        names = [f"n{c.index}" for c in neurons]
+        return [box.id, *(" ".join(names[i : i + 4]) for i in range(0, len(names), 4))]
     c = box.members[0][1]
     if c.kind not in ("feature", "error", "direction"):
         return [box.id]

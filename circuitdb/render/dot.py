@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
 
-from circuitdb.circuit import Circuit, CircuitEdge, score_unit
+from circuitdb.circuit import Circuit, CircuitEdge, Node, score_unit
 from circuitdb.names import parse_component
 from circuitdb.render import layers
 from circuitdb.render.boxes import header, node, quote, used_cells
@@ -49,8 +49,7 @@ def to_dot(circuit: Circuit, *, better: int | None = None) -> str:
     sign = better or circuit.run.better
     drawn, stated = drawn_edges(circuit)
     names = node_names([circuit])
-    components = [name for name in names if parse_component(name).kind != "kv"]
-    lines = provenance(circuit, len(components), len(drawn) or stated)
+    lines = provenance(circuit, _n_components(circuit, names), len(drawn) or stated)
     if stated:
         lines.append("A node circuit: every edge among its nodes belongs to it; none is drawn.")
     if not names:
@@ -101,6 +100,14 @@ def node_names(circuits: Iterable[Circuit]) -> list[str]:
     return sorted(names)
 
 
+def _n_components(circuit: Circuit, names: list[str]) -> int:
+    """How many components a circuit has; an MLP taken apart counts by its neurons."""
+    own = {node.name for node in circuit.components}
+    kinds = [parse_component(name).kind for name in names if name not in own]
+    inner = ("kv", "mlp") if circuit.space.neurons else ("kv",)
+    return len(own) + sum(kind not in inner for kind in kinds)
+
+
 def line_tip(edge: CircuitEdge, sign: int) -> str:
     """What a viewer shows when the pointer rests on an edge."""
     if edge.score is None:
@@ -110,7 +117,7 @@ def line_tip(edge: CircuitEdge, sign: int) -> str:
 
 def _derived(circuit: Circuit) -> tuple[CircuitEdge, ...]:
     space = Space(circuit.space)
-    index = {str(c): i for i, c in enumerate(space.components)}
+    index = {str(c): i for i, c in enumerate(space.nodes)}
     ids = [index[n.name] for n in circuit.components if n.name in index]
     if len(ids) < len(circuit.components) or not ids:
         return ()
@@ -134,13 +141,22 @@ def _lines(edges: tuple[CircuitEdge, ...], sign: int) -> Iterator[Line]:
 
 def _looks(circuit: Circuit, sign: int) -> dict[str, Look]:
     scored = {n.name: n.score for n in circuit.components if n.score is not None}
-    largest = max(map(abs, scored.values()), default=0.0)
+    parts = {n.name: _mlp_of(n) for n in circuit.components if circuit.space.neurons and _mlp_of(n)}
+    boxes = {name: score for name, score in scored.items() if name not in parts}
+    for name, mlp in parts.items():
+        boxes[mlp] = boxes.get(mlp, 0.0) + scored.get(name, 0.0)
+    largest = max(map(abs, boxes.values()), default=0.0)
     looks = {}
-    for name, score in scored.items():
-        share = 0.08 + 0.62 * abs(score) / largest if largest else 0.0
+    for name, score in (scored | boxes).items():
+        share = 0.08 + 0.62 * min(abs(score) / largest, 1.0) if largest else 0.0
         fill = tint(sign_colour(-score * sign), share)
         looks[name] = Look(fill, tip=f"{name}: contribution {figure(-score * sign)}")
     return looks
+
+
+def _mlp_of(node: Node) -> str:
+    """The MLP of a neuron; empty for any other component."""
+    return f"m{node.layer}" if node.kind == "neuron" else ""
 
 
 def _keys(edges: tuple[CircuitEdge, ...], looks: dict[str, Look]) -> list[Key]:
@@ -162,6 +178,8 @@ def _said(circuit: Circuit, edges: tuple[CircuitEdge, ...], looks: dict[str, Loo
         )
     if looks:
         said.append("fill: the component's own contribution")
+        if any(node.kind == "neuron" for node in circuit.components):
+            said.append("of an MLP: that of the neurons in it")
     return "; ".join(said)
 
 

@@ -2,7 +2,8 @@
 
 A :class:`Picture` is boxes, lines and a caption. A box is one component, or one key/value group of
 a layer: the query heads that share key and value, beside the ``k`` and ``v`` they share. Every
-line enters a head through the cell of its port.
+line enters a head through the cell of its port. Where a model's MLPs are taken apart their neurons
+stand in the box of their MLP, whose lines they share.
 """
 
 from __future__ import annotations
@@ -137,6 +138,8 @@ def _box_name(c: Component, spec: SpaceSpec) -> str:
     if c.kind == "head" and spec.n_kv_heads < spec.n_heads:
         group = (c.index or 0) // (spec.n_heads // spec.n_kv_heads)
         return str(c._replace(kind="kv", index=group))
+    if c.kind == "neuron" and spec.neurons:
+        return str(c._replace(kind="mlp", index=None))
     return str(c)
 
 
@@ -146,6 +149,8 @@ def _box(name: str, c: Component, members: tuple[tuple[str, Component], ...]) ->
         case "head" | "kv":
             kind = "head"
         case "mlp":
+            kind = "mlp"
+        case "neuron" if name != str(c):
             kind = "mlp"
         case "input" | "logits":
             kind = "end"

@@ -333,7 +333,7 @@ def _discovery(con: Any, run_key: int, provenance_key: int, circuits: Sequence[i
         provenance=make_provenance(made_by[0]),
         circuits=tuple(_draft(con, key) for key in circuits),
         edge_scores=_scores(con, "score", "edge_id", run_key, space.n_edges),
-        node_scores=_scores(con, "node_score", "component_id", run_key, len(space.components)),
+        node_scores=_scores(con, "node_score", "component_id", run_key, space.n_nodes),
         decisions=_decisions(con, run_key),
         effects=_effects(con, run_key, space.n_edges),
         inert=make_inert(_rows(con, "run", ("inert",), ("run_key", run_key))[0][0]),

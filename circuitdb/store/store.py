@@ -382,7 +382,7 @@ class Store:
         """Scores of a run, float32 ``[component]``, NaN where not measured; None if none."""
         with self._reading() as con:
             key, spec = read.keyed_space(con, run_id)
-            size = len(_space(spec).components)
+            size = _space(spec).n_nodes
             return read.scores(con, "node_score", "component_id", key, size)
 
     def effects(self, run_id: str) -> dict[str, Floats]:

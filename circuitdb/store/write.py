@@ -139,7 +139,7 @@ def check(discovery: Discovery) -> None:
     if len(set(discovery.circuit_ids)) < len(discovery.circuits):
         raise OptionError("two circuits of one discovery have the same selection and so one id")
     named = [("edge scores", discovery.edge_scores, space.n_edges)]
-    named.append(("node scores", discovery.node_scores, len(space.components)))
+    named.append(("node scores", discovery.node_scores, space.n_nodes))
     for name, scores, size in named:
         for values in () if scores is None else (scores.mean, scores.mean_abs, scores.se):
             if values is not None:
@@ -149,7 +149,7 @@ def check(discovery: Discovery) -> None:
     space.writer_ids(discovery.inert or ())
     for draft in discovery.circuits:
         _check_ids("edges", draft.edges, space.n_edges)
-        _check_ids("nodes", draft.nodes, len(space.components))
+        _check_ids("nodes", draft.nodes, space.n_nodes)
         if draft.granularity == "node" and len(draft.edges):
             raise OptionError("a node circuit comes without edges; they follow from its nodes")
 
@@ -206,10 +206,10 @@ def _add_space(con: Any, keys: Keys, space: Space, seals: list[Seal]) -> int:
         con, "space", ("space_key", "space_id", "spec", "grows"), (key, spec.space_id, text, False)
     )
     seals.append(seal_rows("space", key, [(spec.space_id, text, False)]))
-    position = [None if c.position is None else str(c.position) for c in space.components]
+    position = [None if c.position is None else str(c.position) for c in space.nodes]
     components = [
         (i, str(c), c.kind, c.layer, c.index, c.site, p, c.space)
-        for i, (c, p) in enumerate(zip(space.components, position, strict=True))
+        for i, (c, p) in enumerate(zip(space.nodes, position, strict=True))
     ]
     columns = ("component_id", "name", "kind", "layer", "idx", "site", "position", "dictionary")
     insert_rows(con, "component", ("space_key", key), columns, components, seals)
@@ -436,14 +436,14 @@ def _measured(found: Discovery) -> Masks:
     edge, node, space = found.edge_scores, found.node_scores, found.space
     return (
         np.zeros(space.n_edges, np.bool_) if edge is None else ~np.isnan(edge.mean),
-        np.zeros(len(space.components), np.bool_) if node is None else ~np.isnan(node.mean),
+        np.zeros(space.n_nodes, np.bool_) if node is None else ~np.isnan(node.mean),
     )
 
 
 def _scored(con: Any, run_key: int, space: Space) -> Masks:
     """What a stored run measured."""
     edges = np.zeros(space.n_edges, dtype=np.bool_)
-    nodes = np.zeros(len(space.components), dtype=np.bool_)
+    nodes = np.zeros(space.n_nodes, dtype=np.bool_)
     for mask, table, column in ((edges, "score", "edge_id"), (nodes, "node_score", "component_id")):
         sql = f"SELECT {column} FROM {table} WHERE run_key = ?"
         mask[con.execute(sql, [run_key]).fetchnumpy()[column]] = True
