@@ -231,6 +231,7 @@ class Database:
         from circuitdb.journal import require_unfinished
         from circuitdb.results import StoredCircuit
 
+        self._require_same_graph(plan, model)
         prepared = discovery.prepare(plan, model, report=report)
         notices = (_described(model), *prepared.notices)
         with self.reading() as store:
@@ -276,9 +277,7 @@ class Database:
         n = len(journal.start)
         if not n:
             return journal, ()
-        source = (
-            "an unfinished search" if journal.resumed else "a stored run with another threshold"
-        )
+        source = "an unfinished search" if journal.resumed else "a stored run"
         return journal, (f"took over {n:,} decision{'s' if n > 1 else ''} of {source}",)
 
     def _looked_up(self, plan: Plan) -> Plan:
@@ -286,6 +285,24 @@ class Database:
         if plan.settings.get("within") is not None:
             return self._within(plan)
         return self._matched(plan) if plan.engine == "random" else plan
+
+    def _require_same_graph(self, plan: Plan, model: LoadedModel) -> None:
+        """Refuse a stored circuit of another architecture: its edges are not this model's.
+
+        Raises:
+            OptionError: that is what a setting names.
+        """
+        for setting in ("within", "like"):
+            named = plan.settings.get(setting)
+            if named is None:
+                continue
+            with self.reading() as store:
+                record = store.records([named])[0]
+            if record.space.model_copy(update={"neurons": 0}) != model.space.spec:
+                raise OptionError(
+                    f"--{setting} names circuit {named[:12]} of {record.run.model}, which has other "
+                    f"edges than {model.name}; name a circuit of {model.name}"
+                )
 
     def _within(self, plan: Plan) -> Plan:
         """The plan of a search inside a stored circuit, with that circuit's edges."""
@@ -330,12 +347,14 @@ class Database:
         from circuitdb.replay import replay, rethreshold
 
         with self.reading() as store:
-            run_id = self._resolve(store, ref)[0].run_id
-            run = store.runs([run_id])[run_id]
-            taken = store.decisions(run_id)
-            found = replay(run, store.space(run_id), taken)
-            decided = store.find(run_id=run_id, rule="engine", granularity="edge")
-            stored = [store.member_ids(row.circuit_id).tolist() for row in decided]
+            row = self._resolve(store, ref)[0]
+            run = store.runs([row.run_id])[row.run_id]
+            taken = store.decisions(row.run_id)
+            found = replay(run, store.space(row.run_id), taken)
+            edge: dict[str, Any] = {"run_id": row.run_id, "rule": "engine", "granularity": "edge"}
+            # A node circuit's run decided on edges too: they give its edge circuit.
+            rows = [row] if row.granularity == "edge" else store.find(**edge)
+            stored = [store.member_ids(r.circuit_id).tolist() for r in rows]
         other = None if threshold is None else rethreshold(run, taken, threshold)
         return found, stored == [found.edges.tolist()], other
 
@@ -362,9 +381,11 @@ class Database:
         from circuitdb import revisit
         from circuitdb.compare.stability import stability
 
-        n = samples if orders is None else orders
-        if (samples is None) == (orders is None) or n is None or n < 2:
-            raise OptionError("give samples or orders, one of the two, at least 2")
+        if (samples is None) == (orders is None):
+            raise OptionError("say what is to differ: samples or orders, one of the two")
+        option, n = ("samples", samples) if orders is None else ("orders", orders)
+        if n is None or n < 2:
+            raise OptionError(f"{option} is {n}; give 2 or more")
         circuit = self.get(ref)
         unit: Literal["edges", "nodes"] = "edges" if circuit.granularity == "edge" else "nodes"
         if orders is not None:
@@ -393,11 +414,16 @@ class Database:
         return [self._ids(i, unit) for i in found]
 
     def _ids(self, circuit_id: str, unit: str) -> Ids:
-        """The edges of an edge circuit, or the heads and MLPs of a node circuit."""
+        """The edges of an edge circuit, or the nodes of a node circuit but input and logits."""
+        import numpy as np
+
+        from circuitdb.space import shared
+
         with self.reading() as store:
             if unit == "edges":
                 return store.member_ids(circuit_id)
-            return store.node_ids(circuit_id)
+            ids, record = store.node_ids(circuit_id), store.records([circuit_id])[0]
+            return ids[~np.isin(ids, [0, shared(record.space).logits])]
 
     def circuits(self, **filters: Any) -> pandas.DataFrame:
         """The stored circuits, newest first, one row each: the view ``circuits``.
@@ -633,13 +659,17 @@ class Database:
         _check_names("model option", model_options or (), _MODEL_OPTIONS)
         if band < 0:
             raise OptionError(f"--band is {band}; give 0 or more")
-        wanted = known_rankings(rankings)
+        wanted = known_rankings([rankings] if isinstance(rankings, str) else rankings)
+        if sizes is not None and not _are_numbers(sizes):
+            raise OptionError(
+                f"sizes is {sizes!r}; give numbers of edges or nodes, such as [10, 60]"
+            )
         with self.reading() as store:
-            row, *other = store.resolve([ref] if beside is None else [ref, beside])
+            row = self._resolve(store, ref)[0]
+            other = None if beside is None else _beside(store, row.circuit_id, beside)
             asked = curves.ask(
-                store, row, next(iter(other), None), rankings=wanted, sizes=sizes, points=points,
-                band=band,
-            )  # fmt: skip
+                store, row, other, rankings=wanted, sizes=sizes, points=points, band=band
+            )
             circuit = store.get(row.circuit_id)
         missing = [ranking for ranking in wanted if ranking not in asked.known]
         made = dict(asked.known)
@@ -987,6 +1017,18 @@ def _refuse_neurons(space: Space, row: CircuitRow, what: str) -> None:
             f"circuit {row.circuit_id[:12]} is one of neurons, and {what} would be of whole MLPs: "
             "name one discovered with --level components"
         )
+
+
+def _beside(store: Store, circuit_id: str, ref: str) -> CircuitRow:
+    """The circuit to stand beside another: the newest that agrees with it, else the newest."""
+    try:
+        return store.resolve([circuit_id, ref])[1]
+    except CircuitReferenceError:
+        return store.resolve([ref])[0]
+
+
+def _are_numbers(sizes: Any) -> bool:
+    return isinstance(sizes, (list, tuple)) and all(type(n) is int for n in sizes)
 
 
 def _frame(found: SqlResult) -> pandas.DataFrame:

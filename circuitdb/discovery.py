@@ -413,7 +413,7 @@ def _draft(
         members = next(m for m in found.members if m.granularity == granularity)
     else:
         members, selection = _select(prepared, benches, found, granularity, selection, report)
-    short = _shortfall(selection, members)
+    short = _shortfall(selection, members) or _all_alike(found, granularity, selection)
     measured = measure(
         benches, members, prepared.metric, keep_input=prepared.plan.keep_input,
         band=prepared.plan.band, report=report,
@@ -423,6 +423,14 @@ def _draft(
         noted = "; ".join(filter(None, (short, first.note)))
         measured = (first.model_copy(update={"note": noted}), *measured[1:])
     return Draft(granularity, selection, members.edges, members.nodes, measured)
+
+
+def _all_alike(found: Found, granularity: Granularity, selection: Selection) -> str | None:
+    """What to say of a selection among scores that are all 0, or empty."""
+    scores = found.edge_scores if granularity == "edge" else found.node_scores
+    if scores is None or selection.rule == "engine" or np.nan_to_num(scores.mean).any():
+        return None
+    return "every score is 0: which are the most important is not known, and the first were taken"
 
 
 def _shortfall(selection: Selection, members: Members) -> str | None:

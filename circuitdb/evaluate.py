@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from circuitdb import metrics
 from circuitdb.ablation import Ablation
 from circuitdb.circuit import Figures, TemplateFigures, finite
-from circuitdb.errors import NumericalError, OptionError
+from circuitdb.errors import ModelError, NumericalError, OptionError
 from circuitdb.metrics import Correct, Incorrect, Metric
 from circuitdb.models.forward import (
     Activations,
@@ -100,9 +100,11 @@ class Bench:
         clean, corrupted = clean.to(device), corrupted.to(device)
         reference = self.forward.logits(clean)
         if not bool(torch.isfinite(reference).all()):
-            raise NumericalError(
-                f"the model gives NaN or infinite logits on these prompts, {_first_broken(self.forward, clean)}; "
-                "try --dtype float32, or look at its weights"
+            half = reference.dtype in (torch.float16, torch.bfloat16)
+            raise ModelError(
+                f"the model gives NaN or infinite logits on these prompts, "
+                f"{_first_broken(self.forward, clean)}; "
+                + ("try --dtype float32" if half else "its weights cannot be used")
             )
         return BenchBatch(
             clean, corrupted, correct.to(device), incorrect.to(device),

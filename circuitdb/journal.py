@@ -148,6 +148,8 @@ def require_unfinished(database: Path, run: Run) -> None:
 
 def differences(a: Run, b: Run) -> list[str]:
     """What decides the results of two runs and differs: ``settings.tau (0.01, now 0.02)``."""
+    if a.engine != b.engine:
+        return [f"engine ({a.engine}, now {b.engine})"]
     before, now = _flat(a), _flat(b)
     return [
         f"{name} ({_shown(before.get(name))}, now {_shown(now.get(name))})"

@@ -91,14 +91,15 @@ class _Scanner:
     def _partly(self) -> str | None:
         """What to say where not every edge or node has a score, so that p = 1 is not the model."""
         space, edges = self.space, self.own.granularity == "edge"
-        # Whether input has a score does not matter: it is in every node circuit. Where neurons are
-        # scored, MLPs are no nodes of their own.
+        # Input does not count: it is in every node circuit. Where neurons are scored, MLPs are no
+        # nodes of their own.
         apart = len(space.mlp_ids) if space.spec.neurons else 0
         most = space.n_edges if edges else len(space.writers) - 1 - apart + space.n_neurons
-        if self.own.n_scored >= most:
+        scored = self.own.n_scored - int(not edges and np.isfinite(self.own.scores.mean[0]))
+        if scored >= most:
             return None
         return (
-            f"only {self.own.n_scored} of {most} {self.own.granularity}s have a score: the curve ends "
+            f"only {scored} of {most} {self.own.granularity}s have a score: the curve ends "
             "below the full model, and its areas compare with those of equal coverage alone"
         )
 

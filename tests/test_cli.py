@@ -421,7 +421,10 @@ def test_merge_says_what_circuits_in_both_took_over_and_what_not(own_copy, tmp_p
     capsys.readouterr()
     assert run(["merge", str(other), "--db", str(own_copy)]) == 0
     said = capsys.readouterr()
-    assert said.out == "0 circuits added, 5 stored already, 1 evaluation added to them\n"
+    assert said.out == (
+        "0 circuits added, 5 stored already, 1 evaluation added to them; for all of these 0 curves, "
+        "0 tables of knockouts, 0 tests\n"
+    )
     assert "alias @theirs was left out: it names another circuit here, or its" in said.err
     assert f"the note on {circuit_id[:12]} was left out" in said.err
     assert run(["merge", str(other), "--db", str(own_copy), "--json"]) == 0

@@ -10,7 +10,7 @@ import torch
 
 from circuitdb import discovery, evaluate, metrics, tasks
 from circuitdb.ablation import Ablation
-from circuitdb.errors import NumericalError, PromptError, UnknownNameError
+from circuitdb.errors import ModelError, NumericalError, PromptError, UnknownNameError
 from circuitdb.evaluate import Bench, does_task, faithfulness, figures, ratio
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
@@ -194,7 +194,7 @@ def test_a_model_that_gives_nan_is_named_before_any_search(
 
     assert isinstance(toy.forward, ResidualForward)
     broken = Broken(toy.forward.weights)
-    with pytest.raises(NumericalError, match="NaN"):
+    with pytest.raises(ModelError, match="NaN"):
         Bench(broken, months.split("train"), Ablation("resample", toy.forward))
 
 
@@ -285,5 +285,5 @@ def test_a_model_that_gives_no_numbers_is_refused_with_the_first_place(broken, n
         forward.weights.unembed[:] = math.nan
     else:
         forward.weights.blocks[1].attention.w_o[0] = math.inf
-    with pytest.raises(NumericalError, match=f"NaN or infinite logits on these prompts.*{named}"):
+    with pytest.raises(ModelError, match=f"NaN or infinite logits on these prompts.*{named}"):
         planted.bench(forward)

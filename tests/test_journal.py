@@ -216,13 +216,15 @@ def test_an_interrupted_discovery_is_gone_on_with_and_says_so(tmp_path, monkeypa
 
     # Another threshold takes over what stays the same, and gives what a search of its own gives.
     (loose,) = database.discover_plans([other])
-    assert any("of a stored run with another threshold" in told for told in loose.notices)
+    assert any("of a stored run" in told for told in loose.notices)
     (alone,) = api.Database(tmp_path / "c.duckdb").discover_plans([other])
     assert [e.name for e in loose.members] == [e.name for e in alone.members]
 
     replayed, same_circuit, _ = database.replay(found.circuit_id)
     assert same_circuit
     assert replayed.n_decisions == 479
+    (chosen,) = database.discover_plans([plan.model_copy(update={"edges": 20})])
+    assert not database.replay(chosen.circuit_id)[1]
     steady = database.stability(found.circuit_id, orders=3)
     assert (steady.n, steady.by, steady.unit) == (3, "orders", "edges")
     assert 0 < steady.mean_jaccard <= 1
@@ -320,5 +322,22 @@ def test_agreement_of_circuits_by_hand():
 
 
 def test_stability_needs_one_thing_that_differs(tmp_path):
-    with pytest.raises(OptionError, match="give samples or orders, one of the two, at least 2"):
+    with pytest.raises(OptionError, match="samples is 1; give 2 or more"):
         api.Database(tmp_path / "a.duckdb").stability("ioi", samples=1)
+
+
+def test_stability_of_node_circuits_leaves_out_what_every_one_has(tmp_path):
+    database = api.Database(tmp_path / "a.duckdb")
+    made = database.discover("months", engine="nap", nodes=0, band=0, examples=8)
+    assert database.stability(made.circuit_id, samples=2).sizes == (0, 0)
+
+
+@pytest.mark.parametrize("setting", ["within", "like"])
+def test_a_circuit_of_another_architecture_is_refused(setting, tmp_path):
+    database = api.Database(tmp_path / "a.duckdb")
+    other = database.discover("months", model="toy-2l", engine="eap", edges=9, band=0, examples=8)
+    engine = "acdc" if setting == "within" else "random"
+    with pytest.raises(
+        OptionError, match=f"--{setting} names circuit .* of toy-2l, which has other"
+    ):
+        database.discover("months", engine=engine, settings={setting: other.circuit_id}, band=0)

@@ -111,8 +111,9 @@ def merge(
         merged = api.Database(db).merge(other)
     said = (
         f"{plural(len(merged.added), 'circuit')} added, {merged.known} stored already, "
-        f"{plural(merged.evaluations, 'evaluation')} added to them"
-        + (f", {plural(merged.curves, 'curve')} added to runs" if merged.curves else "")
+        f"{plural(merged.evaluations, 'evaluation')} added to them; for all of these "
+        f"{plural(merged.curves, 'curve')}, {plural(merged.knockouts, 'table')} of knockouts, "
+        f"{plural(merged.tests, 'test')}"
     )
     out.result(merged._asdict(), lambda: raw(said))
     for name in merged.skipped_aliases:

@@ -54,8 +54,11 @@ def _show_replay(found: Replay, same: bool, other: Rethreshold | None) -> None:
         f"{plural(found.n_decisions, 'decision')}: {found.n_kept} edges kept, "
         f"{len(found.edges)} of them on a path from input to logits"
     )
-    line(f"they give {'the' if same else 'NOT the'} stored circuit")
-    if found.lowest is not None and found.threshold is not None:
+    if same:
+        line("they give the stored circuit")
+    else:
+        line("they do NOT give this circuit: it was selected from the scores, or changed since")
+    if same and found.lowest is not None and found.threshold is not None:
         above = "above that" if found.highest is None else f"up to {number(found.highest)}"
         line(
             f"every threshold from just over {number(found.lowest)} {above} gives it too "
@@ -64,7 +67,7 @@ def _show_replay(found: Replay, same: bool, other: Rethreshold | None) -> None:
     if other is None:
         return
     if other.decision is None:
-        line(f"{number(other.threshold)}: the same decisions, and so the same circuit")
+        line(f"{number(other.threshold)}: the same decisions")
         return
     d = other.decision
     verb = "removed" if d.kept else "kept"
@@ -110,10 +113,13 @@ def stability(
 def _show_stability(found: Stability, database: api.Database, ref: str) -> None:
     what = "samples of prompts" if found.by == "samples" else "orders of the edges"
     line(f"{describe.run_text(database.get(ref).run)}: {found.n} {what}")
-    line(
-        f"mean Jaccard {share(found.mean_jaccard)} over pairs "
-        f"(lowest {share(found.lowest_jaccard)}, highest {share(found.highest_jaccard)})"
-    )
+    if found.mean_jaccard is None:
+        line("every one of them is empty: there is nothing to agree in")
+    else:
+        line(
+            f"mean Jaccard {share(found.mean_jaccard)} over pairs "
+            f"(lowest {share(found.lowest_jaccard)}, highest {share(found.highest_jaccard)})"
+        )
     line(
         f"{found.unit}: {', '.join(map(str, found.sizes))}; {found.in_all} in all of them, "
         f"{found.in_any} in any"

@@ -9,7 +9,8 @@ layer the MLP, then heads last to first. An edge is removed for good when
 with m the KL divergence from the full model at the answer position, mean over prompts. Under
 another metric the rule is |m(after) − m(before)| < τ. What it leaves is cleared of dead ends.
 
-Score of an edge = m(after) − m(before), in the circuit as it stood then, not in the full model.
+Score of an edge = m(after) − m(before), in the circuit as it stood then, not in the full model: each
+was measured in another circuit, so that ``--edges N`` may bring back what the search removed.
 Cost: at most one masked forward an edge; receivers from which no kept path leads to the output
 lose their edges without one. Only what lies above the receiver on kept paths is run, several
 removals at once (:mod:`circuitdb.models.descent`); the result is that of one plain masked forward

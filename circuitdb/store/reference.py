@@ -233,6 +233,11 @@ def _differing(rows: Sequence[CircuitRow], columns: Iterable[str]) -> list[str]:
 
 def _all_wanted(con: Any, texts: Sequence[str]) -> list[_Wanted]:
     """References with their candidates; the circuits of all their tasks are read at once."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise CircuitReferenceError(
+                f"a reference is text, such as an id or 'ioi,engine=acdc', not {type(text).__name__}"
+            )
     named = {text: _by_name(con, text) for text in dict.fromkeys(texts)}
     parsed = {text: parse(text) for text, found in named.items() if found is None}
     of_task: dict[str, _Rows] = {reference.task: [] for reference in parsed.values()}
