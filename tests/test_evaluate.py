@@ -10,7 +10,7 @@ import torch
 
 from circuitdb import discovery, evaluate, metrics, tasks
 from circuitdb.ablation import Ablation
-from circuitdb.errors import ModelError, NumericalError, PromptError, UnknownNameError
+from circuitdb.errors import ModelError, PromptError, UnknownNameError
 from circuitdb.evaluate import Bench, does_task, faithfulness, figures, ratio
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
