@@ -145,7 +145,7 @@ def space_of(model: LoadedModel, neurons: bool) -> Space:
     if not model.forward.neurons:
         raise OptionError(
             f"the MLPs of {model.name} cannot be taken apart into neurons, which needs the residual "
-            "forward and MLPs of one width: leave --level neurons away"
+            "forward and MLPs of one width: use --forward residual, or --level components"
         )
     return model.space.with_neurons(model.forward.neurons)
 

@@ -312,3 +312,14 @@ def test_the_hooked_forward_says_that_it_knows_no_neurons(
     assert forward.neurons == 0
     with pytest.raises(ModelError, match="runs by the hooked one"):
         forward.activations(random_tokens(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded"), [("nap", {}), ("nap-ig", {"steps": 5, "grid": "eap-ig"})]
+)
+def test_runs_without_neurons_are_recorded_as_they_were_before_there_were_any(
+    name: str, recorded: dict[str, object]
+) -> None:
+    settings = engines.get(name).settings
+    assert settings().model_dump() == recorded
+    assert settings(level="neurons").model_dump() == {**recorded, "level": "neurons"}
