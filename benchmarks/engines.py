@@ -4,6 +4,7 @@ acdc     the fast way against one whole masked forward an edge, through Transfor
          model of GPT-2 small's shape with random weights
 eap      `eap` against one plain forward and backward, SmolLM2-135M: time and memory
 masked   a masked forward with one edge in twenty against a plain forward, SmolLM2-135M
+whole    what acdc over all edges of SmolLM2-135M would take
 
 Without WHAT all of them; each prints its section of docs/benchmarks.md. One torch thread; the ways
 take turns.
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import gc
+import itertools
 import json
 import subprocess
 import sys
@@ -37,6 +40,7 @@ from circuitdb.models.families import from_hf
 from circuitdb.models.forward import MaskedForward
 from circuitdb.models.residual import ResidualForward
 from circuitdb.plan import Plan
+from circuitdb.select import Ladder, by_number, importance
 from circuitdb.tasks.prompts import Prompts
 
 SMOLLM2 = "smollm2-135m"
@@ -48,7 +52,8 @@ NAMES_AT = (2, 4, 12)
 """Where a clean and a corrupted prompt differ, as IOI's do."""
 
 EAP_PAIRS = 16
-MASKED_PROMPTS, MASKED_LENGTH, MASKED_SHARE = 17, 17, 0.05
+MASKED_SHARE = 0.05
+WHOLE_EDGES = 24
 
 
 def acdc_section() -> str:
@@ -249,31 +254,78 @@ def resident(field: str) -> int:
 
 def masked_section() -> str:
     """A masked forward against a plain one."""
-    model = catalogue.load(SMOLLM2, threads=1)
+    model, prompts = ioi_prompts()
+    problem = Problem(bench_of(model.forward, prompts), metrics.get("logit_diff"))
     forward, space = model.forward, model.space
-    draw = torch.Generator().manual_seed(0)
-    shape = (2, MASKED_PROMPTS, MASKED_LENGTH)
-    clean, corrupted = torch.randint(1000, 40000, shape, generator=draw)
-    ablated = forward.writers(corrupted)
-    rng = np.random.default_rng(0)
-    masks = [torch.from_numpy(rng.random(space.n_edges) < MASKED_SHARE) for _ in range(REPEATS + 1)]
-    turns = iter(masks)
-    taken = in_turns(
-        {
-            "plain": clocked(lambda: forward.logits(clean)),
-            "masked": clocked(lambda: forward.masked(clean, ablated, next(turns))),
-        }
-    )
-    names = {"plain": "plain forward", "masked": f"masked forward, {MASKED_SHARE:.0%} of the edges"}
-    rows = [[names[k], seconds(v), f"{v / taken['plain']:.1f} ×"] for k, v in taken.items()]
+    scores = engines.get("eap").run(problem, engines.get("eap").settings()).edge_scores
+    assert scores is not None
+    n = round(MASKED_SHARE * space.n_edges)
+    ladder = Ladder(space, importance(scores, "abs_mean"), "edge")
+    circuit = space.mask(by_number(ladder, n).edges)
+    # One edge of the first layer goes and comes, so that nothing of the last forward can be used.
+    other = circuit.copy()
+    other[np.flatnonzero(circuit)[0]] = False
+    turns = itertools.cycle([torch.from_numpy(circuit), torch.from_numpy(other)])
+    batches = [(b.clean, problem.bench.ablated(b)) for b in problem.bench.batches]
+    runs = [forward.masked_run(*batch) for batch in batches]
+
+    def further() -> None:
+        mask = next(turns)
+        for run in runs:
+            run(mask)
+
+    def first() -> None:
+        for batch in batches:
+            forward.masked(*batch, torch.from_numpy(circuit))
+
+    def plain() -> None:
+        for clean, _ in batches:
+            forward.logits(clean)
+
+    further()  # A search's second forward is the first that finds its memory there.
+    ways: dict[str, Callable[[], None]] = {
+        "plain forward": plain, "masked forward, one of a search": further,
+        "masked forward, the first on its prompts": first,
+    }  # fmt: skip
+    taken = in_turns({name: clocked(way) for name, way in ways.items()})
+    rows = [[k, seconds(v), f"{v / taken['plain forward']:.2f} ×"] for k, v in taken.items()]
     return f"""\
-Forwards of SmolLM2-135M on {MASKED_PROMPTS} prompts of {MASKED_LENGTH} tokens; random edges, other ones each
-time. Medians of {REPEATS}. {machine()}
+Forwards of SmolLM2-135M on {EAP_PAIRS} IOI prompts in batches of one length; the circuit has the {n:,} edges
+({MASKED_SHARE:.0%}) that `eap` ranks highest. Medians of {REPEATS}. {machine()}
 
 {table(["what", "time", "ratio"], rows)}"""
 
 
-SECTIONS = {"acdc": acdc_section, "eap": eap_section, "masked": masked_section}
+def whole_section() -> str:
+    """What ACDC over every edge of SmolLM2 would take, from slices of it."""
+    model, prompts = ioi_prompts()
+    problem = Problem(bench_of(model.forward, prompts), metrics.get("kl"))
+    space, rows, total = problem.bench.space, [], 0.0
+    last = space.spec.n_layers - 1
+    layers = [last if r.component.layer is None else r.component.layer for r in space.readers]
+    by_layer = np.asarray(layers)[space.edge_dst]
+    for third, (place, order) in enumerate(slices(problem).items()):
+        # What is made once, before the first edge, is taken off.
+        once, some = (
+            clocked(functools.partial(search, problem, _part(order, 0, n)))()
+            for n in (1, 1 + WHOLE_EDGES)
+        )
+        each = (some - once) / WHOLE_EDGES
+        highest = space.spec.n_layers * (3 - third) // 3
+        n = int(((by_layer < highest) & (by_layer >= highest - space.spec.n_layers // 3)).sum())
+        total += n * each
+        rows.append([place, f"{n:,}", f"{each:.2f} s", f"{n * each / 3600:.1f} h"])
+    rows.append(["all", f"{space.n_edges:,}", "", f"{total / 3600:.1f} h"])
+    return f"""\
+`acdc` over every edge of SmolLM2-135M, {EAP_PAIRS} IOI pairs, the fast way: reckoned from {WHOLE_EDGES} edges of each
+third of the depth, all others kept (edges that go make later ones cheaper). {machine()}
+
+{table(["receivers in the", "edges", "an edge", "all of them"], rows)}"""
+
+
+SECTIONS = {
+    "acdc": acdc_section, "eap": eap_section, "masked": masked_section, "whole": whole_section,
+}  # fmt: skip
 
 
 def main() -> None:
