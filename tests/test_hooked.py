@@ -173,6 +173,10 @@ def test_gradient_of_every_edge_is_the_change_under_a_small_step(family, hooked)
     clean = forward.writers(TOKENS)
     delta = forward.writers(OTHERS) - clean
     found = forward.edge_gradients(TOKENS, delta, logit_difference)
+    given = forward.writers(OTHERS)
+    own = forward.edge_gradients(TOKENS, given, logit_difference, less_own=True)
+    assert torch.equal(own, found)
+    assert torch.equal(given, delta)
     # Llama-type models do norms and softmax in float32 whatever the weights are: a step much
     # smaller than this drowns in rounding.
     step, scale = 1e-3, float(found.abs().max())

@@ -120,6 +120,14 @@ def test_cutting_a_single_edge_equals_the_slow_way_at_every_port(forward):
         close(forward.masked(TOKENS, ablated, keep), expected, 1e-6)
 
 
+def test_what_senders_write_in_the_run_itself_can_be_taken_off(forward):
+    clean, ablated = forward.writers(TOKENS), forward.writers(OTHERS)
+    given = ablated.clone()
+    found = forward.edge_gradients(TOKENS, given, logit_difference, less_own=True)
+    close(given, ablated - clean)
+    close(found, forward.edge_gradients(TOKENS, ablated - clean, logit_difference))
+
+
 def test_a_gradient_is_the_derivative_of_ablating_that_edge_a_little(forward):
     clean = forward.writers(TOKENS)
     delta, small = forward.writers(OTHERS) - clean, 1e-6

@@ -196,6 +196,19 @@ def mean_gradients(
     return total.div_(n)
 
 
+def clean_gradients(
+    problem: Problem, batch: BenchBatch, *, by_position: bool = False
+) -> tuple[Estimate, Writers]:
+    """delta · gradient of every edge and prompt at the clean run, and delta, which it gives too."""
+    delta = problem.bench.ablated(batch, keep=False)
+    if delta is batch.ablated:
+        delta = delta.clone()  # Kept for others, and written to below.
+    found = problem.bench.forward.edge_gradients(
+        batch.clean, delta, objective(problem, batch), by_position=by_position, less_own=True
+    )
+    return found, delta
+
+
 def attribute(problem: Problem, phase: str, estimate: Callable[[BenchBatch], Estimate]) -> Found:
     """Edge scores over all prompts of a problem from a per-batch estimate.
 

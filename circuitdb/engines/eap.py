@@ -12,9 +12,9 @@ attention pattern is recomputed with the edge's query or key as ablating the edg
 score is Σ (pattern′ − pattern) · ∂m/∂pattern. That finds edges whose gradient vanishes because
 attention is saturated. Only models that run by the residual forward.
 
-Cost: one plain forward for each of clean and ablated activations, one forward and backward; with
-`qk_fix` another forward and backward, and about writers / 2 times the query and key half of a
-forward's attention (for GPT-2 small about 80 times, for SmolLM2-135M 150).
+Cost: one plain forward for ablated activations, one forward and backward; with `qk_fix` another
+forward and backward, and about writers / 2 times the query and key half of a forward's attention
+(for GPT-2 small about 80 times, for SmolLM2-135M 150).
 Source: Syed, Rager, Conmy 2023, "Attribution patching outperforms automated circuit discovery";
 `qk_fix`: Kramár et al. 2024, "AtP*: an efficient and scalable method for localizing LLM behaviour".
 """
@@ -33,8 +33,7 @@ from circuitdb.engines.attribution import (
     Estimate,
     PerPrompt,
     attribute,
-    change,
-    mean_gradients,
+    clean_gradients,
     objective,
     refuse_flat,
 )
@@ -88,10 +87,7 @@ class Eap:
 
         def measure(problem: Problem) -> Found:
             def estimate(batch: BenchBatch) -> Estimate:
-                delta = change(problem, batch).delta
-                found = mean_gradients(
-                    problem, batch, delta, [None], by_position=settings.positions
-                )
+                found, delta = clean_gradients(problem, batch, by_position=settings.positions)
                 return found if corrected is None else corrected(problem, batch, delta, found)
 
             return attribute(problem, "attribution", estimate)

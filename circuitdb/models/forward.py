@@ -211,6 +211,7 @@ class MaskedForward(Protocol):
         senders: slice | None = None,
         by_position: bool = False,
         neurons: NeuronSums | None = None,
+        less_own: bool = False,
     ) -> Float[Tensor, "batch *pos edge"]:
         """For every edge and prompt: Σ over positions and d_model of delta · ∂objective/∂input.
 
@@ -226,6 +227,8 @@ class MaskedForward(Protocol):
             senders: contract the edges of these writers only; the others' values are 0.
             by_position: do not sum over positions.
             neurons: takes in the gradients at neurons' activations too.
+            less_own: `delta` holds what senders would write instead; what they write in this run
+                is taken off it, in place. Saves the forward that would tell. Not with `held`.
 
         Returns:
             ``[batch, edge]``, or ``[batch, pos, edge]`` by position.

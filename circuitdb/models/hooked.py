@@ -190,9 +190,12 @@ class HookedForward:
         senders: slice | None = None,
         by_position: bool = False,
         neurons: NeuronSums | None = None,
+        less_own: bool = False,
     ) -> Float[Tensor, "batch *pos edge"]:
         """For every edge and prompt: Σ over positions and d_model of delta · ∂objective/∂input."""
         assert neurons is None, "activations() refuses before"
+        if less_own:
+            delta -= self.writers(tokens)
         inputs: list[Tensor] = []
 
         def branch(site: _Site, x: Tensor) -> Tensor:

@@ -285,8 +285,10 @@ class ResidualForward:
         senders: slice | None = None,
         by_position: bool = False,
         neurons: NeuronSums | None = None,
+        less_own: bool = False,
     ) -> Float[Tensor, "batch *pos edge"]:
         """For every edge and prompt: Σ over positions and d_model of delta · ∂objective/∂input."""
+        assert not (less_own and held), "held outputs are not this run's own"
         sums = EdgeSums(delta, self.space.n_edges, senders, by_position)
 
         def record(readers: Readers, grad: PerReader) -> None:
@@ -296,6 +298,8 @@ class ResidualForward:
             start = held.at(slice(0, 1)) if held else None
             x = (self.embed(tokens) if start is None else start.outputs[0]).detach()
             x = x.requires_grad_()
+            if less_own:
+                delta[0] -= x.detach()
             for i, block in enumerate(self.weights.blocks):
                 a, readers = block.attention, self._attention_readers[i]
                 normed = _norm(block.attention_norm, x)
@@ -303,7 +307,8 @@ class ResidualForward:
                 _record_attention(readers, a, block.attention_norm, normed, qkv, record)
                 first = readers.n_visible
                 heads = held.at(slice(first, first + len(a.w_q))) if held else None
-                attended = x + self._written(block, qkv, heads)
+                own = delta[first : first + len(a.w_q)] if less_own else None
+                attended = x + self._written(block, qkv, heads, own)
                 read = x if self._parallel else attended
                 branch = _recorded(read, self._mlp_readers[i], record)
                 first += len(a.w_q)
@@ -311,7 +316,10 @@ class ResidualForward:
                 hidden = _activations(block, branch)
                 if neurons is not None:
                     hidden.register_hook(functools.partial(neurons.add, i))  # type: ignore[no-untyped-call]
-                x = attended + (_out_of(block, hidden) if mlp is None else mlp.outputs[0])
+                out = _out_of(block, hidden) if mlp is None else mlp.outputs[0]
+                if less_own:
+                    delta[first] -= out.detach()
+                x = attended + out
             logits = self._unembed(_recorded(x, self._logits_readers, record))
             objective(logits).sum().backward()  # type: ignore[no-untyped-call]
         return sums.scores
@@ -410,11 +418,21 @@ class ResidualForward:
         return self.unembed(x[:, -1] if self.weights.reads == "last" else x).flatten(1)
 
     def _written(
-        self, block: Block, qkv: tuple[Tensor, Tensor, Tensor], held: Held | None
+        self,
+        block: Block,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        held: Held | None,
+        less: PerReader | None,
     ) -> Shared:
-        """What all heads write together, output bias included; those `held`, by head, as given."""
+        """What all heads write together, output bias included; those `held`, by head, as given.
+
+        What each writes is taken off `less`, where that is given.
+        """
         if held is None:
-            return _write_summed(block, self._attend(block.attention, *qkv))
+            z = self._attend(block.attention, *qkv)
+            if less is not None:
+                less -= _write(block, z.detach())
+            return _write_summed(block, z)
         given = held.outputs.sum(0) + or_zero(block.attention.b_o)
         if len(held.outputs) == len(block.attention.w_q):
             return given
@@ -593,12 +611,13 @@ def _normalized(norm: Norm | None, x: Tensor) -> Tensor:
 
 
 def _norm(norm: Norm | None, x: Tensor) -> _Normed:
+    """The norm's output, and apart from it, without gradient, what its closed form needs."""
     if norm is None:
         return _Normed(x, x, torch.ones_like(x[..., :1]))
-    centred = x if norm.rms else x - x.mean(-1, keepdim=True)
+    held = x.detach()
+    centred = held if norm.rms else held - held.mean(-1, keepdim=True)
     scale = (centred.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
-    unit = centred * scale
-    return _Normed(unit * norm.weight + or_zero(norm.bias), unit, scale)
+    return _Normed(_normalized(norm, x), centred * scale, scale)
 
 
 def _norm_backward(norm: Norm | None, normed: _Normed, grad: PerReader) -> PerReader:
