@@ -70,7 +70,7 @@ class Ablation:
             like = self._forward.writers(corrupted[:1])
             return like.new_zeros(like.shape[0], *corrupted.shape, like.shape[3])
         assert self._means is not None
-        return self._means.at(self.kind, corrupted, templates)
+        return self._means.at(corrupted, templates)
 
     def activations(self, corrupted: Tokens, templates: Sequence[str]) -> Activations:
         """Ablated activations of the neurons of every MLP for one batch.
@@ -89,9 +89,7 @@ class Ablation:
             )
             return lambda layer: zeros
         means = self._neuron_means
-        return lambda layer: means.at(
-            self.kind, corrupted, templates, slice(layer, layer + 1)
-        ).squeeze(0)
+        return lambda layer: means.at(corrupted, templates, slice(layer, layer + 1)).squeeze(0)
 
     @functools.cached_property
     def _neuron_means(self) -> _Means:
@@ -105,7 +103,7 @@ class Ablation:
 
     def _averaged(self, observe: Callable[[Tokens], Observed]) -> _Means:
         assert self._over is not None
-        return _average(self._over, self._batch_size, self._forward.device, observe)
+        return _average(self._over, self._batch_size, self._forward.device, observe, self.kind)
 
 
 Observed = Float[Tensor, "item batch pos width"]
@@ -116,19 +114,17 @@ class _Means:
     """Means over prompts of what writers write, or of what the neurons of each layer do."""
 
     by_position: dict[tuple[str, int], Float[Tensor, "item pos width"]]
-    """By template and length."""
-    overall: Float[Tensor, "item width"]
-    """Over all positions too."""
+    """By template and length; empty under ``mean_global``."""
+    overall: Float[Tensor, "item width"] | None = None
+    """Over all positions too; null under ``mean``."""
 
-    def at(
-        self, kind: str, tokens: Tokens, templates: Sequence[str], items: slice = slice(None)
-    ) -> Observed:
+    def at(self, tokens: Tokens, templates: Sequence[str], items: slice = slice(None)) -> Observed:
         """What the prompts of a batch carry.
 
         Raises:
             PromptError: a template of this length is not among the averaged prompts.
         """
-        if kind == "mean_global":
+        if self.overall is not None:
             shape = (-1, *tokens.shape, -1)
             return self.overall[items, None, None].expand(shape).contiguous()
         length = tokens.shape[1]
@@ -145,8 +141,13 @@ class _Means:
 
 
 def _average(
-    prompts: Prompts, size: int, device: torch.device, observe: Callable[[Tokens], Observed]
+    prompts: Prompts,
+    size: int,
+    device: torch.device,
+    observe: Callable[[Tokens], Observed],
+    kind: str,
 ) -> _Means:
+    """The means that an ablation of a kind needs, and no others: they are large."""
     sums: dict[tuple[str, int], Tensor] = {}
     counts: dict[tuple[str, int], int] = defaultdict(int)
     for batch in prompts.batches(size):
@@ -157,8 +158,7 @@ def _average(
             total = sums.get(key)
             sums[key] = seen[:, i].clone() if total is None else total.add_(seen[:, i])
             counts[key] += 1
+    if kind == "mean":
+        return _Means({key: total / counts[key] for key, total in sums.items()})
     positions = sum(n * key[1] for key, n in counts.items())
-    return _Means(
-        {key: total / counts[key] for key, total in sums.items()},
-        torch.stack([total.sum(1) for total in sums.values()]).sum(0) / positions,
-    )
+    return _Means({}, torch.stack([total.sum(1) for total in sums.values()]).sum(0) / positions)

@@ -264,16 +264,9 @@ class Database:
         from circuitdb import replay
         from circuitdb.journal import FileJournal
 
-        known: Sequence[Decision] = ()
-        with self.reading() as store:
-            alike = store.find(engine=run.engine, prompt_set=run.prompt_set, weights=run.weights)
-            for other in store.runs(sorted({row.run_id for row in alike})).values():
-                if replay.differ_in_threshold_alone(other, run):
-                    threshold = run.settings[replay.THRESHOLDS[run.engine]]
-                    taken = store.decisions(other.run_id)
-                    n = replay.agreeing(other, taken, threshold)
-                    known = max(known, taken[:n], key=len)
-        journal = FileJournal(self.path, run, known)
+        journal = FileJournal(
+            self.path, run, self._agreeing(run) if run.engine in replay.THRESHOLDS else ()
+        )
         n = len(journal.start)
         if not n:
             return journal, ()
@@ -285,6 +278,20 @@ class Database:
         if plan.settings.get("within") is not None:
             return self._within(plan)
         return self._matched(plan) if plan.engine == "random" else plan
+
+    def _agreeing(self, run: Run) -> Sequence[Decision]:
+        """The decisions of a stored run with another threshold that hold under this one's too."""
+        from circuitdb import replay
+
+        known: Sequence[Decision] = ()
+        threshold = run.settings[replay.THRESHOLDS[run.engine]]
+        with self.reading() as store:
+            alike = store.find(engine=run.engine, prompt_set=run.prompt_set, weights=run.weights)
+            for other in store.runs(sorted({row.run_id for row in alike})).values():
+                if replay.differ_in_threshold_alone(other, run):
+                    taken = store.decisions(other.run_id)
+                    known = max(known, taken[: replay.agreeing(other, taken, threshold)], key=len)
+        return known
 
     def _require_same_graph(self, plan: Plan, model: LoadedModel) -> None:
         """Refuse a stored circuit of another architecture: its edges are not this model's.
@@ -403,15 +410,10 @@ class Database:
     def _on_other_samples(self, circuit: Circuit, n: int, report: Report) -> list[Ids]:
         from circuitdb import revisit
 
-        plans = revisit.replicate_plans(circuit, n)
         unit = "edges" if circuit.granularity == "edge" else "nodes"
-        found = []
-        model = _load(plans[0], {})
-        revisit.check_unchanged(circuit, model)
-        for plan in plans:
-            made = self._carry_out(self._looked_up(plan), model, report=report)
-            found.append(next(c for c in made if c.granularity == circuit.granularity).circuit_id)
-        return [self._ids(i, unit) for i in found]
+        repeated = self._repeat(circuit, revisit.replicate_plans(circuit, n), report)
+        found = [next(c for c in made if c.granularity == circuit.granularity) for made in repeated]
+        return [self._ids(c.circuit_id, unit) for c in found]
 
     def _ids(self, circuit_id: str, unit: str) -> Ids:
         """The edges of an edge circuit, or the nodes of a node circuit but input and logits."""
@@ -569,12 +571,23 @@ class Database:
 
         for circuit_id in dict.fromkeys(ids):
             circuit = self.get(circuit_id)
-            plans = revisit.control_plans(circuit, replicates)
-            report(f"loading {circuit.run.model}", 0, 0)
-            model = _load(plans[0], {})
-            revisit.check_unchanged(circuit, model)
-            for plan in plans:
-                self._carry_out(self._looked_up(plan), model, report=report)
+            self._repeat(circuit, revisit.control_plans(circuit, replicates), report)
+
+    def _repeat(
+        self, circuit: Circuit, plans: Sequence[Plan], report: Report
+    ) -> list[list[StoredCircuit]]:
+        """Carry out plans like a circuit's own, with one load of its model.
+
+        Raises:
+            PromptError: its task would not make its prompts any more.
+            ModelError: the weights were changed since.
+        """
+        from circuitdb import revisit
+
+        report(f"loading {circuit.run.model}", 0, 0)
+        model = _load(plans[0], {})
+        revisit.check_unchanged(circuit, model)
+        return [self._carry_out(self._looked_up(plan), model, report=report) for plan in plans]
 
     def render(self, *refs: str, path: str | Path) -> Path:
         """Draw one circuit, or two or three in one diagram coloured by who has what.

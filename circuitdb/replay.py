@@ -120,7 +120,11 @@ def _threshold(run: Run) -> float | None:
     return None if setting is None else float(run.settings[setting])
 
 
+def held_against_threshold(metric: str, before: float, after: float) -> float:
+    """What acdc compares with τ: the rise of ``kl``, of another metric its change either way."""
+    moved = after - before
+    return moved if metric == "kl" else abs(moved)
+
+
 def _moved(run: Run, decision: Decision) -> float:
-    """The change that the threshold is held against."""
-    moved = decision.after - decision.before
-    return moved if run.metric == "kl" else abs(moved)
+    return held_against_threshold(run.metric, decision.before, decision.after)

@@ -1,7 +1,8 @@
 """Which circuits may be compared, and what is said when they may not.
 
 Compared are circuits of one graph space and of equal engine, metric, ablation, corruption,
-granularity and direction (noising or denoising): a difference in any of these moves the overlap by more than most tasks do.
+granularity and direction (noising or denoising): a difference in any of these moves the overlap by
+more than most tasks do.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ from circuitdb.evaluate import Bench, BenchBatch
 from circuitdb.models.descent import Descent, Group, Receiver, supports
 from circuitdb.models.residual import ResidualForward
 from circuitdb.models.stream import components_behind, reach, reader_blocks
+from circuitdb.replay import held_against_threshold
 from circuitdb.space import EdgeMask, Space
 
 MOST_AHEAD = 4
@@ -315,7 +316,6 @@ class _Search:
 
     def __init__(self, problem: Problem, start: EdgeMask, tau: float) -> None:
         self._problem, self._space, self._tau = problem, problem.bench.space, tau
-        self._signed = problem.metric.name == "kl"
         self._total, self._ahead = int(start.sum()), 1
         self.kept = start.copy()
         self.decisions: list[Decision] = []
@@ -374,8 +374,8 @@ class _Search:
         made: list[Decision] = []
         before = self._now
         for e, after in zip(batch, values, strict=True):
-            moved = after - before
-            goes = (moved if self._signed else abs(moved)) < self._tau
+            metric = self._problem.metric.name
+            goes = held_against_threshold(metric, before, after) < self._tau
             made.append(Decision(str(self._space.edge(e)), "edges", before, after, not goes))
             if not goes:
                 break

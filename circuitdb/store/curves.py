@@ -37,16 +37,14 @@ def add(con: Any, run_key: int, curve: Curve) -> None:
         (number, i, *(getattr(point, name) for name in POINT))
         for i, point in enumerate(curve.points)
     ]
-    write.insert_rows(con, "curve_point", owner, _POINTS, points, [])
+    edit.append(con, "curve_point", owner, _POINTS, points)
     templates = [
         (number, *row)
         for i, point in enumerate(curve.points)
         for row in write.template_rows(i, point.templates)
     ]
-    write.insert_rows(con, "curve_template", owner, _TEMPLATES, templates, [])
-    con.unregister("incoming")
-    for table in ("curve", "curve_point", "curve_template"):
-        edit.seal_again(con, table, run_key)
+    edit.append(con, "curve_template", owner, _TEMPLATES, templates)
+    edit.seal_again(con, "curve", run_key)
 
 
 def of_run(con: Any, run_key: int, run_id: str) -> tuple[Curve, ...]:

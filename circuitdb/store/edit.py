@@ -71,13 +71,11 @@ def add_evaluation(con: Any, circuit_key: int, figures: Figures) -> None:
 
 def _add_templates(con: Any, circuit_key: int, evaluation: int, figures: Figures) -> None:
     """Store the figures by template of an evaluation that has none yet."""
-    owner = ("circuit_key", circuit_key)
     sql = "SELECT count(*) FROM template_evaluation WHERE circuit_key = ? AND evaluation = ?"
     if figures.templates and not one(con, sql, [circuit_key, evaluation])[0]:
         rows = write.template_rows(evaluation, figures.templates)
-        write.insert_rows(con, "template_evaluation", owner, ("evaluation", *TEMPLATE), rows, [])
-        con.unregister("incoming")
-        seal_again(con, "template_evaluation", circuit_key)
+        owner = ("circuit_key", circuit_key)
+        append(con, "template_evaluation", owner, ("evaluation", *TEMPLATE), rows)
 
 
 def seal_again(con: Any, table: str, owner: int) -> None:
@@ -95,7 +93,7 @@ def add_knockouts(con: Any, circuit_key: int, knockouts: Knockouts) -> None:
         (*head[:3], i, *head[3:], *row.model_dump().values())
         for i, row in enumerate(knockouts.rows)
     ]
-    _append(con, "knockout", circuit_key, KNOCKOUT, rows)
+    append(con, "knockout", ("circuit_key", circuit_key), KNOCKOUT, rows)
 
 
 def add_test(con: Any, circuit_key: int, test: CircuitTest) -> None:
@@ -103,27 +101,31 @@ def add_test(con: Any, circuit_key: int, test: CircuitTest) -> None:
     known = read.tests(con, circuit_key)
     if any(k.question() == test.question() for k in known):
         return
-    n = len(known)
+    n, owner = len(known), ("circuit_key", circuit_key)
     head = [(n, *(getattr(test, name) for name in CIRCUIT_TEST))]
-    _append(con, "circuit_test", circuit_key, ("test", *CIRCUIT_TEST), head)
+    append(con, "circuit_test", owner, ("test", *CIRCUIT_TEST), head)
     removals = [
         (n, i, k.how, canonical_json(k.nodes), k.f_circuit, k.f_full)
         for i, k in enumerate(test.removals)
     ]
-    _append(con, "removal", circuit_key, ("test", "ordinal", *REMOVAL), removals)
+    append(con, "removal", owner, ("test", "ordinal", *REMOVAL), removals)
     changes = [(False, c) for c in test.members] + [(True, c) for c in test.random]
     rows = [(n, i, random, *c.model_dump().values()) for i, (random, c) in enumerate(changes)]
     columns = ("test", "ordinal", "is_random", *CHANGE)
-    _append(con, "member_change", circuit_key, columns, rows)
+    append(con, "member_change", owner, columns, rows)
 
 
-def _append(
-    con: Any, table: str, circuit_key: int, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+def append(
+    con: Any,
+    table: str,
+    owner: tuple[str, int],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
 ) -> None:
-    """Add rows to those a circuit has in a table, and seal all of them anew."""
-    write.insert_rows(con, table, ("circuit_key", circuit_key), columns, rows, [])
+    """Add rows to those an owner (its column and key) has in a table, and seal all of them anew."""
+    write.insert_rows(con, table, owner, columns, rows, [])
     con.unregister("incoming")
-    seal_again(con, table, circuit_key)
+    seal_again(con, table, owner[1])
 
 
 def remove(con: Any, circuit_keys: Sequence[int]) -> None:
