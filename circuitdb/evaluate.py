@@ -9,6 +9,7 @@ Faithfulness = (m(C) − m(∅)) / (m(M) − m(∅)). Source: Marks et al. 2024;
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ _CACHE_BYTES = 1536 * 2**20
 """What a bench keeps between masks: ablated activations, then the forwards remembered."""
 _BATCH_BYTES = 192 * 2**20
 """Target size of one batch's writer outputs."""
+_BACKWARD_BYTES = 64 * 2**20
+"""The same for a batch with a backward."""
 
 
 @dataclass(slots=True)
@@ -60,6 +63,17 @@ class BenchBatch:
     """What ablated neurons carry, where they are told apart."""
     run: MaskedRun | None = None
     """The masked forward on this batch, where it is kept between masks."""
+
+    def part(self, prompts: slice) -> BenchBatch:
+        """Some of its prompts, with the ablated activations it keeps; activations of neurons and
+        the masked forward are made anew."""
+        tensors = (self.clean, self.corrupted, self.correct, self.incorrect)
+        clean, corrupted, correct, incorrect = (tensor[prompts] for tensor in tensors)
+        return BenchBatch(
+            clean, corrupted, correct, incorrect, self.index[prompts], self.template[prompts],
+            self.reference[prompts], self.full[prompts],
+            None if self.ablated is None else self.ablated[:, prompts],
+        )  # fmt: skip
 
 
 class Bench:
@@ -85,7 +99,9 @@ class Bench:
         self.prompts = prompts
         self.ablation = ablation
         self.space = forward.space if space is None else space
-        size = _fitting_batch(forward, prompts) if batch_size is None else batch_size
+        self._position_bytes = forward.writers(_one_token(forward)).nbytes
+        longest = max((len(row.clean_ids) for row in prompts.rows), default=1)
+        size = self._fitting(longest, _BATCH_BYTES) if batch_size is None else batch_size
         self.batches = [self._prepare(batch) for batch in prompts.batches(size)]
         self._kept_bytes = 0
         self._edgeless: dict[str, Values] = {}
@@ -110,6 +126,27 @@ class Bench:
             clean, corrupted, correct.to(device), incorrect.to(device),
             batch.index, batch.template, reference, reference,
         )  # fmt: skip
+
+    def _fitting(self, length: int, most_bytes: int) -> int:
+        """How many prompts of a length have writer outputs of so many bytes; at least one."""
+        return max(1, min(256, most_bytes // (self._position_bytes * length)))
+
+    def small_batches(self) -> list[BenchBatch]:
+        """The batches, those cut into equal parts that are too large for a backward.
+
+        A backward keeps each layer's activations beside the writers' outputs. Cut in this way it
+        needs about the memory of a plain forward and backward on a whole batch.
+        """
+        found = []
+        for batch in self.batches:
+            n, length = batch.clean.shape
+            n_parts = -(-n // self._fitting(length, _BACKWARD_BYTES))
+            bounds = [n * i // n_parts for i in range(n_parts + 1)]
+            whole = n_parts == 1
+            found += (
+                [batch] if whole else [batch.part(slice(*b)) for b in itertools.pairwise(bounds)]
+            )
+        return found
 
     def ablated(self, batch: BenchBatch, keep: bool = True) -> Writers:
         """Ablated activations of a batch, ``[writer, batch, pos, d_model]``.
@@ -267,11 +304,8 @@ def _first_broken(forward: MaskedForward, tokens: Tokens) -> str:
     return "though every component writes finite numbers: the unembedding does it"
 
 
-def _fitting_batch(forward: MaskedForward, prompts: Prompts) -> int:
-    longest = max((len(row.clean_ids) for row in prompts.rows), default=1)
-    probe = forward.writers(torch.zeros((1, 1), dtype=torch.int64, device=forward.device))
-    per_prompt = probe.element_size() * probe.nelement() * longest
-    return max(1, min(256, _BATCH_BYTES // per_prompt))
+def _one_token(forward: MaskedForward) -> Tokens:
+    return torch.zeros((1, 1), dtype=torch.int64, device=forward.device)
 
 
 @dataclass(frozen=True, slots=True)

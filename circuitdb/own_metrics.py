@@ -135,6 +135,7 @@ def _run(path: Path, source: bytes) -> dict[str, Any]:
     return module.__dict__
 
 
+@functools.cache
 def _installed() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group="circuitdb.metrics")}
 

@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuitdb import engines, metrics
+from circuitdb import engines, evaluate, metrics
+from circuitdb.ablation import Ablation
 from circuitdb.engines.attribution import RoleSums
 from circuitdb.engines.eap import EapSettings
 from circuitdb.engines.eap_ig_activations import groups
 from circuitdb.engines.engine import Found, Problem
 from circuitdb.errors import OptionError
+from circuitdb.evaluate import Bench
 from circuitdb.models import patterns
 from circuitdb.models.families import from_hf
 from circuitdb.models.forward import Held
@@ -245,6 +247,49 @@ def test_a_bench_is_as_before_after_a_search_the_other_way():
     before = run("exact", on).edge_scores.mean
     run("exact", on, direction="denoising")
     close(run("exact", on).edge_scores.mean, before, 1e-6)
+
+
+# parts of a batch
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [("eap", {}), ("eap", {"positions": True}), ("eap", {"qk_fix": True}),
+     ("eap", {"direction": "denoising"}), ("eap-ig-inputs", {"steps": 2}), ("nap", {}),
+     ("nap", {"level": "neurons"})],
+)  # fmt: skip
+def test_a_batch_too_large_for_a_backward_is_scored_in_parts(
+    monkeypatch, forward, name, chosen, kept
+):
+    def found() -> Found:
+        on = with_roles(problem(forward, "mean", n=5), [{"END": 4}])
+        if chosen.get("level") == "neurons":
+            space = forward.space.with_neurons(forward.neurons)
+            bench = Bench(forward, on.bench.prompts, on.bench.ablation, space=space)
+            on = Problem(bench, LOGIT_DIFF)
+        if chosen.get("direction") == "denoising":
+            on.bench.ablation = Ablation("resample", forward)
+        if kept:
+            on.bench.ablated(on.bench.batches[0])
+        sizes = [len(b.index) for b in on.bench.small_batches()]
+        assert sizes == ([2, 3] if parted else [5])
+        return run(name, on, **chosen)
+
+    parted = False
+    whole = found()
+    prompt = forward.writers(torch.zeros(1, 5, dtype=torch.int64)).nbytes
+    monkeypatch.setattr(evaluate, "_BACKWARD_BYTES", 3 * prompt + 1)
+    parted = True
+    split = found()
+    for a, b in zip(
+        (split.edge_scores, split.node_scores), (whole.edge_scores, whole.node_scores), strict=True
+    ):
+        assert (a is None) == (b is None)
+        if a is not None:
+            close(a.mean, b.mean, 1e-6)
+            close(a.se, b.se, 1e-5)
+    assert split.effects.keys() == whole.effects.keys()
 
 
 # nodes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any, NamedTuple
 
@@ -71,6 +72,7 @@ ENGINES: tuple[Listed, ...] = (
 )  # fmt: skip
 
 
+@functools.cache
 def listed() -> tuple[Listed, ...]:
     """Our engines, then those other packages bring."""
     from importlib.metadata import entry_points  # Slow, and only needed here.

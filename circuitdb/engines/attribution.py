@@ -276,7 +276,7 @@ def _estimates(
     problem: Problem, phase: str, estimate: Callable[[BenchBatch], Estimate]
 ) -> Iterator[tuple[BenchBatch, Estimate]]:
     """The estimate of each batch, reported as it comes."""
-    batches = problem.bench.batches
+    batches = problem.bench.small_batches()
     for i, batch in enumerate(batches):
         problem.report(phase, i, len(batches))
         yield batch, estimate(batch)
