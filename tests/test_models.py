@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from circuitdb.errors import ModelError, OfflineError, OptionError, UnknownNameE
 from circuitdb.models import cache, catalogue, hub, memory, smollm2, toy
 from circuitdb.models.hooked import HookedForward
 from circuitdb.models.residual import ResidualForward
+from circuitdb.tasks.prompts import Lexicon, Pair, PromptSet, build
 from tests.tiny_models import (
     COUPLED,
     FAST,
@@ -206,6 +208,45 @@ def test_a_start_token_is_used_where_the_tokenizer_itself_adds_one(copied, fresh
     assert model.bos
     assert model.tokenizer.bos_id == WORDS.index("<s>")
     assert model.tokenizer.encode("Mary") == [2]
+
+
+@pytest.mark.parametrize("forward", ["residual", "hooked"])
+def test_a_token_without_a_row_is_refused_where_a_prompt_has_it(forward, copied, fresh_cache):
+    write("gpt2", copied, vocab_size=len(WORDS) - 2)
+    model = catalogue.load(str(copied), forward=forward)
+    assert model.forward.vocabulary == model.tokenizer.rows == len(WORDS) - 2
+    sizes = {"train": 2, "validation": 0, "test": 0}
+
+    def built(last: str, answer: str = "store", answers: str = "task") -> PromptSet:
+        task = Listed([f"Then {n} {last}" for n in ("Mary", "John", "Tom", "Anna")], answer)
+        return build(task, model.tokenizer, sizes=sizes, answers=answers)
+
+    # Words beyond the rows that no prompt has are no harm, nor are they drawn as answers.
+    drawn = built("w41", answers="random")
+    assert max(i for row in drawn.rows.rows for i in row.incorrect_ids) < len(WORDS) - 2
+    for prompts in (("w42",), ("w41", "w43")):
+        with pytest.raises(ModelError, match=r"'listed', .* prompt 'Then .*: the token 'w4[23]'"):
+            built(*prompts)
+    with pytest.raises(ModelError, match=r"id 62, .* only 62 rows, .* \(its tokenizer has 64\)"):
+        built("w42")
+
+
+MANY = tuple(f"w{i}" for i in range(24))
+
+
+class Listed:
+    """Prompts as they are given; the corrupted ones say `and` for `Then`."""
+
+    name, summary, source, shift = "listed", "", "", ""
+    corruptions, templates = ("and",), ("one",)
+
+    def __init__(self, texts: list[str], answer: str) -> None:
+        self.texts, self.answer = texts, answer
+
+    def pairs(self, words: Lexicon, rng: random.Random, corruption: str) -> Iterator[Pair]:
+        for text in self.texts:
+            other = text.replace("Then", "and")
+            yield Pair("one", (text,), (other,), (self.answer,), MANY)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from circuitdb import tasks
-from circuitdb.errors import PromptError
+from circuitdb.errors import ModelError, PromptError
 from circuitdb.tasks import Tokenizer, toy_tokenizer
 from circuitdb.tasks import words as lists
 
@@ -176,6 +176,16 @@ def test_a_line_the_tokenizer_cannot_take_is_named_by_file_and_number(line, mess
     task = tasks.from_jsonl(write([*lines(2), line]))
     with pytest.raises(PromptError, match=rf"mine\.jsonl:3: .*{message}"):
         tasks.build(task, toy)
+
+
+def test_a_line_with_a_token_the_model_has_no_row_for_is_named_by_file_and_number(write, toy):
+    last = max(toy.encode(f"{GOOD['clean']} {GOOD['corrupted']}"))
+    for rows, line in ((last, GOOD), (last + 1, {**GOOD, "correct": last + 1})):
+        task = tasks.from_jsonl(write([line]))
+        with pytest.raises(
+            ModelError, match=rf"mine\.jsonl:1: the token .* has id {rows}, .* only"
+        ):
+            tasks.build(task, Tokenizer(toy.backend, bos="<|bos|>", rows=rows))
 
 
 def test_files_that_are_missing_empty_binary_or_named_like_a_task_are_refused(write, tmp_path):

@@ -207,7 +207,7 @@ def _build(stored: Stored, device: str, dtype: str, way: str, threads: int | Non
         seed=stored.seed,
         weights_hash=weights_hash,
         spec=forward.space.spec,
-        tokenizer=Tokenizer.from_file(stored.tokenizer, stored.bos),
+        tokenizer=Tokenizer.from_file(stored.tokenizer, stored.bos, forward.vocabulary),
         bos=stored.bos is not None,
         forward=forward,
         dtype=dtype,
@@ -298,7 +298,7 @@ def _deviation(stored: Stored, weights_hash: str) -> float:
     if known is not None and isinstance(known.get("deviation"), float):
         return float(known["deviation"])
     fast, slow = _residual(stored, "cpu", "float32"), _hooked(stored, "cpu", "float32")
-    found = compare(fast, slow, int(stored.config["vocab_size"]))
+    found = compare(fast, slow, fast.vocabulary)
     cache.remember("compared", key, {"deviation": found, "model": stored.name})
     return found
 

@@ -149,6 +149,11 @@ class MaskedForward(Protocol):
         ...
 
     @property
+    def vocabulary(self) -> int:
+        """Token ids it knows, 0 to one less: it embeds each of them and gives it a logit."""
+        ...
+
+    @property
     def neurons(self) -> int:
         """Neurons of every MLP that can be taken apart; 0 where this forward cannot."""
         ...

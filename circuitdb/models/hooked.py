@@ -119,6 +119,11 @@ class HookedForward:
         return bool(self._post_norms)
 
     @property
+    def vocabulary(self) -> int:
+        """Token ids it embeds and gives a logit."""
+        return int(self._bridge.original_model.get_input_embeddings().num_embeddings)
+
+    @property
     def neurons(self) -> int:
         """None: this forward does not take MLPs apart."""
         return 0

@@ -135,6 +135,11 @@ class ResidualForward:
         return any(block.attention_post_norm is not None for block in self.weights.blocks)
 
     @property
+    def vocabulary(self) -> int:
+        """Token ids it embeds and gives a logit."""
+        return min(len(self.weights.embed), self.weights.unembed.shape[1])
+
+    @property
     def neurons(self) -> int:
         """Neurons of every MLP; 0 where the MLPs are not all of one width."""
         widths = {len(block.mlp.w_out) for block in self.weights.blocks}

@@ -63,6 +63,7 @@ class JsonlTask:
         Raises:
             PromptError: a line's prompts differ in length, an answer is several tokens, or an id
                 or position is out of range; the message names file and line.
+            ModelError: a token of it has no row in the model's embedding.
         """
         made: dict[str, Pair] = {}
         for line in self.lines:
@@ -223,6 +224,7 @@ def _known(token: int, line: Line, tokenizer: Tokenizer) -> int:
             f"{line.where}: token id {token!r} is beyond the {tokenizer.vocab_size} this "
             "tokenizer has"
         )
+    tokenizer.require_rows([token], line.where)
     return token
 
 

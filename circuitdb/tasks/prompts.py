@@ -208,6 +208,7 @@ def build(
 
     Raises:
         PromptError: the task cannot make so many prompts for this tokenizer.
+        ModelError: a prompt or answer has a token that the tokenizer's model does not know.
         UnknownNameError, OptionError: an argument is out of range.
     """
     wanted = _sizes(sizes)
@@ -226,6 +227,10 @@ def build(
         rows = list(_with_random_answers(rows, tokenizer, data_seed))
     if bos:
         rows = [_with_bos(row, cast(int, tokenizer.bos_id)) for row in rows]
+    for row in rows:
+        tokenizer.require_rows(
+            _ids_of(row), f"task {task.name!r}, {row.split} prompt {row.clean!r}"
+        )
     params = {
         "corruption": corruption, "answers": answers, "replicate": replicate,
         "sizes": dict(wanted), "data_seed": data_seed, "drop_templates": sorted(drop_templates),
@@ -326,6 +331,10 @@ def _with_bos(row: PromptRow, bos: int) -> PromptRow:
     )
 
 
+def _ids_of(row: PromptRow) -> set[int]:
+    return {*row.clean_ids, *row.corrupted_ids, *row.correct_ids, *row.incorrect_ids}
+
+
 def _with_random_answers(
     rows: Iterable[PromptRow], tokenizer: Tokenizer, seed: int
 ) -> Iterator[PromptRow]:
@@ -335,7 +344,7 @@ def _with_random_answers(
     """
     pool = _answer_pool(tokenizer)
     for row in rows:
-        used = {*row.clean_ids, *row.corrupted_ids, *row.correct_ids, *row.incorrect_ids}
+        used = _ids_of(row)
         free = [i for i in pool if i not in used]
         n = len(row.correct_ids)
         total = n + len(row.incorrect_ids)
@@ -350,7 +359,7 @@ def _answer_pool(tokenizer: Tokenizer) -> list[int]:
     ids = {i for w in ALL if (i := tokenizer.single(f" {w}")) is not None}
     if len(ids) < _ENOUGH_WORDS:
         ids = set(range(tokenizer.vocab_size)) - tokenizer.special_ids
-    return sorted(ids)
+    return sorted(i for i in ids if tokenizer.rows is None or i < tokenizer.rows)
 
 
 def _sizes(sizes: Mapping[str, int] | None) -> dict[str, int]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuitdb.circuit import canonical_json
-from circuitdb.errors import PromptError
+from circuitdb.errors import ModelError, PromptError
 
 if TYPE_CHECKING:
     import tokenizers
@@ -30,10 +30,15 @@ class Tokenizer:
         backend: the `tokenizers.Tokenizer` underneath.
         bos_id: id of the token a prompt may start with; None where there is none.
         unknown_id: id that words outside a closed vocabulary get; None where every text has tokens.
+        rows: token ids that the model it serves knows, 0 to one less; None where it serves none.
+            Often more than the tokenizer has (padding); ids beyond are refused where they occur,
+            because many tokenizers have some that no text uses.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, bos: str | None = None) -> None:
-        self.backend = backend
+    def __init__(
+        self, backend: tokenizers.Tokenizer, bos: str | None = None, rows: int | None = None
+    ) -> None:
+        self.backend, self.rows = backend, rows
         self.bos_id: int | None = None if bos is None else backend.token_to_id(bos)
         if bos is not None and self.bos_id is None:
             raise PromptError(f"the tokenizer has no token {bos!r} to start prompts with")
@@ -42,7 +47,9 @@ class Tokenizer:
         self._single: dict[str, int | None] = {}
 
     @classmethod
-    def from_file(cls, path: str | Path, bos: str | None = None) -> Tokenizer:
+    def from_file(
+        cls, path: str | Path, bos: str | None = None, rows: int | None = None
+    ) -> Tokenizer:
         """A tokenizer read from a ``tokenizer.json``.
 
         Raises:
@@ -54,7 +61,7 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the binding raises bare Exception for every cause
             raise PromptError(f"no tokenizer can be read from {str(path)!r}: {error}") from error
-        return cls(backend, bos)
+        return cls(backend, bos, rows)
 
     @classmethod
     def from_backend(cls, backend: tokenizers.Tokenizer, bos: str | None = None) -> Tokenizer:
@@ -110,6 +117,23 @@ class Tokenizer:
         """Number of token ids, added tokens included."""
         size: int = self.backend.get_vocab_size(with_added_tokens=True)
         return size
+
+    def require_rows(self, ids: Iterable[int], where: str) -> None:
+        """Refuse token ids that the model does not know.
+
+        Raises:
+            ModelError: there is one; the message begins with `where`.
+        """
+        if self.rows is None:
+            return
+        beyond = next((i for i in ids if i >= self.rows), None)
+        if beyond is not None:
+            raise ModelError(
+                f"{where}: the token {self.token(beyond)!r} has id {beyond}, and the model's "
+                f"embedding only {self.rows} rows, for ids up to {self.rows - 1} (its tokenizer has "
+                f"{self.vocab_size}): put the model's own tokenizer.json beside its weights, or give "
+                "the embedding the missing rows"
+            )
 
     @functools.cached_property
     def special_ids(self) -> frozenset[int]:
