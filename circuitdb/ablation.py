@@ -3,7 +3,7 @@
 - ``resample``: on the paired corrupted prompt.
 - ``mean``: the mean over corrupted prompts of one template and length, position by position.
   Prompts of a template and length line their roles up, so this is the mean by template, role and
-  position.
+  position. A prompt without a corrupted one goes in itself.
 - ``mean_global``: the mean over all positions of all corrupted prompts.
 - ``zero``: nothing.
 
@@ -22,7 +22,8 @@ import torch  # noqa: TID253
 from jaxtyping import Float
 from torch import Tensor  # noqa: TID253
 
-from circuitdb.errors import PromptError, UnknownNameError
+from circuitdb.circuit import PromptRow
+from circuitdb.errors import OptionError, PromptError, UnknownNameError
 from circuitdb.models.forward import Activations, MaskedForward, Tokens, Writers
 from circuitdb.tasks.prompts import Prompts
 
@@ -104,6 +105,21 @@ class Ablation:
     def _averaged(self, observe: Callable[[Tokens], Observed]) -> _Means:
         assert self._over is not None
         return _average(self._over, self._batch_size, self._forward.device, observe, self.kind)
+
+
+def require_corrupted(kind: str, rows: Sequence[PromptRow]) -> None:
+    """Check that prompts have the corrupted ones that an ablation runs.
+
+    Raises:
+        OptionError: they are resampled, and a prompt has none.
+    """
+    without = [row.clean for row in rows if not row.has_corrupted]
+    if kind == "resample" and without:
+        raise OptionError(
+            f"ablation 'resample' needs corrupted prompts, which {len(without)} of {len(rows)} prompts "
+            f"do not have, the first of them {without[0]!r}: give them ('corrupted' in a task file), "
+            "or use --ablation zero, mean or mean_global"
+        )
 
 
 Observed = Float[Tensor, "item batch pos width"]

@@ -388,6 +388,11 @@ class PromptRow(NamedTuple):
     roles: dict[str, int]
     """Role → token position in both prompts; ``END`` is the last."""
 
+    @property
+    def has_corrupted(self) -> bool:
+        """Whether there is a corrupted prompt; where there is none the clean one stands for it."""
+        return self.corrupted_ids != self.clean_ids
+
 
 @dataclass(frozen=True, slots=True)
 class PromptRows:

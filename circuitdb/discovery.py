@@ -21,7 +21,7 @@ import numpy as np
 import torch  # noqa: TID253
 
 from circuitdb import __version__, engines, metrics, select, tasks
-from circuitdb.ablation import MEANS, Ablation
+from circuitdb.ablation import MEANS, Ablation, require_corrupted
 from circuitdb.circuit import (
     Discovery,
     Draft,
@@ -120,6 +120,8 @@ def prepare(
     if prompts is None:
         report("making prompts", 0, 0)
         plan, prompts, does, told = _made(plan, model, metric)
+    metrics.require_answers(metric, prompts.prompts.rows.rows)
+    require_corrupted(plan.ablation, prompts.prompts.rows.rows)
     settings = engine_settings(plan, engine)
     run = _run(plan, model, engine, settings, metric, prompts)
     gives = engine.granularities(settings)
@@ -158,7 +160,13 @@ def _made(
     prompts = make_prompts(plan, task, model)
     does: tuple[Does, ...] = ()
     notices: tuple[str, ...] = ()
-    if plan.answers == "task":
+    whole = all(row.incorrect_ids and row.has_corrupted for row in prompts.rows.rows)
+    if plan.answers == "task" and not whole:
+        notices = (
+            f"whether {model.name} does {task.name} is not judged: not every prompt has a corrupted "
+            "one and incorrect answers",
+        )
+    elif plan.answers == "task":
         does = does_task(model.forward, prompts.split("validation"), metric)
         failing = _failing(plan, task.name, model.name, does)
         if failing and not plan.force:
@@ -340,7 +348,6 @@ def find(
     found, inert = known, None
     if found is None:
         problem = Problem(benches["train"], prepared.metric, report, journal or Journal())
-        metrics.require_answers(prepared.metric, problem.bench.batches[0].incorrect)
         found = prepared.engine.run(problem, prepared.settings)
         inert = inert_components(problem.bench)
     drafts = [

@@ -367,7 +367,7 @@ def figures(
     them.
     """
     right, kl = metrics.get("accuracy"), metrics.get("kl")
-    has_pairs = all(bool((b.incorrect >= 0).any()) for b in bench.batches)
+    has_pairs = all(row.incorrect_ids for row in bench.prompts.rows)
     measured = {m.name: m for m in (metric, kl, *((right,) if has_pairs else ()))}
     outcome = bench.outcomes(keep, tuple(measured.values()))
     full, empty = bench.full(metric), bench.empty(metric, keep_input)

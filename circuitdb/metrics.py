@@ -9,7 +9,7 @@ sets: Hanna et al. 2023; KL to the full model: Conmy et al. 2023).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch  # noqa: TID253
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor  # noqa: TID253
 
 from circuitdb import own_metrics
-from circuitdb.circuit import Json
+from circuitdb.circuit import Json, PromptRow
 from circuitdb.errors import OptionError, UnknownNameError
 
 Logits = Float[Tensor, "batch vocab"]
@@ -176,14 +176,16 @@ def has_gradient(
     return gradient is not None and bool((gradient != 0).any())
 
 
-def require_answers(metric: Metric, incorrect: Incorrect) -> None:
-    """Check that a task offers what a metric reads.
+def require_answers(metric: Metric, rows: Sequence[PromptRow]) -> None:
+    """Check that prompts offer what a metric reads.
 
     Raises:
-        OptionError: the metric compares with incorrect answers and the task has none.
+        OptionError: the metric compares with incorrect answers, and a prompt has none.
     """
-    if metric.needs_incorrect and not bool((incorrect >= 0).any()):
+    without = [row.clean for row in rows if not row.incorrect_ids]
+    if metric.needs_incorrect and without:
         raise OptionError(
-            f"metric {metric.name!r} needs incorrect answers, which this task does not have; "
-            "use logprob, rank0 or kl"
+            f"metric {metric.name!r} needs incorrect answers, which {len(without)} of {len(rows)} "
+            f"prompts do not have, the first of them {without[0]!r}: give them ('incorrect' in a task "
+            "file), or use --metric logprob, rank0 or kl"
         )

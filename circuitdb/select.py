@@ -174,10 +174,17 @@ def check_number(space: Space, granularity: Granularity, n: int) -> None:
     Raises:
         OptionError: the number is below 0, or above what the model has.
     """
-    edges = granularity == "edge"
-    option, most = ("--edges", space.n_edges) if edges else ("--nodes", space.n_nodes)
+    option, most, has = "--edges", space.n_edges, "what the model has"
+    if granularity == "node":
+        # Input and logits are in every circuit; neurons take the place of their MLPs.
+        replaced = space.spec.n_layers if space.n_neurons else 0
+        option, most, has = (
+            "--nodes",
+            space.n_nodes - 2 - replaced,
+            f"{has} beside input and logits",
+        )
     if not 0 <= n <= most:
-        raise OptionError(f"{option} is {n}; give a number from 0 to {most}, what the model has")
+        raise OptionError(f"{option} is {n}; give a number from 0 to {most}, {has}")
 
 
 def by_faithfulness(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,10 @@ def test_prune_leaves_a_node_and_an_edge_circuit_with_figures(months: Discovery)
         ({"engine": "prune", "nodes": 3}, "scores edges here: use --edges"),
         ({"engine": "exact", "settings": {"level": "nodes"}, "edges": 3}, "nodes here: use --nodes"),
         ({"engine": "eap", "edges": 480}, "--edges is 480; give a number from 0 to 479"),
+        ({"engine": "nap", "nodes": 21}, "--nodes is 21; give a number from 0 to 20, what the model has "
+         "beside input and logits"),
+        ({"engine": "nap", "settings": {"level": "neurons"}, "nodes": 1041}, "--nodes is 1041; give a "
+         "number from 0 to 1040"),
         ({"engine": "random", "threshold": 0.5}, "engine 'random' scores nothing"),
     ],
 )  # fmt: skip
@@ -116,6 +122,48 @@ def test_an_untrained_model_is_refused_with_its_accuracy_unless_forced(
     with pytest.raises(TaskNotDoneError, match=r"accuracy 0\.\d\d .*--force"):
         discovery.prepare(Plan(task="months", **QUICK), untrained)
     assert discovery.prepare(Plan(task="months", force=True, **QUICK), untrained).does
+
+
+def gifts(folder: Path, *left_out: str) -> str:
+    """A task file of IOI prompts whose first line lacks some fields."""
+    names = ["Mary", "John", "David", "Anna", "Robert", "Sarah", "William", "Thomas"]
+    lines = []
+    for a, b in itertools.permutations(names, 2):
+        c = next(name for name in names if name not in (a, b))
+        clean = f"Then, {a} and {b} went to the store. {b} gave a drink to"
+        line = {"clean": clean, "corrupted": clean.replace(f" {b} gave", f" {c} gave")}
+        lines.append({**line, "correct": a, "incorrect": b})
+    lines[0] = {k: v for k, v in lines[0].items() if k not in left_out}
+    path = folder / "gifts.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "refused", "message", "accepted"),
+    [
+        ("incorrect", {}, r"'logit_diff' needs incorrect answers, which 1 of \d+ prompts .*'Then, Mary "
+         r"and John .*'incorrect' in a task file.*--metric logprob", {"metric": "logprob"}),
+        ("corrupted", {"ablation": "resample"}, r"'resample' needs corrupted prompts, which 1 of \d+ "
+         r"prompts .*'Then, Mary and John .*--ablation zero, mean", {"ablation": "zero"}),
+        ("corrupted", {"engine": "eap-ig-inputs"}, "'resample' needs corrupted prompts",
+         {"ablation": "mean"}),
+    ],
+)  # fmt: skip
+def test_lines_without_a_field_are_refused_only_where_it_is_needed(
+    lacks: str, refused: dict[str, str], message: str, accepted: dict[str, str],
+    toy: LoadedModel, tmp_path: Path,
+) -> None:  # fmt: skip
+    plan = Plan(task=gifts(tmp_path, lacks), engine="eap", edges=5, **QUICK)
+    with pytest.raises(OptionError, match=message):
+        discovery.prepare(plan.model_copy(update=refused), toy)
+    prepared = discovery.prepare(plan.model_copy(update=accepted), toy)
+    assert any("gifts is not judged" in notice for notice in prepared.notices)
+    (draft,) = discovery.find(prepared).circuits
+    assert draft.figures[0].faithfulness is not None
+    # Accuracy is one of all prompts or of none.
+    test = prepared.prompts.split("test").rows
+    assert (draft.figures[0].accuracy is None) == any(not row.incorrect_ids for row in test)
 
 
 def test_selection_by_number_gives_that_many_connected_edges(toy: LoadedModel) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from circuitdb import metrics
+from circuitdb.circuit import PromptRow
 from circuitdb.errors import OptionError, UnknownNameError
 
 NONE = -1
@@ -93,8 +94,12 @@ def test_an_unknown_metric_is_refused_with_near_names():
 
 
 def test_a_metric_that_needs_incorrect_answers_says_so_when_there_are_none():
-    nothing = torch.full((2, 1), NONE)
-    with pytest.raises(OptionError, match="use logprob, rank0 or kl"):
-        metrics.require_answers(metrics.get("logit_diff"), nothing)
-    metrics.require_answers(metrics.get("logprob"), nothing)
-    metrics.require_answers(metrics.get("logit_diff"), INCORRECT)
+    whole = PromptRow("train", "t", "Then", "Now", (1,), (2,), (3,), (4,), {})
+    rows = [whole, whole._replace(clean="So", incorrect_ids=())]
+    told = (
+        r"1 of 2 prompts do not have, the first of them 'So': .* use --metric logprob, rank0 or kl"
+    )
+    with pytest.raises(OptionError, match=told):
+        metrics.require_answers(metrics.get("logit_diff"), rows)
+    metrics.require_answers(metrics.get("logprob"), rows)
+    metrics.require_answers(metrics.get("logit_diff"), [whole])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from circuitdb import metric, metrics, own_metrics, revisit
+from circuitdb.circuit import PromptRow
 from circuitdb.engines.attribution import objective
 from circuitdb.engines.engine import Problem
 from circuitdb.errors import CircuitdbError, OptionError, UnknownNameError
@@ -64,7 +65,7 @@ def test_the_decorator_says_unit_direction_and_need(written: Written) -> None:
     assert found.declared == {"unit": "nats", "better": -1}
     assert found.differentiable is False
     with pytest.raises(OptionError, match="needs incorrect answers"):
-        metrics.require_answers(found, torch.full((2, 1), -1))
+        metrics.require_answers(found, [PromptRow("train", "", "", "", (1,), (2,), (3,), (), {})])
     with pytest.raises(OptionError, match=r"better is 2 for a metric; give \+1"):
         metric(better=2)
 

@@ -132,12 +132,22 @@ def test_a_repeated_prompt_is_used_once_and_reported(write, toy):
     assert made.rows.dropped == {"the clean prompt stands in the file before": [f"{path}:41"]}
 
 
+def test_lines_may_leave_corrupted_and_incorrect_out(write, toy):
+    bare = [{k: line[k] for k in ("clean", "correct")} for line in lines()]
+    made = tasks.build(tasks.from_jsonl(write(bare)), toy)
+    assert len(made.rows.rows) == 40
+    assert not any(row.has_corrupted or row.incorrect_ids for row in made.rows.rows)
+    whole = tasks.build(tasks.from_jsonl(write(lines(), "whole.jsonl")), toy)
+    assert all(row.has_corrupted and row.incorrect_ids for row in whole.rows.rows)
+    assert whole.hash != made.hash
+
+
 GOOD = lines(1)[0]
 MALFORMED = [
     ("{", "not JSON"),
     ("[1]", r"expected an object, got \[1\]"),
     ({k: v for k, v in GOOD.items() if k != "correct"}, "no 'correct'"),
-    ({**GOOD, "answer": " he"}, "unknown key 'answer'; known are clean, corrupted, correct"),
+    ({**GOOD, "answer": " he"}, "unknown key 'answer'; known are clean, correct, corrupted"),
     ({**GOOD, "clean": ""}, "'clean' is a text or a list of token ids, not ''"),
     ({**GOOD, "clean": [3, -1]}, r"'clean' is a text or a list of token ids, not \[3, -1\]"),
     ({**GOOD, "clean": [True]}, "'clean' is a text or a list of token ids"),

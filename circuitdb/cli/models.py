@@ -177,7 +177,7 @@ def _prompts_document(made: PromptSet, split: str, n: int) -> Json:
         "dropped": rows.dropped,
         "counts": {s: made.split(s).n for s in ("train", "validation", "test", "shift")},
         "distinct": len({row.clean for row in rows.rows}),
-        "distinct_corrupted": len({row.corrupted for row in rows.rows}),
+        "distinct_corrupted": len({row.corrupted for row in rows.rows if row.has_corrupted}),
         "prompts": [_prompt(made, row) for row in made.split(split).rows[:n]],
     }
 
@@ -186,6 +186,7 @@ def _prompt(made: PromptSet, row: PromptRow) -> Json:
     token = made.tokenizer.token
     return {
         **row._asdict(),
+        "corrupted": row.corrupted if row.has_corrupted else None,
         "correct": [token(i) for i in row.correct_ids],
         "incorrect": [token(i) for i in row.incorrect_ids],
         "role_tokens": {role: token(row.clean_ids[at]) for role, at in row.roles.items()},
@@ -207,8 +208,9 @@ def _show_prompts(made: PromptSet, document: Json, split: str, n: int) -> None:
         )
         table(
             ("", ""),
-            [["clean", repr(prompt["clean"])], ["corrupted", repr(prompt["corrupted"])],
-             ["correct", _few(prompt["correct"])], ["incorrect", _few(prompt["incorrect"])],
+            [["clean", repr(prompt["clean"])], ["corrupted", prompt["corrupted"] and repr(prompt["corrupted"])],
+             ["correct", _few(prompt["correct"])],
+             ["incorrect", _few(prompt["incorrect"]) or None],
              ["roles", roles]],
         )  # fmt: skip
     if not document["prompts"]:

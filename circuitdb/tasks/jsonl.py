@@ -1,9 +1,9 @@
 """Tasks from a file: JSONL, one prompt pair a line.
 
-Each line is an object with `clean` and `corrupted` (a text, or a list of token ids) and `correct`
-and `incorrect` (a text or id, or a list of them), optionally `template` (a name) and `roles`
-(role → token position in both prompts, from 0, not counting BOS; negative from the end). The file
-has one corruption, `file`, and no split ``shift``; its prompts fall into splits by their text like
+Each line is an object with `clean` (a text, or a list of token ids) and `correct` (a text or id, or
+a list of them), and where metric and ablation need them `corrupted` and `incorrect` alike;
+optionally `template` (a name) and `roles` (role → token position in both prompts, from 0, not
+counting BOS; negative from the end). The file has one corruption, `file`, and no split ``shift``; its prompts fall into splits by their text like
 any other's, and each split has as many as it has. A line with a word outside a closed vocabulary
 is left out for that tokenizer, and reported; what else a tokenizer cannot take is an error.
 """
@@ -23,8 +23,8 @@ from circuitdb.tasks.pairs import Ids, Lexicon, Pair, Segments
 from circuitdb.tasks.rows import prompt_text
 from circuitdb.tasks.tokenizer import Tokenizer
 
-_REQUIRED = ("clean", "corrupted", "correct", "incorrect")
-_OPTIONAL = ("template", "roles")
+_REQUIRED = ("clean", "correct")
+_OPTIONAL = ("corrupted", "incorrect", "template", "roles")
 
 Prompt = str | list[int]
 
@@ -36,9 +36,10 @@ class Line:
     where: str
     """File and line number, for messages."""
     clean: Prompt
-    corrupted: Prompt
+    corrupted: Prompt | None
     correct: list[str | int]
     incorrect: list[str | int]
+    """Empty where the line names none."""
     template: str
     roles: dict[str, int]
 
@@ -118,8 +119,10 @@ def _line(raw: str, where: str) -> Line:
     if not isinstance(template, str) or not template:
         raise PromptError(f"{where}: 'template' is a name, not {template!r}")
     return Line(
-        where, _prompt(given, "clean", where), _prompt(given, "corrupted", where),
-        _answers(given, "correct", where), _answers(given, "incorrect", where),
+        where, _prompt(given, "clean", where),
+        _prompt(given, "corrupted", where) if "corrupted" in given else None,
+        _answers(given, "correct", where),
+        _answers(given, "incorrect", where) if "incorrect" in given else [],
         template, _roles(given.get("roles", {}), where),
     )  # fmt: skip
 
@@ -171,8 +174,9 @@ def _unknown(line: Line, tokenizer: Tokenizer) -> list[str]:
 
 
 def _pair(line: Line, tokenizer: Tokenizer) -> Pair:
-    clean, corrupted = (_ids(p, line, tokenizer) for p in (line.clean, line.corrupted))
-    if len(clean) != len(corrupted):
+    clean = _ids(line.clean, line, tokenizer)
+    corrupted = None if line.corrupted is None else _ids(line.corrupted, line, tokenizer)
+    if corrupted is not None and len(clean) != len(corrupted):
         raise PromptError(
             f"{line.where}: 'clean' has {len(clean)} tokens and 'corrupted' {len(corrupted)}; "
             "they must have equally many"
@@ -189,7 +193,8 @@ def _pair(line: Line, tokenizer: Tokenizer) -> Pair:
         raise PromptError(f"{line.where}: {shown!r} is both correct and incorrect")
     roles = {role: _position(role, p, len(clean), line) for role, p in line.roles.items()}
     return Pair(
-        line.template, _kept(line.clean), _kept(line.corrupted), correct, incorrect,
+        line.template, _kept(line.clean),
+        None if line.corrupted is None else _kept(line.corrupted), correct, incorrect,
         absent=False, roles=roles,
     )  # fmt: skip
 

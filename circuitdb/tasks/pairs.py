@@ -32,7 +32,8 @@ class Pair(NamedTuple):
     template: str
     """Name of the frame: prompts of one template and tokenizer have one length and layout."""
     clean: Segments | Ids
-    corrupted: Segments | Ids
+    corrupted: Segments | Ids | None
+    """None where there is none: only ablations that need none can then be used."""
     correct: Words | Ids
     """Texts of the answers, leading space included, or token ids."""
     incorrect: Words | Ids

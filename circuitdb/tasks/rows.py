@@ -13,8 +13,9 @@ from circuitdb.tasks.tokenizer import Span, Tokenizer
 def checked(pair: Pair, split: str, clean: str, tokenizer: Tokenizer) -> PromptRow | str:
     """A pair as a row without BOS, or the reason why it is none."""
     clean_ids, roles = _located(pair.clean, pair.roles, tokenizer)
-    corrupted_ids, corrupted_roles = _located(pair.corrupted, pair.roles, tokenizer)
-    given = ((pair.clean, clean_ids), (pair.corrupted, corrupted_ids))
+    other = pair.clean if pair.corrupted is None else pair.corrupted
+    corrupted_ids, corrupted_roles = _located(other, pair.roles, tokenizer)
+    given = ((pair.clean, clean_ids), (other, corrupted_ids))
     if any(tokenizer.unknown_id in ids for prompt, ids in given if not _is_ids(prompt)):
         return "a word this tokenizer does not know"
     correct, incorrect = _answers(pair.correct, tokenizer), _answers(pair.incorrect, tokenizer)
@@ -26,13 +27,13 @@ def checked(pair: Pair, split: str, clean: str, tokenizer: Tokenizer) -> PromptR
         return "a role has no token"
     if roles != corrupted_roles:
         return "roles lie at different positions in clean and corrupted"
-    if clean_ids == corrupted_ids:
+    if clean_ids == corrupted_ids and pair.corrupted is not None:
         return "clean and corrupted are equal"
     if set(correct) & set(incorrect):
         return "an answer is both correct and incorrect"
     if pair.absent and set(correct).intersection(corrupted_ids):
         return "a correct answer stands in the corrupted prompt"
-    corrupted = prompt_text(pair.corrupted, tokenizer)
+    corrupted = prompt_text(other, tokenizer)
     return PromptRow(
         split, pair.template, clean, corrupted, clean_ids, corrupted_ids, correct, incorrect, roles
     )
