@@ -13,6 +13,8 @@ import pytest
 
 import circuitdb
 from circuitdb import api
+from circuitdb.api import discovering
+from circuitdb.api.access import Access
 from circuitdb.errors import (
     CircuitReferenceError,
     CorruptError,
@@ -134,12 +136,12 @@ def test_an_option_that_does_not_exist_lists_near_names(tmp_path: Path, stored_p
 def test_force_of_an_overlap_reaches_the_discoveries_it_makes(
     stored_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gate(self: api.Database, plans: list[Plan], **_: Any) -> None:
+    def gate(access: Access, plans: list[Plan], **_: Any) -> None:
         raise (
             TaskNotDoneError("--force to go on") if not plans[0].force else KeyError(plans[0].task)
         )
 
-    monkeypatch.setattr(api.Database, "discover_plans", gate)
+    monkeypatch.setattr(discovering, "discover_plans", gate)
     database = circuitdb.open(stored_path)
     with pytest.raises(TaskNotDoneError):
         database.overlap("docstring", "months", discover=True)

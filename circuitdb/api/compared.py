@@ -1,0 +1,109 @@
+"""Stored circuits as comparison needs them, with their controls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from circuitdb import controls
+from circuitdb.circuit import Run, Selection
+from circuitdb.compare import scale
+from circuitdb.compare.comparable import Compared, Level
+from circuitdb.compare.scale import Controls
+from circuitdb.space import shared
+from circuitdb.store import CircuitRow, Store
+
+
+def sides_of(store: Store, rows: Sequence[CircuitRow], level: Level | None) -> list[Compared]:
+    """Stored circuits as comparison needs them, with the scores that a level reads."""
+    made = []
+    stored = store.records([row.circuit_id for row in rows])
+    for row, record in zip(rows, stored, strict=True):
+        space = shared(record.space)
+        made.append(
+            Compared(
+                circuit_id=row.circuit_id,
+                label=row.task,
+                space=space,
+                granularity=record.granularity,
+                edges=record.edges,
+                nodes=record.nodes,
+                run=record.run,
+                better=record.run.better,
+                scores=store.edge_scores(row.run_id) if level == "edges" else None,
+                node_scores=store.node_scores(row.run_id) if level not in ("edges", None) else None,
+                inert=tuple(space.writer_ids(record.inert or ()).tolist()),
+            )
+        )
+    return made
+
+
+def labelled(sides: Sequence[Compared], rows: Sequence[CircuitRow]) -> list[Compared]:
+    """The same, called by what tells them apart."""
+    named = controls.labels(
+        [side.run for side in sides], [_selection(row) for row in rows],
+        [side.circuit_id for side in sides],
+    )  # fmt: skip
+    return [dataclasses.replace(s, label=label) for s, label in zip(sides, named, strict=True)]
+
+
+def scales(
+    store: Store, rows: Sequence[CircuitRow], sides: Sequence[Compared], level: Level
+) -> dict[tuple[int, int], Controls]:
+    """The stored control circuits of every pair, where both circuits have some."""
+    if not store.has_random_answers(sorted({row.task for row in rows})):
+        return {}
+    columns = ("task", "engine", "metric", "ablation", "granularity")
+    alike: dict[str, Any] = {c: sorted({getattr(row, c) for row in rows}) for c in columns}
+    of_interest = store.find(**alike)
+    runs = store.runs(sorted({row.run_id for row in of_interest}))
+    found = [
+        _stored_controls(store, row, side, of_interest, runs)
+        for row, side in zip(rows, sides, strict=True)
+    ]
+    made = {}
+    for i, (reps_a, random_a) in enumerate(found):
+        for j, (reps_b, random_b) in enumerate(found[i + 1 :], i + 1):
+            if random_a and random_b and len(reps_a) > 1 and len(reps_b) > 1:
+                made[i, j] = scale.controls(reps_a, reps_b, random_a, random_b, level)
+    return made
+
+
+def _stored_controls(
+    store: Store,
+    own: CircuitRow,
+    side: Compared,
+    candidates: Iterable[CircuitRow],
+    runs: Mapping[str, Run],
+) -> tuple[list[Compared], list[Compared]]:
+    """Replicates of a circuit (itself first) and, in the same order, their random-answer circuits."""
+    replicates: dict[int, CircuitRow] = {}
+    random: dict[int, CircuitRow] = {}
+    size = len(side.members("edges" if side.granularity == "edge" else "nodes"))
+    as_replicate, as_random = controls.selections(_selection(own), side.granularity, size)
+    itself = controls.replicate(side.run)
+    for row in candidates:
+        if (row.task, row.granularity) != (own.task, own.granularity):
+            continue
+        if not controls.same_work(side.run, runs[row.run_id]):
+            continue
+        if row.answers == "random" and _alike(_selection(row), as_random):
+            random.setdefault(row.replicate, row)
+        elif row.answers == "task" and _alike(_selection(row), as_replicate):
+            replicates.setdefault(row.replicate, row)
+    others = [row for k, row in replicates.items() if k != itself]
+    made = sides_of(store, [*others, *random.values()], None)
+    of = {c.circuit_id: c for c in made}
+    sides = {itself: side} | {k: of[r.circuit_id] for k, r in replicates.items() if k != itself}
+    order = sorted(sides, key=lambda k: (k not in random, k))
+    return [sides[k] for k in order], [of[random[k].circuit_id] for k in order if k in random]
+
+
+def _selection(row: CircuitRow) -> Selection:
+    fields = {name: getattr(row, name) for name in ("rule", "value", "unit", "ranking", "reached")}
+    return Selection(**fields)
+
+
+def _alike(a: Selection, b: Selection) -> bool:
+    return a.model_copy(update={"reached": None}) == b.model_copy(update={"reached": None})

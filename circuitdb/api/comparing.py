@@ -1,0 +1,82 @@
+"""Comparing stored circuits: overlap beside chance and beside controls."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from circuitdb.api.access import Access, Report
+from circuitdb.api.compared import labelled, scales, sides_of
+from circuitdb.circuit import Circuit
+from circuitdb.compare.comparable import check, known_level
+from circuitdb.compare.overlap import overlap
+from circuitdb.errors import CircuitReferenceError, OptionError
+from circuitdb.overlaps import StoredOverlap
+from circuitdb.store import Store
+
+# What needs a model is imported where it is used: stored circuits are compared without one.
+
+
+def overlap_of(
+    access: Access,
+    refs: Sequence[str],
+    *,
+    level: str,
+    with_controls: bool,
+    replicates: int,
+    discover: bool,
+    force: bool,
+    report: Report,
+) -> StoredOverlap:
+    """How stored circuits overlap, with the controls that are stored or asked for."""
+    counted = known_level(level)
+    if with_controls and replicates < 2:
+        raise OptionError(f"replicates is {replicates}; a ceiling needs at least 2")
+    if discover:
+        _discover_missing(access, refs, force, report)
+    with access.reading() as store:
+        rows = access.resolve(store, *refs)
+        sides = sides_of(store, rows, counted)
+        check(sides, counted, force)
+        scale = {} if with_controls else scales(store, rows, sides, counted)
+    if with_controls:
+        _make_controls(access, [row.circuit_id for row in rows], replicates, report)
+        with access.reading() as store:
+            scale = scales(store, rows, sides, counted)
+    found = overlap(labelled(sides, rows), level=counted, force=force, controls=scale)
+    ids = tuple(row.circuit_id for row in rows)
+    return StoredOverlap.of(found, functools.partial(_circuits, access.path, ids))
+
+
+def _discover_missing(access: Access, refs: Iterable[str], force: bool, report: Report) -> None:
+    """Discover what references name and no stored circuit answers to."""
+    from circuitdb.api.discovering import discover_plans
+    from circuitdb.api.plans import plan_of_reference
+    from circuitdb.store.reference import names_stored
+
+    for ref in refs:
+        try:
+            with access.reading() as store:
+                store.resolve([ref])
+        except (CircuitReferenceError, FileNotFoundError):
+            if names_stored(ref):
+                raise
+            plan = plan_of_reference(ref).model_copy(update={"force": force})
+            discover_plans(access, [plan], report=report)
+
+
+def _make_controls(access: Access, ids: Iterable[str], replicates: int, report: Report) -> None:
+    """Make and store the replicates and random-answer circuits of some circuits."""
+    from circuitdb import revisit
+    from circuitdb.api.discovering import repeat
+
+    for circuit_id in dict.fromkeys(ids):
+        circuit = access.get(circuit_id)
+        repeat(access, circuit, revisit.control_plans(circuit, replicates), report)
+
+
+def _circuits(path: Path, ids: Sequence[str]) -> list[Circuit]:
+    """Stored circuits by name."""
+    with Store.open(path, read_only=True) as store:
+        return [store.get(circuit_id) for circuit_id in ids]

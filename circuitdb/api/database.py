@@ -1,0 +1,501 @@
+"""The database of circuits and all that can be asked of it.
+
+Calls that are more than one look into the file are carried out by the module of their concern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from circuitdb.api.access import Access, Notice, Report, silent, warn
+from circuitdb.api.options import RUN
+from circuitdb.api.plans import make_plan
+
+# Everything else is imported where it is used: asking a database in SQL needs nothing but DuckDB.
+if TYPE_CHECKING:
+    import pandas
+
+    from circuitdb.circuit import Figures
+    from circuitdb.compare.stability import Stability
+    from circuitdb.curves import StoredCurves
+    from circuitdb.outcomes import CircuitTest, Knockouts
+    from circuitdb.overlaps import StoredOverlap
+    from circuitdb.plan import Plan
+    from circuitdb.replay import Replay, Rethreshold
+    from circuitdb.results import StoredCircuit
+    from circuitdb.store import CircuitRow, Merged, SqlResult, Store
+    from circuitdb.store import Report as Verified
+
+
+def open(path: str | Path | None = None, *, notice: Notice = warn) -> Database:
+    """A database of circuits; the file is made by the first discovery.
+
+    Args:
+        path: the file; by default ``$CIRCUITDB``, else ``./circuits.duckdb``.
+        notice: told of every reference that other selections of the same run answer to as well;
+            by default a warning.
+
+    Raises:
+        StoreError: there is a file, and it is no database of circuitdb's, damaged, or of a newer one.
+    """
+    from circuitdb.store import examine
+
+    database = Database(path, notice=notice)
+    examine(database.path)
+    return database
+
+
+class Renamed(NamedTuple):
+    """What an alias was changed to."""
+
+    circuit_id: str
+    alias: str | None
+    was: str | None
+    """The alias it had before, which finds it no more."""
+
+
+class Database:
+    """One file of circuits and everything that can be asked of it.
+
+    Making one looks at nothing; :func:`open` looks whether the file is a database. A context
+    manager: it is closed at the end of the block.
+    """
+
+    def __init__(self, path: str | Path | None = None, *, notice: Notice = warn) -> None:
+        self._access = Access(path, notice)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._access.path
+
+    def close(self) -> None:
+        """End the use of this object: whatever is asked of it afterwards is refused.
+
+        There is nothing to let go of, as no call leaves the file open, and what was handed out
+        before stays of use. Closing twice does nothing.
+        """
+        self._access.close()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def reading(self) -> AbstractContextManager[Store]:
+        """The store, open for reading; one of an older circuitdb is brought up to date first."""
+        return self._access.reading()
+
+    def writing(self, *, create: bool = False) -> AbstractContextManager[Store]:
+        """The store, open for writing, migrated where that is due; `create` makes a missing one."""
+        return self._access.writing(create=create)
+
+    def discover(self, task: str, **options: Any) -> StoredCircuit:
+        """Find, evaluate and store one circuit; stored work is recognised and not done twice.
+
+        Args:
+            task: a task's name, or the path of a JSONL file.
+            options: the fields of :class:`circuitdb.plan.Plan` (model, engine, metric …),
+                and ``model_options`` (device, dtype, forward, threads), ``batch_size``, ``report``,
+                ``resume`` as for :meth:`discover_plans`.
+
+        Returns:
+            The edge circuit where the run has one, else the node circuit.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        run_options = {k: options.pop(k) for k in RUN if k in options}
+        return self.discover_plans([make_plan(task=task, **options)], **run_options)[-1]
+
+    def discover_plans(
+        self,
+        plans: Sequence[Plan],
+        *,
+        model_options: Mapping[str, Any] | None = None,
+        batch_size: int | None = None,
+        report: Report = silent,
+        resume: bool = False,
+    ) -> list[StoredCircuit]:
+        """Carry out plans in order, each stored as soon as it is found.
+
+        A search that was interrupted goes on after the decisions it had written down; with `resume`
+        a search that was not begun is refused.
+
+        Returns the circuits of all plans; where a run has a node and an edge circuit, the edge
+        circuit comes last.
+        """
+        from circuitdb.api import discovering
+
+        return discovering.discover_plans(
+            self._access, plans, model_options=model_options, batch_size=batch_size,
+            report=report, resume=resume,
+        )  # fmt: skip
+
+    def replay(
+        self, ref: str, threshold: float | None = None
+    ) -> tuple[Replay, bool, Rethreshold | None]:
+        """The stored decisions of a circuit's run, repeated without a model.
+
+        Returns what they give, whether that is the stored circuit, and how far they hold under
+        another threshold, where one is given.
+
+        Raises:
+            CircuitReferenceError: the reference names none, or several.
+            OptionError: the run took no decisions about edges, or none that follow from a threshold.
+        """
+        from circuitdb.api import repeating
+
+        return repeating.replay_of(self._access, ref, threshold)
+
+    def stability(
+        self,
+        ref: str,
+        *,
+        samples: int | None = None,
+        orders: int | None = None,
+        report: Report = silent,
+    ) -> Stability:
+        """How far a search gives the same circuit again.
+
+        Args:
+            ref: the circuit.
+            samples: repeat it on so many disjoint prompt samples, its own counted; stored.
+            orders: repeat it in so many orders of the edges, its own counted; acdc only.
+            report: progress.
+
+        Raises:
+            CircuitReferenceError: the reference names none, or several.
+            OptionError: not exactly one of both, fewer than 2, or no search to be repeated so.
+        """
+        from circuitdb.api import repeating
+
+        return repeating.stability_of(
+            self._access, ref, samples=samples, orders=orders, report=report
+        )
+
+    def circuits(self, **filters: Any) -> pandas.DataFrame:
+        """The stored circuits, newest first, one row each: the view ``circuits``.
+
+        Args:
+            filters: columns of the view and the values they must have, such as ``task="ioi"``.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([row._asdict() for row in self.rows(**filters)])
+
+    def rows(self, **filters: Any) -> list[CircuitRow]:
+        """The same rows as plain tuples."""
+        with self.reading() as store:
+            return store.find(**filters)
+
+    def get(self, ref: str, *, measured: bool = False) -> StoredCircuit:
+        """The circuit a reference names.
+
+        Args:
+            ref: id or unique prefix, ``@alias``, or ``task[,key=value…]``.
+            measured: also list what was measured and is not in the circuit.
+
+        Raises:
+            CircuitReferenceError: the reference names none, or several.
+        """
+        return self._access.get(ref, measured=measured)
+
+    def examine(self, ref: str) -> tuple[StoredCircuit, tuple[Figures, ...]]:
+        """The circuit a reference names, and everything it was measured on.
+
+        Raises:
+            CircuitReferenceError: the reference names none, or several.
+        """
+        from circuitdb.results import StoredCircuit
+
+        with self.reading() as store:
+            circuit_id = self._access.resolve(store, ref)[0].circuit_id
+            return StoredCircuit.of(store.get(circuit_id)), store.evaluations(circuit_id)
+
+    def sql(
+        self, statement: str, params: Mapping[str, Any] | None = None, *, timeout: float = 30.0
+    ) -> pandas.DataFrame:
+        """The rows of a read-only SQL statement over the public views.
+
+        Raises:
+            QueryError: it fails, tries to write or to leave the database, or runs too long.
+        """
+        return _frame(self.select(statement, params, timeout=timeout))
+
+    def select(
+        self, statement: str, params: Mapping[str, Any] | None = None, *, timeout: float = 30.0
+    ) -> SqlResult:
+        """The same answer as plain values: columns, rows, and whether there were more."""
+        from circuitdb import queries
+
+        return queries.run_sql(
+            self._access.in_use(), statement, dict(params or {}), timeout_s=timeout
+        )
+
+    def query(self, name: str, **params: Any) -> pandas.DataFrame:
+        """The rows of a named query.
+
+        Raises:
+            UnknownNameError: no query of that name, or no such parameter.
+            QueryError: a parameter is missing or malformed.
+        """
+        return _frame(self.ask(name, params))
+
+    def ask(self, name: str, params: Mapping[str, Any]) -> SqlResult:
+        """The same answer as plain values."""
+        from circuitdb import queries
+
+        return queries.run(self._access.in_use(), name, params, notice=self._access.notice)
+
+    def overlap(
+        self,
+        *refs: str,
+        level: str = "edges",
+        with_controls: bool = False,
+        replicates: int = 3,
+        discover: bool = False,
+        force: bool = False,
+        report: Report = silent,
+    ) -> StoredOverlap:
+        """How circuits overlap, and whether by more than chance.
+
+        Args:
+            refs: two or more references.
+            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            with_controls: make (and store) the random-answer and replicate circuits that give floor,
+                ceiling and corrected overlap. Stored ones are used in any case.
+            replicates: prompt samples of each task behind the ceiling, the circuit's own included.
+            discover: discover circuits that are not stored yet.
+            force: compare although the circuits are not like for like, and discover although a
+                model does not do the task.
+
+        Raises:
+            CircuitReferenceError: a reference names no circuit, or several.
+            ComparisonError: the circuits cannot be compared.
+            UnknownNameError: no such level.
+        """
+        from circuitdb.api import comparing
+
+        return comparing.overlap_of(
+            self._access, refs, level=level, with_controls=with_controls, replicates=replicates,
+            discover=discover, force=force, report=report,
+        )  # fmt: skip
+
+    def render(self, *refs: str, path: str | Path) -> Path:
+        """Draw one circuit, or two or three in one diagram coloured by who has what.
+
+        Raises:
+            CircuitReferenceError: a reference names no circuit, or several.
+            RenderError: the suffix is unknown or the file cannot be written.
+        """
+        from circuitdb.api import drawing
+
+        return drawing.render(self._access, refs, path)
+
+    def evaluate(self, ref: str, *, report: Report = silent, **options: Any) -> Figures:
+        """Measure a stored circuit anew: another split, task, metric or ablation; stored.
+
+        On its own task and corruption it is measured on the stored prompts.
+
+        Args:
+            ref: which circuit.
+            options: ``split``, ``task``, ``metric``, ``ablation``, ``corruption``, ``band``, and
+                ``model_options`` as for :meth:`discover`.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        from circuitdb.api import evaluating
+
+        return evaluating.evaluate(self._access, ref, options, report)
+
+    def curve(
+        self,
+        ref: str,
+        *,
+        beside: str | None = None,
+        sizes: Sequence[int] | None = None,
+        points: int | None = None,
+        rankings: Sequence[str] = ("signed", "absolute"),
+        metric: str | None = None,
+        band: int = 20,
+        model_options: Mapping[str, Any] | None = None,
+        report: Report = silent,
+    ) -> StoredCurves:
+        """Faithfulness over circuit size of the run that found a circuit; stored.
+
+        On its test prompts, with its metric and ablation, at the ten proportions of MIB and at
+        further sizes. Curves that are stored already are not measured again.
+
+        Args:
+            ref: a circuit of the run; its kind says whether edges or nodes are ranked.
+            beside: another circuit in the same weights, whose run gives circuits of equal size to
+                measure on the same prompts; by default the newest alike of another task.
+            sizes: further numbers of edges or nodes to take from the top of the ranking.
+            points: in their place, so many numbers spaced evenly by their logarithm.
+            rankings: ``signed`` (by contribution) and ``absolute`` (by |mean score|).
+            metric: where the run's metric is a function of a file: ``FILE.py:function``.
+            band: matched random circuits at each size.
+            model_options: as for :meth:`discover`.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        from circuitdb.api import evaluating
+
+        return evaluating.curve(
+            self._access, ref, beside=beside, sizes=sizes, points=points, rankings=rankings,
+            metric=metric, band=band, model_options=model_options, report=report,
+        )  # fmt: skip
+
+    def knockout(self, ref: str, *, report: Report = silent, **options: Any) -> Knockouts:
+        """What removing each head and MLP alone does, from the full model and from a circuit.
+
+        On the circuit's stored prompts, under its run's ablation. Stored with the circuit, and
+        recognised when asked for again.
+
+        Args:
+            ref: which circuit.
+            options: ``split`` (by default test, like other figures), ``metric`` (by default the
+                run's), and ``model_options`` as for :meth:`discover`.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        from circuitdb.api import evaluating
+
+        return evaluating.knockout(self._access, ref, options, report)
+
+    def test(
+        self,
+        ref: str,
+        *,
+        level: str = "nodes",
+        samples: int = 50,
+        greedy: int = 10,
+        draws: int = 100,
+        report: Report = silent,
+        **options: Any,
+    ) -> CircuitTest:
+        """Completeness and minimality of a stored circuit, and its complement's faithfulness.
+
+        On the circuit's stored prompts, under its run's ablation. Stored with the circuit, and
+        recognised when asked for again.
+
+        Args:
+            ref: which circuit.
+            level: what is tested for minimality: ``nodes``, or ``edges`` of an edge circuit.
+            samples: random K that completeness removes.
+            greedy: the most nodes of the K that is grown greedily.
+            draws: random components (or edges) that minimality is held against.
+            options: ``split``, ``metric`` and ``model_options`` as for :meth:`knockout`.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        from circuitdb.api import evaluating
+
+        return evaluating.test(
+            self._access, ref, level=level, samples=samples, greedy=greedy, draws=draws,
+            options=options, report=report,
+        )  # fmt: skip
+
+    def add(
+        self,
+        task: str,
+        *,
+        nodes: Sequence[str] | None = None,
+        edges: Sequence[str] | None = None,
+        report: Report = silent,
+        **options: Any,
+    ) -> StoredCircuit:
+        """Store a circuit written by hand, evaluated like any other.
+
+        Args:
+            task: a task's name, or the path of a JSONL file.
+            nodes: component names, for a node circuit.
+            edges: edge names, for an edge circuit.
+            options: further fields of :class:`circuitdb.plan.Plan` (model, metric …).
+
+        Raises:
+            OptionError: not exactly one of `nodes` and `edges`, a name the model lacks, or no node
+                or edge on a path from input to logits.
+        """
+        from circuitdb.api import discovering
+
+        plan = make_plan(task=task, **options)
+        return discovering.add(self._access, plan, nodes=nodes, edges=edges, report=report)
+
+    def alias(self, ref: str, name: str | None) -> Renamed:
+        """Give a circuit an alias (``@name``) in place of an earlier one, or take it away with None."""
+        with self.writing() as store:
+            row = self._access.resolve(store, ref)[0]
+            if name is None:
+                store.remove_alias(row.circuit_id)
+            else:
+                store.set_alias(row.circuit_id, name)
+            return Renamed(row.circuit_id, name, row.alias)
+
+    def note(self, ref: str, text: str | None) -> str:
+        """Write a note on a circuit in place of an earlier one, or take it away with None."""
+        with self.writing() as store:
+            circuit_id = self._access.resolve(store, ref)[0].circuit_id
+            store.set_note(circuit_id, text)
+            return circuit_id
+
+    def remove(self, *refs: str) -> list[str]:
+        """Remove circuits; runs and prompts nobody needs any more go with them.
+
+        Raises:
+            CircuitReferenceError: a reference names none, or several; nothing is removed.
+        """
+        with self.writing() as store:
+            ids = list(dict.fromkeys(store.resolve_only(ref).circuit_id for ref in refs))
+            store.remove(ids)
+            return ids
+
+    def merge(self, other: str | Path) -> Merged:
+        """Add what another database has and this one lacks.
+
+        That is circuits, and for circuits stored in both evaluations, curves, knockouts,
+        tests, aliases and notes; what is here stays as it is. The file is made where there is none.
+
+        Raises:
+            StoreError: the other database is missing, damaged, or none of circuitdb's.
+        """
+        from circuitdb.store import examine_other
+
+        examine_other(Path(other))  # Before a file is made for nothing.
+        with self.writing(create=True) as store:
+            return store.merge(other)
+
+    def verify(self) -> Verified:
+        """Read every column and compare it with the counts and hashes kept with it."""
+        with self.reading() as store:
+            return store.verify()
+
+    def backup(self, target: str | Path) -> Path:
+        """Copy the database to a new file, compacted.
+
+        Raises:
+            StoreError: the file exists already, or cannot be written.
+        """
+        with self.reading() as store:
+            return store.backup(target)
+
+
+def _frame(found: SqlResult) -> pandas.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(found.rows, columns=found.columns)
