@@ -284,6 +284,8 @@ def _selections(
     """
     rule = _rule(plan, score_unit(engine.context, metric.unit))
     decided, scored = gives.decided, gives.scored
+    if rule is None and decided and plan.ranking != Plan.model_fields["ranking"].default:
+        _refuse_ranking(engine, scored)
     if rule is None and not decided:
         rule = Selection(
             rule="faithfulness", value=DEFAULT_FAITHFULNESS, unit="faithfulness",
@@ -293,6 +295,13 @@ def _selections(
     taken = [granularity for granularity, _ in by_rule]
     engine_rule = Selection(rule="engine", ranking="none")
     return (*((g, engine_rule) for g in decided if g not in taken), *by_rule)
+
+
+def _refuse_ranking(engine: Engine, scored: Granularity | None) -> None:
+    way = "" if scored is None else f", or select from its scores with --{scored}s N as well"
+    raise OptionError(
+        f"engine {engine.name!r} decides by itself and ranks nothing: leave --ranking out{way}"
+    )
 
 
 def _ruled(rule: str, scored: Granularity | None, engine: Engine) -> Granularity:
@@ -420,7 +429,9 @@ def _draft(
         members = next(m for m in found.members if m.granularity == granularity)
     else:
         members, selection = _select(prepared, benches, found, granularity, selection, report)
-    short = _shortfall(selection, members) or _all_alike(found, granularity, selection)
+    short = (
+        _shortfall(selection, members) or _all_alike(found, granularity, selection) or found.note
+    )
     measured = measure(
         benches, members, prepared.metric, keep_input=prepared.plan.keep_input,
         band=prepared.plan.band, report=report,

@@ -9,6 +9,7 @@ Source: Conmy et al. 2023, Algorithm 1.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -61,6 +62,16 @@ def rethreshold(run: Run, decisions: Sequence[Decision], threshold: float) -> Re
         raise OptionError(f"the threshold is {threshold!r}; give a number, 0 or more")
     n = agreeing(run, decisions, threshold)
     return Rethreshold(threshold, n, decisions[n] if n < len(decisions) else None)
+
+
+def command_with(run: Run, command: str, threshold: float) -> str:
+    """The command line of a run, with another threshold."""
+    option = f"{THRESHOLDS[run.engine]}="
+    words = shlex.split(command)
+    pairs = list(zip(words, [*words[1:], ""], strict=True))
+    old = [i for i, pair in enumerate(pairs) if pair[0] == "--set" and pair[1].startswith(option)]
+    kept = [word for i, word in enumerate(words) if not {i, i - 1} & {*old}]
+    return shlex.join([*kept, "--set", f"{option}{threshold!r}"])
 
 
 def replay(run: Run, space: Space, decisions: Sequence[Decision]) -> Replay:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Final
 
 NOTHING: Final = "–"
 """What stands where there is no value."""
 PLACEHOLDER: Final = "\N{REPLACEMENT CHARACTER}"
 """What stands on a terminal where a control character was."""
+
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -22,6 +25,15 @@ def number(value: float | None, digits: int = 3) -> str:
     if value and 1000 <= abs(value) < 1e7:
         return f"{value:.0f}"
     return f"{value:.{digits}g}"
+
+
+def shortened(text: str) -> str:
+    """A text as tables show it: of an id or hash the beginning, which references and LIKE take.
+
+    >>> shortened("ioi"), shortened("3f9a1c" * 10 + "beef")
+    ('ioi', '3f9a1c3f9a1c')
+    """
+    return text[:12] if _HASH.fullmatch(text) else text
 
 
 def printable(text: str, *, keep: str = "", instead: str = " ") -> str:

@@ -120,8 +120,8 @@ def examine(
     """Completeness and minimality of a circuit; equal questions have equal answers.
 
     Raises:
-        OptionError: faithfulness is not defined on these prompts, or there is no edge circuit
-            whose edges could be tested.
+        OptionError: faithfulness is not defined on these prompts, there is no edge circuit whose
+            edges could be tested, or the circuit has nothing that could be removed.
     """
     budget.check()
     if level == "edges" and members.granularity == "node":
@@ -129,12 +129,18 @@ def examine(
             "--level edges tests the edges of an edge circuit; this is a node circuit"
         )
     space, keep = bench.space, members.mask(bench.space)
+    cuts = _member_cuts(space, members, level)
+    if not cuts:
+        what = "edge" if level == "edges" else "head or MLP"
+        raise OptionError(
+            f"the circuit has no {what} that could be removed: there is nothing to test; discover one "
+            "with more members"
+        )
     measure = _Faithfulness(bench, metric, keep_input)
     removals = (
         *_greedy(measure, space, members, budget.greedy, report),
         *_sampled(measure, space, members, budget.samples, report),
     )
-    cuts = _member_cuts(space, members, level)
     changes = list(_changes(measure, keep, cuts, report))
     null = list(_null(measure, space, members, level, budget.draws, report))
     return CircuitTest(

@@ -1,6 +1,7 @@
 -- Where in the prompt a circuit's edges matter: each edge's score by position role.
 --
--- For runs made with 'discover --positions'; the parts of an edge add up to its score.
+-- Only runs of 'discover --positions' (eap and its kin) have them: discover the circuit anew with
+-- it. The parts of an edge add up to its score.
 --
 -- Parameters
 --   circuit  circuit  Which circuit

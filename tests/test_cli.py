@@ -95,6 +95,28 @@ def every_kind(path: Path) -> list[CircuitRow]:
         return store.find()
 
 
+def test_ls_tells_circuits_apart_by_the_settings_in_which_they_differ(
+    tmp_path, capsys, monkeypatch
+):
+    path = tmp_path / "settings.duckdb"
+    # `level` at its default is left out of what is recorded, `steps` is the same everywhere.
+    given = [{"direction": "noising"}, {"direction": "noising", "level": "neurons"},
+             {"direction": "denoising", "like": "ab" * 32}, {"direction": "noising"}]  # fmt: skip
+    with Store.open(path) as store:
+        for minute, settings in enumerate(given):
+            run_ = stored.a_run(
+                engine="nap", settings={"steps": 5, **settings}, data_seed=minute // 3
+            )
+            store.add(replace(stored.ioi(minute), run=run_))
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run(["ls", "--db", str(path)]) == 0
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    begin, end = head.index("task"), head.index("model")
+    assert [line[begin:end].strip() for line in lines] == [
+        "ioi data_seed=1", "ioi direction=denoising like=abababababab", "ioi level=neurons", "ioi",
+    ]  # fmt: skip
+
+
 def test_ls_breaks_no_id_and_names_only_at_their_joints_at_80_columns(
     tmp_path, capsys, monkeypatch
 ):

@@ -14,7 +14,8 @@ from circuitdb import api
 from circuitdb.cli import run
 from circuitdb.cli.curves import _show_curve
 from circuitdb.curve import PROPORTIONS
-from tests.stored import a_curve, a_point
+from circuitdb.render.curve import _figure
+from tests.stored import a_curve, a_point, a_run
 from tests.test_cli_discover import write_task
 
 SMALL = ["--engine", "eap", "--force", "--band", "0", "--examples", "16", "--edges", "20"]
@@ -199,6 +200,13 @@ def test_plots_are_drawn_from_what_is_stored_and_equal_byte_for_byte(ask, tasks,
     assert b"<svg" in a
     assert b"<dc:date>" not in a
     assert c.startswith(b"\x89PNG")
+
+
+def test_a_plot_of_scores_that_are_not_there_for_every_edge_says_so():
+    told = "only 239 of 479 edges have a score: the curve ends below the full model"
+    for note, shown in ((None, ""), (told, told)):
+        curves = [a_curve("r", note=note, points=(a_point(n_items=7), a_point(n_items=9)))]
+        assert _figure(curves * 2, a_run()).get_supxlabel() == shown
 
 
 def test_without_matplotlib_the_plot_is_refused_before_anything_is_measured(

@@ -126,6 +126,7 @@ def test_scores_split_by_position_are_stored_and_asked_for(ask, tasks):
     )
     assert code == 0, err
     rows = json.loads(out)["rows"]
+    assert "discover --positions" not in err
     assert {row["role"] for row in rows} == {"END", "other"}, "a task file without roles has END"
     whole: dict[tuple[str, ...], tuple[float, float]] = {}
     for row in rows:
@@ -136,6 +137,13 @@ def test_scores_split_by_position_are_stored_and_asked_for(ask, tasks):
         assert parts == pytest.approx(score, rel=1e-4, abs=1e-6)
     _, command, _ = ask("show", found["circuit_id"], "--command")
     assert "--set positions=true" in command
+
+
+def test_a_query_without_an_answer_says_what_it_needs(ask, tasks):
+    ask("discover", "--task", tasks[0], *SMALL, "--edges", "20")
+    code, out, err = ask("query", "edge_positions", "-p", "circuit=gifts", "--json")
+    assert (code, json.loads(out)["rows"]) == (0, [])
+    assert "note: Only runs of 'discover --positions' (eap and its kin) have them" in err
 
 
 def test_denoising_where_nothing_can_be_restored_is_one_clear_line(ask, tasks):

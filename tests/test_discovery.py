@@ -57,6 +57,9 @@ def test_prune_leaves_a_node_and_an_edge_circuit_with_figures(months: Discovery)
          "beside input and logits"),
         ({"engine": "nap", "settings": {"level": "neurons"}, "nodes": 1041}, "--nodes is 1041; give a "
          "number from 0 to 1040"),
+        ({"engine": "acdc", "ranking": "mean_abs"}, "'acdc' decides by itself and ranks nothing: leave "
+         "--ranking out, or select from its scores with --edges N as well"),
+        ({"engine": "prune", "settings": {"level": "nodes"}, "ranking": "mean_abs"}, "leave --ranking out"),
         ({"engine": "random", "threshold": 0.5}, "engine 'random' scores nothing"),
     ],
 )  # fmt: skip

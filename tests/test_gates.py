@@ -72,6 +72,22 @@ def test_training_towards_a_size_gives_it(size):
     assert names(on, run(on, steps=150, **size)) == planted.CHAIN_EDGES
 
 
+def test_gates_that_never_closed_come_with_what_to_raise():
+    told = run(chain(), steps=1).note
+    assert told == (
+        "46 of 46 gates are open after training: raise --steps or --set penalty, or train towards "
+        "--set target_edges=N"
+    )
+    assert run(chain(), steps=1, target_edges=3).note == (
+        "46 of 46 gates are open after training, where 3 were the target: raise --steps"
+    )
+    assert run(chain(), steps=150).note is None
+    plan = Plan(task="months", engine="gates", settings={"steps": 1}, examples=2, band=0)
+    prepared = discovery.prepare(plan, catalogue.load("toy-4l", threads=1))
+    (draft,) = discovery.find(prepared).circuits
+    assert "479 of 479 gates are open" in (draft.figures[0].note or "")
+
+
 def test_the_true_edges_of_a_program_stay_open_though_fewer_are_asked_for():
     program = programs.program("reverse")
     on = Problem(

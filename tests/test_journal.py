@@ -16,7 +16,7 @@ from circuitdb.engines.engine import Found, Problem
 from circuitdb.engines.prune import Prune, PruneSettings
 from circuitdb.errors import OptionError
 from circuitdb.journal import FileJournal, Journal, beside, differences, read, require_unfinished
-from circuitdb.replay import agreeing, differ_in_threshold_alone, replay, rethreshold
+from circuitdb.replay import agreeing, command_with, differ_in_threshold_alone, replay, rethreshold
 from circuitdb.space import Space, SpaceSpec
 from tests import planted
 from tests.stored import a_run
@@ -259,6 +259,14 @@ def test_decisions_give_their_circuit_and_the_thresholds_they_hold_for():
     assert by_size.lowest == pytest.approx(0.3)
     nothing_kept = [d._replace(kept=False) for d in TAKEN]
     assert replay(BY_KL, TINY, nothing_kept).highest is None
+
+
+def test_the_command_with_another_threshold_has_everything_else_of_the_run():
+    rest = "circuitdb discover --task 'my file.jsonl' --seed 3 --engine acdc --set order_seed=1"
+    given = f"{rest} --set tau=0.01 --dtype float64"
+    expected = f"{rest} --dtype float64 --set tau=0.123456789"
+    assert command_with(BY_KL, given, 0.123456789) == expected
+    assert command_with(BY_KL, f"{rest} --dtype float64", 0.123456789) == expected
     by_hand = replay(BY_KL.model_copy(update={"engine": "prune"}), TINY, TAKEN)
     assert (by_hand.threshold, by_hand.lowest) == (None, None)
 

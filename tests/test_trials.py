@@ -259,3 +259,6 @@ def test_what_cannot_be_tested_is_refused(bench: Bench) -> None:
         examined(bench, node_circuit(bench, ["m0"]), budget=Budget(draws=0))
     with pytest.raises(OptionError, match=r"not defined on these prompts: m_full − m_empty is 0"):
         examined(bench, node_circuit(bench, ["m0"]), metric=metrics.get("accuracy"))
+    for level, what in (("nodes", "head or MLP"), ("edges", "edge")):
+        with pytest.raises(OptionError, match=f"has no {what} that could be removed"):
+            examined(bench, edge_circuit(bench, []), level=level)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,13 +13,12 @@ from circuitdb.cli.output import Output, line
 from circuitdb.cli.tables import Cell, Column, fits, records, table
 from circuitdb.cli.values import value_of
 from circuitdb.errors import OptionError
+from circuitdb.text import shortened
 
 if TYPE_CHECKING:
     from circuitdb.queries import Query
     from circuitdb.store import SqlResult
 
-_HASH: Final = re.compile(r"[0-9a-f]{64}")
-"""An id or a hash, shown by its beginning: references and LIKE take it, and --json has all of it."""
 Params = Annotated[
     list[str],
     typer.Option("--param", "-p", metavar="KEY=VALUE", help="A parameter; repeatable."),
@@ -67,8 +65,14 @@ def query(
     Example:
       circuitdb query unique_edges -p a=ioi -p b=greater_than
     """
+    from circuitdb import queries as library
+
     out = Output(as_json, quiet)
-    _answer(out, api.Database(db, notice=out.remark).ask(name, params_of(param)))
+    found = api.Database(db, notice=out.remark).ask(name, params_of(param))
+    _answer(out, found)
+    remarks = library.get(name).remarks
+    if not found.rows and remarks:
+        out.note(f"note: {remarks}")
 
 
 def params_of(pairs: Sequence[str]) -> dict[str, str]:
@@ -107,9 +111,9 @@ def _show_rows(found: SqlResult) -> None:
 
 
 def _cell(value: Any) -> Cell:
-    if isinstance(value, str) and _HASH.fullmatch(value):
-        return value[:12]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+    if isinstance(value, str):
+        return shortened(value)
+    return value if isinstance(value, (int, float, bool, type(None))) else str(value)
 
 
 def queries(

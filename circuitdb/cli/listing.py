@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -15,12 +15,15 @@ from circuitdb.cli import options
 from circuitdb.cli.output import Output, line, plural, share
 from circuitdb.cli.tables import Cell, Column, table
 from circuitdb.engines import unaliased
+from circuitdb.text import shortened
 
 if TYPE_CHECKING:
+    from circuitdb.circuit import Run
     from circuitdb.store import CircuitRow
 
 _TELLING: Final = ("metric", "ablation", "corruption", "examples", "data_seed", "dtype")
-"""Columns that are listed only where a circuit differs in them from most of its task."""
+"""Columns that are listed only where a circuit differs in them from most of its task; settings are
+where it differs from most of its task and engine."""
 
 
 def ls(
@@ -67,8 +70,11 @@ def ls(
     shown = [row for row in rows if everything or (row.answers == "task" and row.replicate == 0)]
     hidden = len(rows) - len(shown)
     shown = shown[:limit]
+    with database.reading() as store:
+        runs = store.runs(list({row.run_id for row in shown}))
     out.result(
-        {"circuits": [row._asdict() for row in shown], "hidden": hidden}, lambda: _list(shown)
+        {"circuits": [row._asdict() for row in shown], "hidden": hidden},
+        lambda: _list(shown, runs),
     )
     if not rows:
         _tell_absent(out, database.rows(), given)
@@ -85,22 +91,25 @@ def _tell_absent(out: Output, rows: Sequence[CircuitRow], given: Mapping[str, An
             out.note(f"note: no stored circuit has {key} {value!r}; stored: {there}")
 
 
-def _list(rows: Sequence[CircuitRow]) -> None:
+def _list(rows: Sequence[CircuitRow], runs: Mapping[str, Run]) -> None:
     if not rows:
         line("no circuits")
         return
-    columns = _columns(rows)
+    columns = _columns(rows, runs)
     table([c for c, _ in columns], [[read(row) for _, read in columns] for row in rows])
 
 
-def _columns(rows: Sequence[CircuitRow]) -> list[tuple[Column, Callable[[CircuitRow], Cell]]]:
+def _columns(
+    rows: Sequence[CircuitRow], runs: Mapping[str, Run]
+) -> list[tuple[Column, Callable[[CircuitRow], Cell]]]:
     """What is listed of a circuit; step and seed only where one of them has any."""
     step = (Column("step", right=True), lambda row: row.checkpoint)
     seed = (Column("seed", right=True), lambda row: row.seed)
-    usual = _usual(rows)
+    telling = {row.circuit_id: _telling(row, runs[row.run_id]) for row in rows}
+    usual = _usual(telling.values())
     return [
         (Column("circuit", keep=True), lambda row: row.circuit_id[:12]),
-        (Column("task", leads=True), lambda row: _task(row, usual)),
+        (Column("task", leads=True), lambda row: _task(row, telling[row.circuit_id], usual)),
         (Column("model"), lambda row: _model(row.model)),
         *([step] if any(row.checkpoint is not None for row in rows) else []),
         *([seed] if any(row.seed is not None for row in rows) else []),
@@ -113,23 +122,44 @@ def _columns(rows: Sequence[CircuitRow]) -> list[tuple[Column, Callable[[Circuit
     ]
 
 
-def _usual(rows: Sequence[CircuitRow]) -> dict[tuple[str, str], Any]:
-    """The commonest value of each telling column among the circuits of a task, the newest's first."""
-    seen: dict[tuple[str, str], Counter[Any]] = {}
-    for row in rows:
-        for name in _TELLING:
-            seen.setdefault((row.task, name), Counter())[getattr(row, name)] += 1
-    return {key: values.most_common(1)[0][0] for key, values in seen.items()}
+Telling = Mapping[tuple[str, ...], Any]
+"""Values that may tell circuits apart, by what must be alike to compare them and their name: the
+task, of an engine's setting the engine too."""
 
 
-def _task(row: CircuitRow, usual: Mapping[tuple[str, str], Any]) -> str:
+def _telling(row: CircuitRow, run: Run) -> Telling:
+    telling: dict[tuple[str, ...], Any] = {(row.task, n): getattr(row, n) for n in _TELLING}
+    for name, value in run.settings.items():
+        if isinstance(value, (str, int, float)):
+            telling[row.task, row.engine, name] = value
+    return telling
+
+
+def _usual(telling: Iterable[Telling]) -> Telling:
+    """The commonest of the values that may tell circuits apart, the newest's first.
+
+    None where at least as many have no value: settings newer than a run are left out at their
+    defaults.
+    """
+    seen: dict[tuple[str, ...], Counter[Any]] = {}
+    alike: Counter[tuple[str, ...]] = Counter()
+    for values in telling:
+        alike.update({key[:-1] for key in values})
+        for key, value in values.items():
+            seen.setdefault(key, Counter())[value] += 1
+    usual = {}
+    for key, values in seen.items():
+        value, n = values.most_common(1)[0]
+        usual[key] = None if alike[key[:-1]] - values.total() >= n else value
+    return usual
+
+
+def _task(row: CircuitRow, telling: Telling, usual: Telling) -> str:
     """The task with the circuit's alias, what marks a control, and what is unusual, as keys."""
     words = [row.task, f"@{row.alias}" if row.alias else ""]
     words += ["random answers" if row.answers == "random" else ""]
     words += [f"replicate {row.replicate}" if row.replicate else ""]
-    for name in _TELLING:
-        value = getattr(row, name)
-        words += [f"{name}={value}" if value != usual[row.task, name] else ""]
+    words += [f"{k[-1]}={shortened(str(v))}" for k, v in telling.items() if v != usual[k]]
     return " ".join(filter(None, words))
 
 

@@ -37,8 +37,11 @@ def replay(
       circuitdb replay ioi,engine=acdc
       circuitdb replay ioi,engine=acdc --tau 0.02
     """
+    from circuitdb.replay import command_with
+
     out = Output(as_json, quiet)
-    found, same, other = api.Database(db, notice=out.remark).replay(ref, tau)
+    database = api.Database(db, notice=out.remark)
+    found, same, other = database.replay(ref, tau)
     document = {
         "n_decisions": found.n_decisions, "n_kept": found.n_kept, "n_edges": len(found.edges),
         "gives_stored_circuit": same, "threshold": found.threshold, "lowest": found.lowest,
@@ -46,7 +49,10 @@ def replay(
     }  # fmt: skip
     out.result(document, lambda: _show_replay(found, same, other))
     if other is not None:
-        out.next(f"circuitdb discover … --tau {other.threshold:g}")
+        circuit = database.get(ref)
+        command = circuit.provenance.command
+        if command is not None:
+            out.next(command_with(circuit.run, command, other.threshold))
 
 
 def _show_replay(found: Replay, same: bool, other: Rethreshold | None) -> None:

@@ -1,7 +1,7 @@
 """Tables of plain text that fit the terminal.
 
 Columns of text are wrapped where a table would be too wide, between words if that is enough, else
-behind ``_``, ``-``, ``/`` and ``,``, and inside a name only as a last resort; numbers and ids never
+behind ``_``, ``-``, ``/``, ``,`` and ``=``, and inside a name only as a last resort; numbers and ids never
 are, and headings only behind their joints. Rich is not used for them, because loading it would take
 a quarter of the time of the shortest commands.
 """
@@ -21,7 +21,7 @@ Cell = str | int | float | bool | None
 Parts = Callable[[str], list[str]]
 _NARROWEST: Final = 6
 """Characters below which no column is squeezed."""
-_JOINTS: Final = re.compile(r"(?<=[_/,])|(?<=-)(?!>)|(?<=->)")
+_JOINTS: Final = re.compile(r"(?<=[_/,=])|(?<=-)(?!>)|(?<=->)")
 """Where a name may be broken: behind a joint, and behind the arrow of an edge."""
 _GAPS: Final = ("  ", " ")
 """Between columns: the second where a table does not fit with the first."""

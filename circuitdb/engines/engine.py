@@ -126,6 +126,8 @@ class Found:
     members: tuple[Members, ...] = ()
     effects: dict[str, Floats] = field(default_factory=dict)
     """Further quantities by name, float32 ``[edge]``, NaN where not measured."""
+    note: str | None = None
+    """What to say of circuits taken from it."""
 
 
 @runtime_checkable

@@ -57,6 +57,10 @@ _START = 2.0
 """log α before the first step: gates are open, not so far that they could not close."""
 _WARM_UP = 0.7
 """Share of the steps in which a target is approached."""
+_FEW_CLOSED = 0.95
+"""Share of gates open in the end above which training under a price has done nothing."""
+_MISSED = 1.5
+"""Open gates for each that a target asks for, above which training has not reached it."""
 _CLIMB = 3e-3
 """How far a multiplier can climb over all steps."""
 
@@ -120,7 +124,18 @@ class Gates:
         return Found(
             edge_scores=Scores((-metric.better * opened).astype(np.float32)),
             members=(Members("edge", edges, space.nodes_of(edges)),),
+            note=_still_open(int((opened > 0.5).sum()), len(opened), target),
         )
+
+
+def _still_open(n_open: int, n_gates: int, target: int | None) -> str | None:
+    """What to say of gates that training did not close, or empty."""
+    if n_open <= (_FEW_CLOSED * n_gates if target is None else _MISSED * target):
+        return None
+    told = f"{n_open} of {n_gates} gates are open after training"
+    if target is None:
+        return f"{told}: raise --steps or --set penalty, or train towards --set target_edges=N"
+    return f"{told}, where {target} were the target: raise --steps"
 
 
 def _target(settings: GatesSettings, n_edges: int) -> int | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +31,8 @@ _STYLES: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "contribution": ("signed", OPPOSES, {"marker": "s", "markersize": 7, "linewidth": 2.8}),
 }
 """Name, colour and line of a ranking: where the curves agree, the broad one shows below."""
+_NOTE: Final = 110
+"""Characters on a line of a note below the picture."""
 _SETTINGS: Final = {"svg.hashsalt": "circuitdb", "font.family": "DejaVu Sans", "font.size": 10}
 
 
@@ -92,6 +95,9 @@ def _figure(curves: Sequence[Curve], run: Run) -> Figure:
         axes.axhline(level, color=FAINT, linewidth=1, zorder=0)
     told = [handle for curve in curves for handle in _draw(axes, curve)]
     _label(axes, curves[0], run)
+    noted = dict.fromkeys(curve.note for curve in curves if curve.note)
+    if noted:
+        figure.supxlabel("\n".join(textwrap.fill(n, _NOTE) for n in noted), color=QUIET, fontsize=8)
     # Below the picture, where it covers nothing; a column for each ranking.
     figure.legend(
         handles=told, loc="outside lower center", ncols=len(curves), frameon=False, fontsize=9
