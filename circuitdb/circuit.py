@@ -177,6 +177,19 @@ class TemplateFigures(Frozen):
     accuracy: float | None = None
 
 
+class OtherTask(Frozen):
+    """What another task's circuit of the same size does on a circuit's prompts: the best of some."""
+
+    task: str
+    run_id: str
+    """The run that found it; of a circuit selected anew to this size nothing else is stored."""
+    n_nodes: int
+    n_edges: int
+    faithfulness: float
+    n_tasks: int
+    """Other tasks whose circuit was measured: this one does best."""
+
+
 class Figures(Frozen):
     """What a circuit does on one split, beside the full model and the empty circuit.
 
@@ -214,6 +227,8 @@ class Figures(Frozen):
     note: str | None = None
     complement_faithfulness: float | None = None
     """Faithfulness of the complement: of all edges that are not in the circuit."""
+    other_task: OtherTask | None = None
+    """The best of other tasks' circuits on the same prompts; null where none was measured."""
     templates: tuple[TemplateFigures, ...] = ()
     """The same by template, by name; empty where not measured."""
 

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuitdb import controls
+from circuitdb.alike import of_other_tasks, ranked
 from circuitdb.circuit import Json, Run, Selection
 from circuitdb.curve import RANKINGS, Curve, Ranking, further_sizes
 from circuitdb.errors import ComparisonError, OptionError
-from circuitdb.select import Ranked, rankable
+from circuitdb.select import Ranked
 
 if TYPE_CHECKING:
     import pandas
 
-    from circuitdb.circuit import Scores
+    from circuitdb.circuit import Granularity
     from circuitdb.store import CircuitRow, Store
 
 
@@ -120,7 +121,7 @@ def ask(
         OptionError: a run has no scores to rank, or the sizes are out of range.
         ComparisonError: the run beside it is of other weights, or the same run.
     """
-    own = _ranked(store, row.run_id, row.granularity, row.task)
+    own = _ranked(store, row.run_id, _granularity(row), row.task)
     further = further_sizes(own.n_scored, sizes, points)
     wanted = (row.granularity, further, band)
     alike = [c for c in store.curves(row.run_id) if (c.granularity, c.sizes, c.band) == wanted]
@@ -145,21 +146,14 @@ def beside(store: Store, own: Ranked, run_id: str) -> Ranked:
     return _ranked(store, run_id, own.granularity, label)
 
 
-def _ranked(store: Store, run_id: str, granularity: str, label: str) -> Ranked:
-    scores, run = _scores(store, run_id, granularity), store.run(run_id)
-    if scores is None:
+def _ranked(store: Store, run_id: str, granularity: Granularity, label: str) -> Ranked:
+    found = ranked(store, run_id, granularity, label)
+    if found is None:
         raise OptionError(
-            f"the run {run_id[:12]} of {run.engine!r} has no {granularity} scores to rank: a curve "
-            "needs a run that scores, such as of eap-ig-inputs"
+            f"the run {run_id[:12]} of {store.run(run_id).engine!r} has no {granularity} scores to "
+            "rank: a curve needs a run that scores, such as of eap-ig-inputs"
         )
-    return Ranked(run_id, label, granularity, scores, run.better)  # type: ignore[arg-type]
-
-
-def _scores(store: Store, run_id: str, granularity: str) -> Scores | None:
-    if granularity == "edge":
-        return store.edge_scores(run_id)
-    scores = store.node_scores(run_id)
-    return None if scores is None else rankable(store.space(run_id), scores)
+    return found
 
 
 def _check_beside(row: CircuitRow, beside: CircuitRow) -> None:
@@ -184,12 +178,13 @@ def _stored_beside(store: Store, alike: Sequence[Curve], rankings: Sequence[Rank
 
 
 def _of_another_task(store: Store, row: CircuitRow) -> str | None:
-    columns = ("weights", "engine", "metric", "ablation", "granularity")
-    alike = {name: getattr(row, name) for name in columns}
-    found = store.find(**alike, answers="task", replicate=0)
-    runs = store.runs(list({r.run_id for r in found} | {row.run_id}))
-    for other in found:
-        same = runs[other.run_id].settings == runs[row.run_id].settings
-        if same and other.task != row.task and _scores(store, other.run_id, row.granularity):
+    """The newest run of another task by the same work that has scores."""
+    run, granularity = store.run(row.run_id), _granularity(row)
+    for other in of_other_tasks(store, run, granularity):
+        if ranked(store, other.run_id, granularity, other.task) is not None:
             return other.run_id
     return None
+
+
+def _granularity(row: CircuitRow) -> Granularity:
+    return "edge" if row.granularity == "edge" else "node"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,6 +52,7 @@ from circuitdb.evaluate import Band, Bench, Does, does_task, figures
 from circuitdb.journal import Journal
 from circuitdb.metrics import Metric
 from circuitdb.models.model import LoadedModel
+from circuitdb.others import NO_OTHERS, Others
 from circuitdb.plan import BAND, Plan, check, engine_settings
 from circuitdb.space import EdgeMask, Space
 from circuitdb.tasks.prompts import Prompts, PromptSet, left_out
@@ -337,6 +338,7 @@ def find(
     *,
     known: Found | None = None,
     journal: Journal | None = None,
+    others: Mapping[Granularity, Others] | None = None,
     report: Report = silent,
     batch_size: int | None = None,
 ) -> Discovery:
@@ -345,6 +347,7 @@ def find(
     Args:
         known: scores of this very run, where they are stored already.
         journal: decisions known already, and where to write new ones down.
+        others: runs of other tasks, whose circuits stand beside what is found.
         report: progress.
         batch_size: prompts a forward; chosen by size when not given.
 
@@ -360,9 +363,12 @@ def find(
         found = prepared.engine.run(problem, prepared.settings)
         inert = inert_components(problem.bench)
     drafts = [
-        _draft(prepared, benches, found, granularity, selection, report)
+        _draft(
+            prepared, benches, found, granularity, selection,
+            (others or {}).get(granularity, NO_OTHERS), report,
+        )
         for granularity, selection in prepared.selections
-    ]
+    ]  # fmt: skip
     return Discovery(
         run=prepared.run,
         space=prepared.space,
@@ -423,6 +429,7 @@ def _draft(
     found: Found,
     granularity: Granularity,
     selection: Selection,
+    others: Others,
     report: Report,
 ) -> Draft:
     if selection.rule == "engine":
@@ -434,7 +441,7 @@ def _draft(
     )
     measured = measure(
         benches, members, prepared.metric, keep_input=prepared.plan.keep_input,
-        band=prepared.plan.band, report=report,
+        band=prepared.plan.band, others=others, report=report,
     )  # fmt: skip
     if short:
         first = measured[0]
@@ -511,13 +518,18 @@ def measure(
     *,
     keep_input: bool = False,
     band: int = BAND,
+    others: Others = NO_OTHERS,
     report: Report = silent,
 ) -> tuple[Figures, ...]:
-    """Figures of a circuit on test, with the random band, and on shift where there is one."""
+    """Figures of a circuit on test, with the random band and another task's circuit, and on shift.
+
+    Those on shift come where there is such a split.
+    """
     bench = benches["test"]
     mask = members.mask(bench.space)
     random = random_band(bench, members, metric, keep_input, band, report)
-    made = [figures(bench, mask, metric, keep_input=keep_input, band=random)]
+    other = others.best(bench, metric, members, keep_input, report)
+    made = [figures(bench, mask, metric, keep_input=keep_input, band=random, other=other)]
     shifted = benches["shift"]
     if len(shifted):
         made.append(figures(shifted, mask, metric, split="shift", keep_input=keep_input))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from circuitdb import metrics
 from circuitdb.ablation import Ablation
-from circuitdb.circuit import Figures, TemplateFigures, finite
+from circuitdb.circuit import Figures, OtherTask, TemplateFigures, finite
 from circuitdb.errors import ModelError, NumericalError, OptionError
 from circuitdb.metrics import Correct, Incorrect, Metric
 from circuitdb.models.forward import (
@@ -359,10 +359,12 @@ def figures(
     corruption: str | None = None,
     keep_input: bool = False,
     band: Band | None = None,
+    other: OtherTask | None = None,
 ) -> Figures:
     """A circuit's figures on a bench, beside the full model and the empty circuit.
 
-    `band` holds the faithfulness of matched random circuits, where they were run. The figures by
+    `band` holds the faithfulness of matched random circuits, and `other` that of another task's
+    circuit, where they were run. The figures by
     template and the faithfulness of the complement, of all edges that are not kept, come with
     them.
     """
@@ -402,6 +404,7 @@ def figures(
         random_n=len(band.values) or None,
         note="; ".join(notes) or None,
         complement_faithfulness=finite(others.value),
+        other_task=other,
         templates=_by_template(bench.prompts, circuit, full, empty, outcome.get("accuracy")),
     )
 

@@ -69,6 +69,7 @@ class StoredCircuit(Circuit):
     def to_json(self) -> Json:
         """The flat record of ``discover --json``."""
         figures = self.figures
+        other = None if figures is None else figures.other_task
         return {
             "circuit_id": self.circuit_id,
             "run_id": self.run_id,
@@ -86,6 +87,7 @@ class StoredCircuit(Circuit):
             "n_nodes": len(self.components),
             "n_edges": len(self.members),
             **{key: getattr(figures, key, None) for key in _FIGURES},
+            "other_task": None if other is None else other.model_dump(mode="json"),
             "wall_seconds": finite(self.provenance.wall_seconds),
             "stored_before": self.stored_before,
             "notices": list(self.notices),

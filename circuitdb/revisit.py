@@ -51,6 +51,7 @@ from circuitdb.metrics import Metric
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
 from circuitdb.names import parse_component
+from circuitdb.others import NO_OTHERS, Others
 from circuitdb.outcomes import CircuitTest, Knockouts
 from circuitdb.own_metrics import check_same
 from circuitdb.plan import BAND, Plan, check
@@ -60,6 +61,8 @@ from circuitdb.tasks.tokenizer import Tokenizer
 
 Stored = Callable[[str], PromptRows]
 """Stored prompts by their hash."""
+OfTask = Callable[[str], Others]
+"""Runs of other tasks by the task whose prompts are run."""
 
 
 def plan_of(circuit: Circuit, **changes: Any) -> Plan:
@@ -299,16 +302,17 @@ class Measurable:
     def metric(self) -> Metric:
         return self.prepared.metric
 
-    def figures(self, split: str, task: str | None) -> Figures:
-        """What the circuit does, beside matched random circuits."""
+    def figures(self, split: str, task: str | None, others: Others) -> Figures:
+        """What the circuit does, beside matched random circuits and those of other tasks."""
         plan, bench = self.prepared.plan, self.bench
         band = random_band(
             bench, self.members, self.metric, plan.keep_input, plan.band, self.report
         )
+        other = others.best(bench, self.metric, self.members, plan.keep_input, self.report)
         return figures(
             bench, self.members.mask(bench.space), self.metric, split=split, task=task,
             corruption=None if self.own else plan.corruption,
-            keep_input=plan.keep_input, band=band,
+            keep_input=plan.keep_input, band=band, other=other,
         )  # fmt: skip
 
     def notes(self) -> list[str]:
@@ -373,6 +377,7 @@ def evaluate_again(
     split: str = "test",
     task: str | None = None,
     band: int = BAND,
+    others: OfTask | None = None,
     **asked: Any,
 ) -> Figures:
     """Figures of a stored circuit on another split, task, metric or ablation.
@@ -382,9 +387,11 @@ def evaluate_again(
         stored: where stored prompts are.
         split, task, asked: as for :func:`measurable`, with its errors.
         band: matched random circuits to measure beside it.
+        others: the runs of other tasks to measure beside it, by the name of the task it is on.
     """
     ready = measurable(circuit, stored, split=split, task=task, band=band, **asked)
-    measured = ready.figures(split, None if task == circuit.run.task else task)
+    beside = NO_OTHERS if others is None else others(ready.prepared.run.task)
+    measured = ready.figures(split, None if task == circuit.run.task else task, beside)
     notes = [measured.note, *ready.notes()]
     return measured.model_copy(update={"note": "; ".join(filter(None, notes)) or None})
 

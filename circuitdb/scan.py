@@ -12,7 +12,8 @@ from circuitdb.curve import MEASURED, Curve, CurvePoint, Ranking, Size, areas, s
 from circuitdb.discovery import Benches, Prepared, random_band
 from circuitdb.engines.engine import Members, Report, silent
 from circuitdb.evaluate import Band, figures
-from circuitdb.select import Ladder, Ranked, by_number
+from circuitdb.others import of_size
+from circuitdb.select import Ladder, Ranked
 from circuitdb.space import EdgeMask
 
 
@@ -145,9 +146,7 @@ class _Scanner:
         """The other run's circuit of at most `n` edges or nodes; none beside the empty circuit."""
         if others is None or n == 0:
             return None
-        chosen = by_number(others, n)
-        members = Members(others.granularity, chosen.edges, chosen.nodes)
-        return self.space.prune_dead_ends(members.mask(self.space))
+        return self.space.prune_dead_ends(of_size(others, n).mask(self.space))
 
     def _faithful(self, mask: EdgeMask) -> float | None:
         key = mask.tobytes()

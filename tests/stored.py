@@ -26,6 +26,7 @@ from circuitdb.circuit import (
     Discovery,
     Draft,
     Figures,
+    OtherTask,
     PromptRow,
     PromptRows,
     Provenance,
@@ -77,6 +78,14 @@ def figures(faithfulness: float = 0.9, **changes: Any) -> Figures:
         "ratio": faithfulness, "accuracy": 0.75,
     }  # fmt: skip
     return Figures(**(values | changes))
+
+
+def other_task(task: str, faithfulness: float, n_tasks: int = 1) -> OtherTask:
+    """The circuit of another task of 5 nodes and 7 edges."""
+    return OtherTask(
+        task=task, run_id=f"run of {task}", n_nodes=5, n_edges=7, faithfulness=faithfulness,
+        n_tasks=n_tasks,
+    )  # fmt: skip
 
 
 def a_point(faithfulness: float | None = 0.5, **changes: Any) -> CurvePoint:

@@ -670,3 +670,47 @@ def test_the_curve_of_a_run_over_neurons_ends_at_the_full_model(ask, tasks):
     assert last["n_items"] == 1 + 2 * 4 + 2 * 128
     assert last["m_circuit"] == pytest.approx(found["m_full"])
     assert last["n_edges"] == found["n_edges"] or last["faithfulness"] in (None, pytest.approx(1.0))
+
+
+def test_another_tasks_circuit_stands_beside_what_is_found(ask, tasks, tmp_path):
+    """The figure is that of the other run's best edges, evaluated by hand on these prompts."""
+    made = ["--task", tasks[0], "--task", tasks[1]]
+    code, out, err = ask("discover", *made, *SMALL, "--edges", "20")
+    assert code == 0, err
+    assert max(map(len, out.splitlines())) <= 80
+    assert "other: gifts circuit of" in " ".join(out.split())
+    first, second = document(ask, "discover", *made, *SMALL, "--edges", "20")["circuits"]
+    assert first["other_task"] is None
+    other = second["other_task"]
+    assert (other["task"], other["run_id"]) == ("gifts", first["run_id"])
+    alike = ["--task", tasks[0], *SMALL, "--edges", second["n_edges"]]
+    (equal,) = document(ask, "discover", *alike)["circuits"]
+    assert other["n_tasks"] == 1
+    assert (other["n_nodes"], other["n_edges"]) == (equal["n_nodes"], equal["n_edges"])
+    names = ",".join(f"{e['src']}->{e['dst']}" + (f"<{e['port']}>" if e["port"] else "")
+                     for e in document(ask, "show", equal["circuit_id"])["edges"])  # fmt: skip
+    by_hand = document(ask, "add", "--task", tasks[1], "--edges", names, "--examples", "16",
+                       "--band", "0")["circuits"][0]  # fmt: skip
+    assert other["faithfulness"] == pytest.approx(by_hand["faithfulness"], abs=1e-5)
+    assert by_hand["other_task"] is None
+    shown = document(ask, "show", second["circuit_id"])
+    assert shown["other_task"] == shown["figures"]["other_task"] == other
+
+
+def test_what_was_found_first_gets_the_other_tasks_circuit_when_evaluated_again(ask, tasks):
+    document(ask, "discover", "--task", tasks[1], *SMALL, "--edges", "20")
+    code, out, err = ask("evaluate", "presents", "--band", "3")
+    assert code == 0, err
+    assert "no other task's circuit found by the same work is stored" in " ".join(out.split())
+    second = document(ask, "discover", "--task", tasks[0], *SMALL, "--edges", "9")["circuits"][0]
+    assert document(ask, "evaluate", "presents", "--band", "0")["evaluation"]["other_task"] is None
+    measured = document(ask, "evaluate", "presents", "--band", "3")["evaluation"]["other_task"]
+    assert (measured["task"], measured["run_id"]) == ("gifts", second["run_id"])
+    code, out, err = ask("show", "presents")
+    assert "gifts circuit of" in " ".join(out.split())
+    rows = "SELECT e.other_task FROM evaluations e JOIN circuits c USING (circuit_id) " \
+        "WHERE c.task = 'presents' AND split = 'test' AND random_n = 3"  # fmt: skip
+    assert document(ask, "sql", rows)["rows"] == [{"other_task": "gifts"}]
+    there = document(ask, "evaluate", "presents", "--band", "3", "--task", tasks[0])["evaluation"]
+    assert there["other_task"] is None, "the task measured on is no other task"
+    assert ask("verify")[0] == 0

@@ -14,8 +14,8 @@ PACKAGE = Path(circuitdb.__file__).parent
 
 ORDER = (
     "errors", "resources", "text", "names", "space", "circuit", "curve", "outcomes", "controls", "tasks", "own_metrics", "metrics", "models",
-    "journal", "replay", "ablation", "evaluate", "engines", "select", "plan", "discovery", "trials", "revisit", "scan", "schemas",
-    "store", "formats", "compare", "queries", "ingest", "render", "results", "overlaps", "curves", "api", "cli",
+    "journal", "replay", "ablation", "evaluate", "engines", "select", "others", "plan", "discovery", "trials", "revisit", "scan", "schemas",
+    "store", "formats", "compare", "queries", "ingest", "render", "results", "overlaps", "alike", "curves", "api", "cli",
     "__main__",
 )  # fmt: skip
 """Rooms in the order in which data flows: a module imports only from rooms before its own.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from circuitdb.errors import (
 )
 from circuitdb.space import Space
 from circuitdb.store import CheckpointMetric, CircuitRow, Store
+from circuitdb.store.content import seal_rows
 from tests import stored
 from tests.stored import GROUPED, TINY
 
@@ -570,3 +573,33 @@ def test_an_evaluation_stored_without_its_templates_gets_them(fresh_store: Store
     fresh_store.remove([circuit_id])
     assert fresh_store._con.execute("SELECT count(*) FROM template_evaluation").fetchone() == (0,)
     assert fresh_store.verify().ok
+
+
+def test_another_tasks_circuit_comes_back_and_takes_the_place_of_an_earlier_one(
+    fresh_store: Store,
+) -> None:
+    (circuit_id,) = fresh_store.add(stored.ioi())
+    first, second = fresh_store.evaluations(circuit_id)
+    months = stored.other_task("months", 0.25)
+    numerals = stored.other_task("numerals", 0.5, n_tasks=2)
+    for other, kept in ((months, months), (numerals, numerals), (None, numerals)):
+        fresh_store.add_evaluation(circuit_id, first.model_copy(update={"other_task": other}))
+        shown = first.model_copy(update={"other_task": kept})
+        assert fresh_store.evaluations(circuit_id) == (shown, second)
+        assert fresh_store.verify().ok
+    assert fresh_store.get(circuit_id).figures == shown
+    columns = "other_task, other_run, other_n_nodes, other_n_edges, other_faithfulness"
+    assert rows(fresh_store, f"SELECT {columns}, other_n_tasks FROM evaluations ORDER BY 1") == [
+        ("numerals", "run of numerals", 5, 7, 0.5, 2), (None, None, None, None, None, None),
+    ]  # fmt: skip
+    fresh_store._con.execute("UPDATE evaluation SET other_faithfulness = 0.75")
+    assert not fresh_store.verify().ok
+    fresh_store.remove([circuit_id])
+    assert fresh_store.verify().ok
+
+
+def test_hashes_kept_before_other_tasks_stood_beside_circuits_hold() -> None:
+    values = [0, True, *range(21), 0.5]
+    before = hashlib.sha256(json.dumps(values, separators=(",", ":")).encode()).hexdigest()
+    assert seal_rows("evaluation", 1, [[*values, *[None] * 6]]) == ("evaluation", 1, 1, before)
+    assert seal_rows("evaluation", 1, [[*values, "months", *[None] * 5]])[3] != before

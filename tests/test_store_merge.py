@@ -231,3 +231,20 @@ def test_figures_by_template_come_over_where_they_are_lacking(
     assert fresh_store.evaluations(circuit_id)[0] == fuller
     assert fresh_store.merge(tmp_path / "theirs.duckdb").evaluations == 0
     assert fresh_store.verify().ok
+
+
+def test_another_tasks_circuit_comes_over_where_it_is_lacking(
+    fresh_store: Store, tmp_path: Path
+) -> None:
+    fuller = stored.figures(0.9, other_task=stored.other_task("months", 0.25))
+    draft = stored.edge_draft(stored.IOI, stored.TINY, None, fuller)
+    with Store.open(tmp_path / "theirs.duckdb") as theirs:
+        theirs.add(replace(stored.ioi(), circuits=(draft,)))
+    (circuit_id,) = fresh_store.add(stored.ioi())
+    assert fresh_store.merge(tmp_path / "theirs.duckdb").evaluations == 1
+    assert fresh_store.evaluations(circuit_id) == (fuller, stored.figures(0.5, split="train"))
+    assert fresh_store.merge(tmp_path / "theirs.duckdb").evaluations == 0
+    assert fresh_store.verify().ok
+    fresh_store.remove([circuit_id])
+    assert fresh_store.merge(tmp_path / "theirs.duckdb").added == (circuit_id,)
+    assert fresh_store.evaluations(circuit_id) == (fuller,)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuitdb import discovery, replay, revisit
+from circuitdb import alike, discovery, replay, revisit
 from circuitdb.api.access import Access, Report, silent
 from circuitdb.api.options import MODEL, check_names
-from circuitdb.circuit import Circuit, Decision, Run
+from circuitdb.circuit import Circuit, Decision, Granularity, Run
+from circuitdb.discovery import Prepared
 from circuitdb.engines.engine import Found
 from circuitdb.errors import OptionError
 from circuitdb.journal import FileJournal, require_unfinished
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
+from circuitdb.others import Others
 from circuitdb.plan import Plan, check
 from circuitdb.results import StoredCircuit
 from circuitdb.space import Space
@@ -111,8 +113,9 @@ def _carry_out(
         notices = (*notices, *told)
         try:
             found = discovery.find(
-                prepared, known=known, journal=journal, report=report, batch_size=batch_size
-            )
+                prepared, known=known, journal=journal, others=_others(access, prepared),
+                report=report, batch_size=batch_size,
+            )  # fmt: skip
             with access.writing(create=True) as store:
                 store.add(found)
             journal.remove()
@@ -123,6 +126,18 @@ def _carry_out(
             StoredCircuit.of(store.get(i), stored_before=i in before, notices=notices)
             for i in prepared.circuit_ids
         ]
+
+
+def _others(access: Access, prepared: Prepared) -> dict[Granularity, Others]:
+    """The runs of other tasks to stand beside what a search will find."""
+    if not prepared.plan.band:
+        return {}
+    run = prepared.run
+    with access.reading() as store:
+        return {
+            granularity: alike.others(store, run, granularity, selection, run.task)
+            for granularity, selection in prepared.selections
+        }
 
 
 def _journal(access: Access, run: Run) -> tuple[FileJournal, tuple[str, ...]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from circuitdb import curves
+from circuitdb import alike, curves
 from circuitdb.api.access import Access, Report
 from circuitdb.api.options import EVALUATION, MODEL, TRIAL, check_names
 from circuitdb.circuit import Circuit, Figures
@@ -13,6 +13,9 @@ from circuitdb.curve import Curve, Ranking, known_rankings
 from circuitdb.errors import CircuitReferenceError, OptionError
 from circuitdb.outcomes import CircuitTest, Knockouts
 from circuitdb.store import CircuitRow, Store
+
+if TYPE_CHECKING:
+    from circuitdb.others import Others
 
 # What needs a model is imported where it is used: what is stored is recognised without one.
 
@@ -23,7 +26,15 @@ def evaluate(access: Access, ref: str, options: Mapping[str, Any], report: Repor
 
     _check_options(options, EVALUATION, of="an evaluation")
     circuit = access.get(ref)
-    measured = revisit.evaluate_again(circuit, access.prompt_set, report=report, **options)
+
+    def others(task: str) -> Others:
+        with access.reading() as store:
+            return alike.others(store, circuit.run, circuit.granularity, circuit.selection, task)
+
+    measured = revisit.evaluate_again(
+        circuit, access.prompt_set, others=None if options.get("band") == 0 else others,
+        report=report, **options,
+    )  # fmt: skip
     with access.writing() as store:
         store.add_evaluation(circuit.circuit_id, measured)
     return measured

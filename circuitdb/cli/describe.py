@@ -33,17 +33,18 @@ def unit(metric: str, run: Run) -> str:
 FOUND_COLUMNS: Final = (
     Column("circuit", keep=True), Column("task", leads=True), Column("kind", keep=True), Column("nodes", right=True),
     Column("edges", right=True), Column("faith", right=True), Column("random", right=True, keep=True),
-    Column("ratio", right=True), Column("m_full", right=True), Column("", keep=True),
+    Column("other", right=True), Column("m_full", right=True), Column("", keep=True),
 )  # fmt: skip
 
 
 def found_row(circuit: StoredCircuit) -> list[Cell]:
     """A discovered circuit as one row of :data:`FOUND_COLUMNS`."""
     f = circuit.figures
+    other = f.other_task if f else None
     return [
         circuit.circuit_id[:12], sample(circuit.run), circuit.granularity,
         len(circuit.components), len(circuit.members), share(f.faithfulness if f else None),
-        band(f), share(f.ratio if f else None), number(f.m_full if f else None),
+        band(f), share(other.faithfulness if other else None), number(f.m_full if f else None),
         "known" if circuit.stored_before else "found",
     ]  # fmt: skip
 
@@ -76,6 +77,7 @@ def figure_rows(figures: Figures) -> Iterator[tuple[str, str, str]]:
     told = (
         ("faithfulness", _with_sd(f), "(m_circuit − m_empty) / (m_full − m_empty)"),
         ("random", band(f), _band_meaning(f)),
+        ("other task", share(f.other_task.faithfulness if f.other_task else None), other_task(f)),
         ("complement", share(f.complement_faithfulness), "faithfulness of all that is not in it"),
         ("ratio", share(f.ratio), "m_circuit / m_full"),
         ("m_full", number(f.m_full), f"{measured}: the full model"),
@@ -99,6 +101,15 @@ def _with_sd(f: Figures) -> str:
 def _band_meaning(f: Figures) -> str:
     mean = "" if f.random_mean is None else f", mean {share(f.random_mean)}"
     return f"faithfulness of {f.random_n} random circuits alike in size{mean}"
+
+
+def other_task(f: Figures) -> str:
+    """Which of other tasks' circuits stands beside one, and its size."""
+    other = f.other_task
+    if other is None:
+        return ""
+    best = f", the best of {other.n_tasks} other tasks" if other.n_tasks > 1 else ""
+    return f"{other.task} circuit of {plural(other.n_edges, 'edge')}{best}"
 
 
 def evaluated_on(figures: Figures, run: Run) -> str:

@@ -79,7 +79,7 @@ def discover(
             "--force", help="Go on although the model does not do the task, or seems too large."
         ),
     ] = False,
-    band: options.Band = 20,
+    band: options.Beside = 20,
     set_: Setting = [],  # noqa: B006
     node_threshold: Annotated[
         float | None,
@@ -210,9 +210,16 @@ def _show_found(found: Sequence[StoredCircuit]) -> None:
     line()
     for circuit in found:
         text = circuit.selection.in_words(circuit.run.engine)
-        line(f"{circuit.circuit_id[:12]}  {text}")
-        if circuit.figures is not None and circuit.figures.note:
-            line(f"{circuit.circuit_id[:12]}  {circuit.figures.note}")
+        told = [text]
+        if circuit.figures is not None:
+            told += [_other(circuit.figures), circuit.figures.note or ""]
+        for text in filter(None, told):
+            line(f"{circuit.circuit_id[:12]}  {text}")
+
+
+def _other(figures: Figures) -> str:
+    """Whose circuit stands in the column `other`."""
+    return "other: " + describe.other_task(figures) if figures.other_task else ""
 
 
 def _tell(out: Output, found: Sequence[StoredCircuit]) -> None:
@@ -372,7 +379,7 @@ def evaluate(
     by_template: Annotated[
         bool, typer.Option("--by-template", help="Print the figures of each template too.")
     ] = False,
-    band: options.Band = 20,
+    band: options.Beside = 20,
     db: options.Db = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -431,6 +438,8 @@ def _show_beside(circuit: StoredCircuit, measured: Figures) -> None:
     table(columns, [[name, value, own.get(name), said] for name, (value, said) in new.items()])
     if measured.note:
         line(measured.note)
+    if measured.other_task is None and measured.random_n:
+        line("no other task's circuit found by the same work is stored to stand beside it")
     if measured.faithfulness is None:
         line(f"faithfulness {share(None)}: it is not defined here")
 

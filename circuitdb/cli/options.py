@@ -66,6 +66,12 @@ DataSeed = Annotated[int, typer.Option(metavar="N", help="Which prompts are draw
 Band = Annotated[
     int, typer.Option(metavar="N", help="Matched random circuits to measure beside it.")
 ]
+Beside = Annotated[
+    int,
+    typer.Option(
+        metavar="N", help="Matched random circuits beside it; 0: no other task's circuit either."
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 … or auto.")]
 Dtype = Annotated[str, typer.Option(metavar="NAME", help="float32, float64, bfloat16 or float16.")]
 Threads = Annotated[

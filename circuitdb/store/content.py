@@ -43,10 +43,16 @@ CIRCUIT: Final = (
     "circuit_id", "run_key", "provenance_key", "granularity", "rule", "value", "unit", "ranking", "reached",
     "members", "n_nodes", "n_edges",
 )  # fmt: skip
+OTHER_TASK: Final = {
+    "other_task": "task", "other_run": "run_id", "other_n_nodes": "n_nodes",
+    "other_n_edges": "n_edges", "other_faithfulness": "faithfulness", "other_n_tasks": "n_tasks",
+}  # fmt: skip
+"""The columns of an evaluation that hold another task's circuit, and the field of each."""
 FIGURES: Final = (
     "split", "task", "corruption", "metric", "ablation", "n_prompts", "m_full", "m_empty", "m_circuit",
     "faithfulness", "ratio", "faithfulness_sd", "accuracy", "accuracy_full", "agreement", "kl",
     "random_low", "random_high", "random_mean", "random_n", "note", "complement_faithfulness",
+    *OTHER_TASK,
 )  # fmt: skip
 TEMPLATE: Final = (
     "template", "n_prompts", "m_full", "m_empty", "m_circuit", "faithfulness", "accuracy",
@@ -121,7 +127,7 @@ KEPT: Final[tuple[Kept, ...]] = (
         ("test", "ordinal", "is_random", *CHANGE),
         "test, ordinal",
     ),
-    Kept("evaluation", "circuit_key", ("ordinal", "is_primary", *FIGURES), "ordinal", added=1),
+    Kept("evaluation", "circuit_key", ("ordinal", "is_primary", *FIGURES), "ordinal", added=7),
     Kept("template_evaluation", "circuit_key", ("evaluation", *TEMPLATE), "evaluation, template"),
 )
 BY_TABLE: Final = {k.table: k for k in KEPT}

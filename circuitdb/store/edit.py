@@ -21,6 +21,7 @@ from circuitdb.store.content import (
     FIGURES,
     KEPT,
     KNOCKOUT,
+    OTHER_TASK,
     REMOVAL,
     TEMPLATE,
     read_seals,
@@ -49,24 +50,44 @@ class CheckpointMetric(NamedTuple):
 
 
 def add_evaluation(con: Any, circuit_key: int, figures: Figures) -> None:
-    """Store one more evaluation of a circuit; an equal one is stored once.
+    """Store one more evaluation of a circuit; an equal one is stored once, with its first remark.
 
-    One that was stored without its figures by template gets them. The first on the test split with
-    the run's own task, metric and ablation becomes the one shown.
+    One that was stored without its figures by template gets them, and another task's circuit takes
+    the place of the one that stood beside it. The first on the test split with the run's own task,
+    metric and ablation becomes the one shown.
     """
     columns = ", ".join(("ordinal", "is_primary", *FIGURES))
     rows = con.execute(
         f"SELECT {columns} FROM evaluation WHERE circuit_key = ? ORDER BY ordinal", [circuit_key]
     ).fetchall()
     row = write.figures_row(figures)
-    known = next((k[0] for k in rows if tuple(k[2:]) == row), None)
+    known = next((k for k in rows if _measured(k[2:]) == _measured(row)), None)
     if known is None:
         run_key = one(con, "SELECT run_key FROM circuit WHERE circuit_key = ?", [circuit_key])[0]
-        own = write.is_own(figures, read.run(con, run_key))
-        primary = own and not any(known[1] for known in rows)
+        is_own = write.is_own(figures, read.run(con, run_key))
+        primary = is_own and not any(k[1] for k in rows)
         write.insert_figures(con, circuit_key, (len(rows), primary, *row), utc_now())
         seal_again(con, "evaluation", circuit_key)
-    _add_templates(con, circuit_key, len(rows) if known is None else known, figures)
+    elif figures.other_task is not None:
+        _set_other_task(con, circuit_key, known[0], figures)
+    _add_templates(con, circuit_key, len(rows) if known is None else known[0], figures)
+
+
+def _measured(row: Sequence[Any]) -> list[Any]:
+    """What was measured of the circuit itself: all of an evaluation but its remark and the other."""
+    beside = {"note", *OTHER_TASK}
+    return [value for name, value in zip(FIGURES, row, strict=True) if name not in beside]
+
+
+def _set_other_task(con: Any, circuit_key: int, evaluation: int, figures: Figures) -> None:
+    """Put another task's circuit beside an evaluation."""
+    values = [getattr(figures.other_task, field) for field in OTHER_TASK.values()]
+    assigned = ", ".join(f"{name} = ?" for name in OTHER_TASK)
+    con.execute(
+        f"UPDATE evaluation SET {assigned} WHERE circuit_key = ? AND ordinal = ?",
+        [*values, circuit_key, evaluation],
+    )
+    seal_again(con, "evaluation", circuit_key)
 
 
 def _add_templates(con: Any, circuit_key: int, evaluation: int, figures: Figures) -> None:

@@ -239,9 +239,7 @@ def _take_evaluations(store: Takes, con: Any, key: int, row: CircuitRow) -> int:
     new = [
         f
         for f in _figures(con, key)
-        if not any(
-            _same(f, known, row.task) and (known.templates or not f.templates) for known in ours
-        )
+        if not any(_same(f, known, row.task) and _holds(known, f) for known in ours)
     ]
     for figures in new:
         store.add_evaluation(row.circuit_id, figures)
@@ -268,6 +266,12 @@ def _same(a: Figures, b: Figures, own_task: str) -> bool:
         for f in (a, b)
     ]
     return asked[0] == asked[1]
+
+
+def _holds(known: Figures, new: Figures) -> bool:
+    """Whether an evaluation has all that came to stand beside another one later."""
+    pairs = ((known.templates, new.templates), (known.other_task, new.other_task))
+    return all(mine or not theirs for mine, theirs in pairs)
 
 
 def _take_knockouts(store: Takes, con: Any, key: int, circuit_id: str) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Figures,
         Granularity,
         Node,
+        OtherTask,
         PromptRow,
         PromptRows,
         Provenance,
@@ -296,11 +297,21 @@ def make_figures(
     from circuitdb.circuit import Figures
     from circuitdb.store.content import FIGURES
 
-    templates = make_templates(by_template)
-    return tuple(
-        Figures(**dict(zip(FIGURES, row, strict=True)), templates=templates.get(number, ()))
-        for number, *row in rows
-    )
+    templates, made = make_templates(by_template), []
+    for number, *row in rows:
+        values = dict(zip(FIGURES, row, strict=True))
+        other = _other_task(values)
+        made.append(Figures(**values, other_task=other, templates=templates.get(number, ())))
+    return tuple(made)
+
+
+def _other_task(values: dict[str, Any]) -> OtherTask | None:
+    """Another task's circuit, whose columns are taken out of those of an evaluation."""
+    from circuitdb.circuit import OtherTask
+    from circuitdb.store.content import OTHER_TASK
+
+    other = {field: values.pop(name) for name, field in OTHER_TASK.items()}
+    return None if all(value is None for value in other.values()) else OtherTask(**other)
 
 
 def make_templates(rows: Sequence[Sequence[Any]]) -> dict[int, tuple[TemplateFigures, ...]]:

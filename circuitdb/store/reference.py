@@ -68,6 +68,11 @@ _AgeOf = Callable[[Sequence[CircuitRow]], list[_Age]]
 _NOT_UNLESS_NAMED: Final = ("random", "manual", "import")
 
 
+def is_search(engine: str) -> bool:
+    """Whether its circuits come from a search: not drawn at random, written by hand or imported."""
+    return engine.split("-")[0] not in _NOT_UNLESS_NAMED
+
+
 class Reference(NamedTuple):
     """A parsed ``task[,key=value…]``."""
 
@@ -292,7 +297,7 @@ def _candidates(con: Any, reference: Reference, of_task: _Rows) -> _Rows:
     stated = {**_CONTROLS, **reference.stated}
     rows = [row for row in of_task if all(_holds(row, k, v) for k, v in stated.items())]
     if "engine" not in stated:
-        rows = [row for row in rows if row.engine.split("-")[0] not in _NOT_UNLESS_NAMED]
+        rows = [row for row in rows if is_search(row.engine)]
     if not rows:
         raise CircuitReferenceError(
             f"no stored circuit is {reference.text!r}; of {reference.task!r} there are: "

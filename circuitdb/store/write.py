@@ -33,6 +33,7 @@ from circuitdb.store.connection import one, utc_now
 from circuitdb.store.content import (
     CIRCUIT,
     FIGURES,
+    OTHER_TASK,
     PROMPT,
     PROVENANCE,
     RUN,
@@ -467,7 +468,8 @@ def _add_members(
 
 def figures_row(figures: Figures) -> tuple[Any, ...]:
     """The columns of one evaluation."""
-    values = figures.model_dump()
+    values = figures.model_dump(exclude={"other_task"})
+    values |= {name: getattr(figures.other_task, field, None) for name, field in OTHER_TASK.items()}
     return tuple(values[name] for name in FIGURES)
 
 
