@@ -8,9 +8,14 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from circuitdb.space import Space
-from circuitdb.store.store import Store
-from tests import stored
+from tests import shapes
+
+# Before the package is imported.
+shapes.install()
+
+from circuitdb.space import Space  # noqa: E402
+from circuitdb.store.store import Store  # noqa: E402
+from tests import stored  # noqa: E402
 
 pytest_plugins = ("tests.tiny_models",)
 

@@ -21,11 +21,15 @@ from tests import stored, tiny_models
 SMALL = ["--engine", "eap", "--force", "--band", "3", "--examples", "16"]
 
 
-def write_task(path: Path, seed: int) -> Path:
-    """A task file of distinct prompts in the tiny models' words."""
+FOR_CONTROLS = 1600
+"""Prompts of a file whose three parts have a second portion as large as the first."""
+
+
+def write_task(path: Path, seed: int, n: int = 400) -> Path:
+    """A task file of `n` distinct prompts in the tiny models' words."""
     draw = random.Random(seed)
     lines: dict[str, str] = {}
-    while len(lines) < 1600:
+    while len(lines) < n:
         a, b, c = draw.sample(["Mary", "John", "Tom", "Anna"], 3)
         place, thing = draw.choice(["store", "school", "garden"]), draw.choice(["drink", "ring"])
         begin = (
@@ -176,8 +180,10 @@ def test_the_complement_is_shown_where_it_is_defined():
     assert "complement" not in [name for name, _, _ in figure_rows(stored.figures(0.9))]
 
 
-def test_discovered_circuits_are_compared_drawn_and_evaluated(ask, tasks, tmp_path):
-    both = ["--task", tasks[0], "--task", tasks[1]]
+def test_discovered_circuits_are_compared_drawn_and_evaluated(ask, tmp_path):
+    names = ("gifts", "presents")
+    files = [write_task(tmp_path / f"{n}.jsonl", i, FOR_CONTROLS) for i, n in enumerate(names)]
+    both = ["--task", files[0], "--task", files[1]]
     code, out, err = ask("discover", *both, *SMALL, "--edges", "20")
     assert code == 0, err
     assert "next: circuitdb overlap gifts presents" in err
@@ -305,7 +311,7 @@ def test_prompts_changed_in_the_store_are_refused(ask, tmp_path):
 
 
 def test_new_controls_of_a_task_whose_file_is_gone_are_refused_in_one_line(ask, tmp_path):
-    files = [write_task(tmp_path / f"{name}.jsonl", i) for i, name in enumerate(("a", "b"))]
+    files = [write_task(tmp_path / f"{c}.jsonl", i, FOR_CONTROLS) for i, c in enumerate("ab")]
     for file in files:
         document(ask, "discover", "--task", file, *SMALL, "--edges", "20")
     files[1].unlink()
@@ -447,10 +453,10 @@ def test_a_circuit_by_hand_is_measured_on_the_prompts_of_a_search(tmp_path, caps
 
 
 def test_new_controls_of_a_task_that_was_changed_are_refused(ask, tmp_path):
-    files = [write_task(tmp_path / f"{name}.jsonl", i) for i, name in enumerate(("a", "b"))]
+    files = [write_task(tmp_path / f"{c}.jsonl", i, FOR_CONTROLS) for i, c in enumerate("ab")]
     for file in files:
         document(ask, "discover", "--task", file, *SMALL, "--edges", "20")
-    write_task(files[0], 7)
+    write_task(files[0], 7, FOR_CONTROLS)
     code, _, err = ask("overlap", "a", "b", "--controls", "--replicates", "2", "--quiet")
     assert code == 2
     assert "task 'a' makes other prompts today than those circuit" in err
