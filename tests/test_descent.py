@@ -73,10 +73,16 @@ def walk(forward: ResidualForward, groups: list[Group], descent: Descent, seed: 
     return compared
 
 
-@pytest.mark.parametrize("prefix", [True, False])
-@pytest.mark.parametrize("last", [True, False])
+WAYS = [(last, prefix) for last in (True, False) for prefix in (True, False)]
+"""What may be left out: positions after the last that is asked for, and before the first changed."""
+SERIAL_ABSOLUTE, SERIAL_ROTARY, PARALLEL = "gpt2", "llama", "gpt_neox"
+
+
 @pytest.mark.parametrize(
-    "family", ["gpt2", "llama", "gpt_neox", "gpt_neox_serial", "llama_scaled", "qwen3", "gemma"]
+    ("family", "last", "prefix"),
+    [(f, *way) for f in (SERIAL_ABSOLUTE, SERIAL_ROTARY, PARALLEL) for way in WAYS]
+    # These differ from one above in what happens within a position only.
+    + [(f, True, True) for f in ("gpt_neox_serial", "llama_scaled", "qwen3", "gemma")],
 )
 def test_every_measurement_is_that_of_a_whole_forward(family, last, prefix):
     forward = forward_of(family)

@@ -22,7 +22,7 @@ QUICK = {"examples": 16, "band": 3}
 
 @pytest.fixture(scope="module")
 def toy() -> LoadedModel:
-    return catalogue.load("toy-4l", threads=1)
+    return catalogue.load("toy-2l", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,11 @@ def test_prune_leaves_a_node_and_an_edge_circuit_with_figures(months: Discovery)
         ({"engine": "eap", "nodes": 3}, "scores edges here: use --edges"),
         ({"engine": "prune", "nodes": 3}, "scores edges here: use --edges"),
         ({"engine": "exact", "settings": {"level": "nodes"}, "edges": 3}, "nodes here: use --nodes"),
-        ({"engine": "eap", "edges": 480}, "--edges is 480; give a number from 0 to 479"),
-        ({"engine": "nap", "nodes": 21}, "--nodes is 21; give a number from 0 to 20, what the model has "
+        ({"engine": "eap", "edges": 111}, "--edges is 111; give a number from 0 to 110"),
+        ({"engine": "nap", "nodes": 11}, "--nodes is 11; give a number from 0 to 10, what the model has "
          "beside input and logits"),
-        ({"engine": "nap", "settings": {"level": "neurons"}, "nodes": 1041}, "--nodes is 1041; give a "
-         "number from 0 to 1040"),
+        ({"engine": "nap", "settings": {"level": "neurons"}, "nodes": 521}, "--nodes is 521; give a "
+         "number from 0 to 520"),
         ({"engine": "acdc", "ranking": "mean_abs"}, "'acdc' decides by itself and ranks nothing: leave "
          "--ranking out, or select from its scores with --edges N as well"),
         ({"engine": "prune", "settings": {"level": "nodes"}, "ranking": "mean_abs"}, "leave --ranking out"),

@@ -396,7 +396,7 @@ def test_listing_engines_imports_no_torch():
 
 @pytest.mark.parametrize("name", [e.name for e in engines.ENGINES])
 def test_equal_problems_give_equal_results(name):
-    chosen = {"n_edges": 10} if name == "random" else {}
+    chosen = {"random": {"n_edges": 10}, "gates": {"steps": 30}}.get(name, {})
     # A bench each: one that has been used remembers forwards and rounds another way.
     first, second = (
         run(name, Problem(planted.bench(planted.chain()), metrics.get("logit_diff")), **chosen)

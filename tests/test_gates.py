@@ -105,7 +105,7 @@ def test_the_true_edges_of_a_program_stay_open_though_fewer_are_asked_for():
 
 
 def test_a_higher_price_leaves_fewer_edges():
-    toy = catalogue.load("toy-4l", threads=1)
+    toy = catalogue.load("toy-2l", threads=1)
     sizes = []
     for penalty in (0.0005, 0.02):
         plan = Plan(
@@ -176,7 +176,7 @@ def test_where_the_ablation_changes_nothing_every_gate_closes():
 
 
 def test_a_threshold_is_a_probability_and_other_sizes_rank_by_it():
-    toy = catalogue.load("toy-4l", threads=1)
+    toy = catalogue.load("toy-2l", threads=1)
     settings = {"steps": 30}
     plan = Plan(task="ioi", engine="gates", examples=16, band=2, settings=settings)
     found = discovery.find(
