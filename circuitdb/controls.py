@@ -8,6 +8,7 @@ circuit's own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from circuitdb.circuit import Circuit, Granularity, Json, Run, Selection
 from circuitdb.text import number
@@ -63,27 +64,56 @@ def selections(
     return selection, equal if granularity == "edge" else selection
 
 
-def labels(runs: Sequence[Run], selections: Sequence[Selection], ids: Sequence[str]) -> list[str]:
+class Named(NamedTuple):
+    """What circuits can be told apart by."""
+
+    circuit_id: str
+    task: str
+    model: str
+    checkpoint: int | None
+    seed: int | None
+    engine: str
+    metric: str
+    ablation: str
+    answers: str
+    replicate: int
+    data_seed: int
+    rule: str
+    value: float | None
+    ranking: str
+
+    @classmethod
+    def of(cls, run: Run, selection: Selection, circuit_id: str) -> Named:
+        """From a run and what was selected from it."""
+        return cls(
+            circuit_id, run.task, run.model, run.checkpoint, run.seed, run.engine, run.metric,
+            run.ablation, "random" if is_random(run) else "task", replicate(run), run.data_seed,
+            selection.rule, selection.value, selection.ranking,
+        )  # fmt: skip
+
+
+def labels(circuits: Sequence[Named]) -> list[str]:
     """What people call some circuits: the task, and whatever else tells them apart."""
-    parts: dict[str, Sequence[str | None]] = {
-        "task": [run.task for run in runs],
-        "model": [run.model for run in runs],
-        "step": [None if run.checkpoint is None else f"step {run.checkpoint}" for run in runs],
-        "seed": [None if run.seed is None else f"seed {run.seed}" for run in runs],
-        "engine": [run.engine for run in runs],
-        "metric": [run.metric for run in runs],
-        "ablation": [run.ablation for run in runs],
-        "answers": ["random answers" if is_random(run) else None for run in runs],
-        "replicate": [f"replicate {replicate(run)}" if replicate(run) else None for run in runs],
-        "rule": [s.rule if s.value is None else f"{s.rule}={number(s.value)}" for s in selections],
-        "ranking": [s.ranking for s in selections],
+    parts: dict[str, list[str | None]] = {
+        "task": [c.task for c in circuits],
+        "model": [c.model for c in circuits],
+        "step": [None if c.checkpoint is None else f"step {c.checkpoint}" for c in circuits],
+        "seed": [None if c.seed is None else f"seed {c.seed}" for c in circuits],
+        "engine": [c.engine for c in circuits],
+        "metric": [c.metric for c in circuits],
+        "ablation": [c.ablation for c in circuits],
+        "answers": ["random answers" if c.answers == "random" else None for c in circuits],
+        "replicate": [f"replicate {c.replicate}" if c.replicate else None for c in circuits],
+        "data seed": [f"data seed {c.data_seed}" for c in circuits],
+        "rule": [c.rule if c.value is None else f"{c.rule}={number(c.value)}" for c in circuits],
+        "ranking": [c.ranking for c in circuits],
     }
-    named = [""] * len(runs)
+    named = [""] * len(circuits)
     for what, values in parts.items():
-        if what == "task" or (len(set(values)) > 1 and len(set(named)) < len(runs)):
+        if what == "task" or (len(set(values)) > 1 and len(set(named)) < len(circuits)):
             named = [" ".join(filter(None, (n, v))) for n, v in zip(named, values, strict=True)]
-    if len(set(named)) < len(runs):
-        named = [f"{n} {i[:6]}" for n, i in zip(named, ids, strict=True)]
+    if len(set(named)) < len(circuits):
+        named = [f"{n} {c.circuit_id[:6]}" for n, c in zip(named, circuits, strict=True)]
     return named
 
 

@@ -141,8 +141,8 @@ def beside(store: Store, own: Ranked, run_id: str) -> Ranked:
         OptionError: it has none of that kind.
     """
     same = Selection(rule="given", ranking="none")
-    runs = [store.run(own.run_id), store.run(run_id)]
-    label = controls.labels(runs, [same, same], [own.run_id, run_id])[1]
+    both = (own.run_id, run_id)
+    label = controls.labels([controls.Named.of(store.run(i), same, i) for i in both])[1]
     return _ranked(store, run_id, own.granularity, label)
 
 

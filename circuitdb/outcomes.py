@@ -1,18 +1,20 @@
-"""What was measured of a stored circuit beside its figures: knockouts and tests.
+"""What is known of a stored circuit beside its figures: knockouts, tests, solved nulls.
 
 F is faithfulness, (m(·) − m(∅)) / (m(M) − m(∅)), C the circuit and M the full model.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from pydantic import Field
 
 from circuitdb.circuit import Frozen
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas
+    from numpy.typing import NDArray
 
 ALPHA: Final = 0.05
 """A member whose q-value is above it is no better than a random component or edge."""
@@ -156,3 +158,19 @@ class CircuitTest(Frozen):
         return pd.DataFrame(
             [member.model_dump() for member in ranked], columns=list(Change.model_fields)
         )
+
+
+FitKey = tuple[str, str]
+"""circuit_id, and the digest of the universe."""
+
+
+class NullFit(NamedTuple):
+    """The solved degree-preserving null of a circuit in a universe: some numbers a writer and reader."""
+
+    reader_block: NDArray[np.int16]
+    """``[reader]``: number of its free block, −1 where nothing about it is left to chance."""
+    writer_block: NDArray[np.int16]
+    reader_weight: NDArray[np.float64]
+    """log y ``[reader]``, 0 outside blocks."""
+    writer_weight: NDArray[np.float64]
+    """log x ``[writer]``."""

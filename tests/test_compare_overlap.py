@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitdb.circuit import Run, Scores
-from circuitdb.compare.comparable import Compared, check, component_mask, differences
+from circuitdb.compare.comparable import Compared, aspects, check, component_mask, differences
 from circuitdb.compare.null import HYPERGEOMETRIC_WARNING
 from circuitdb.compare.overlap import overlap
 from circuitdb.compare.scale import Controls, controls
@@ -261,9 +261,8 @@ def test_one_circuit_or_an_unknown_level_is_refused() -> None:
 
 
 def test_every_difference_is_listed_at_once() -> None:
-    found = differences(
-        [circuit(IOI), circuit(MONTHS, engine="acdc", metric="kl", engine_version=3)]
-    )
+    other = circuit(MONTHS, engine="acdc", metric="kl", engine_version=3)
+    found = differences([aspects(circuit(IOI)), aspects(other)])
     assert [d.what for d in found] == ["engine", "metric"]
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from circuitdb import controls
+from circuitdb.api.access import Access
 from circuitdb.circuit import Run, Selection
 from circuitdb.compare import scale
+from circuitdb.compare.chance import Fits
 from circuitdb.compare.comparable import Compared, Level
 from circuitdb.compare.scale import Controls
+from circuitdb.controls import Named
+from circuitdb.errors import StoreError
 from circuitdb.space import shared
 from circuitdb.store import CircuitRow, Store
 
@@ -42,10 +47,25 @@ def sides_of(store: Store, rows: Sequence[CircuitRow], level: Level | None) -> l
 def labelled(sides: Sequence[Compared], rows: Sequence[CircuitRow]) -> list[Compared]:
     """The same, called by what tells them apart."""
     named = controls.labels(
-        [side.run for side in sides], [_selection(row) for row in rows],
-        [side.circuit_id for side in sides],
-    )  # fmt: skip
+        [Named.of(s.run, _selection(row), s.circuit_id) for s, row in zip(sides, rows, strict=True)]
+    )
     return [dataclasses.replace(s, label=label) for s, label in zip(sides, named, strict=True)]
+
+
+def fits_of(store: Store, sides: Sequence[Compared]) -> Fits:
+    """The nulls of circuits that are solved and stored."""
+    return Fits(store.fits([side.circuit_id for side in sides]))
+
+
+def keep(access: Access, fits: Fits) -> None:
+    """Store the nulls that were solved, so that they are solved once.
+
+    Where the file cannot be written now they are solved again next time.
+    """
+    if not fits.new:
+        return
+    with contextlib.suppress(StoreError), Store.open(access.path, lock_seconds=0.0) as store:
+        store.add_fits(fits.new)
 
 
 def scales(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from circuitdb.api.access import Access, Report
-from circuitdb.api.compared import labelled, scales, sides_of
+from circuitdb.api.compared import fits_of, keep, labelled, scales, sides_of
 from circuitdb.circuit import Circuit
 from circuitdb.compare.comparable import check, known_level
 from circuitdb.compare.overlap import overlap
@@ -40,11 +40,13 @@ def overlap_of(
         sides = sides_of(store, rows, counted)
         check(sides, counted, force)
         scale = {} if with_controls else scales(store, rows, sides, counted)
+        fits = fits_of(store, sides)
     if with_controls:
         _make_controls(access, [row.circuit_id for row in rows], replicates, report)
         with access.reading() as store:
             scale = scales(store, rows, sides, counted)
-    found = overlap(labelled(sides, rows), level=counted, force=force, controls=scale)
+    found = overlap(labelled(sides, rows), counted, force, scale, fits)
+    keep(access, fits)
     ids = tuple(row.circuit_id for row in rows)
     return StoredOverlap.of(found, functools.partial(_circuits, access.path, ids))
 

@@ -19,7 +19,9 @@ from circuitdb.api.plans import make_plan
 if TYPE_CHECKING:
     import pandas
 
+    from circuitdb.api.crowds import Similar
     from circuitdb.circuit import Figures
+    from circuitdb.compare.matrix import Matrix
     from circuitdb.compare.stability import Stability
     from circuitdb.curves import StoredCurves
     from circuitdb.outcomes import CircuitTest, Knockouts
@@ -291,6 +293,58 @@ class Database:
             self._access, refs, level=level, with_controls=with_controls, replicates=replicates,
             discover=discover, force=force, report=report,
         )  # fmt: skip
+
+    def matrix(
+        self,
+        *selections: str,
+        level: str = "edges",
+        chance: bool | None = None,
+        force: bool = False,
+        report: Report = silent,
+    ) -> Matrix:
+        """The overlap of all pairs of many circuits.
+
+        Args:
+            selections: each ``task[,key=value…]``, standing for every circuit that matches
+                (``months,replicate=*``: with its replicates), or an id or ``@alias``; by default every
+                circuit that is no control.
+            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            chance: whether every pair is compared with chance, which takes some milliseconds each; by
+                default for up to 40 circuits.
+            force: compare although the circuits are not like for like.
+            report: progress.
+
+        Raises:
+            CircuitReferenceError: a selection is malformed, or nothing matches it.
+            ComparisonError: fewer than two circuits, or they cannot be compared.
+            UnknownNameError: no such level.
+        """
+        from circuitdb.api import crowds
+
+        return crowds.matrix_of(
+            self._access, selections, level=level, chance=chance, force=force, report=report
+        )
+
+    def similar(
+        self, ref: str, *, level: str = "edges", n: int = 10, everything: bool = False
+    ) -> Similar:
+        """The stored circuits that share most with one, by Jaccard index.
+
+        Args:
+            ref: the circuit.
+            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            n: how many.
+            everything: of all circuits of its graph, controls included; by default of those that are
+                like for like.
+
+        Raises:
+            CircuitReferenceError: the reference names no circuit, or several.
+            ComparisonError: the level does not apply.
+            UnknownNameError: no such level.
+        """
+        from circuitdb.api import crowds
+
+        return crowds.similar_to(self._access, ref, level=level, n=n, everything=everything)
 
     def render(self, *refs: str, path: str | Path) -> Path:
         """Draw one circuit, or two or three in one diagram coloured by who has what.

@@ -37,8 +37,9 @@ def main() -> NoReturn:
     """Run the command line of this process and leave with its exit code."""
     # Pydantic would look for plugins in every installed package, which takes its time.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
-    # Nothing here multiplies matrices in numpy, and its thread pool takes time to start.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # All but one multiply no matrices in numpy, and its thread pool takes time to start.
+    if _command(sys.argv[1:]) != "matrix":
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Starting up makes many lasting objects: looking for garbage among them is lost time.
     gc.set_threshold(100_000)
     sys.exit(run(sys.argv[1:]))

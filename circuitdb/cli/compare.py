@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 
 def overlap(
     ref: options.Refs,
-    level: Annotated[
-        str,
-        typer.Option(metavar="LEVEL", help="What is counted: edges, nodes, heads or mlps."),
-    ] = "edges",
+    level: options.Level = "edges",
     controls: Annotated[
         bool,
         typer.Option(

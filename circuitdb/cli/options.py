@@ -35,6 +35,9 @@ Refs = Annotated[
     ),
 ]  # fmt: skip
 
+Level = Annotated[
+    str, typer.Option(metavar="LEVEL", help="What is counted: edges, nodes, heads or mlps.")
+]
 Model = Annotated[
     str, typer.Option(metavar="NAME", help="A model's name, a Hugging Face directory, or hub name.")
 ]

@@ -83,6 +83,31 @@ def component_mask(space: Space, level: Level) -> NDArray[np.bool_]:
     return np.append(counted, np.full(space.n_neurons, "neuron" in _KINDS[level]))
 
 
+class Aspects(NamedTuple):
+    """What must be equal for circuits to compare, and what each is called."""
+
+    circuit_id: str
+    label: str
+    task: str
+    engine: str
+    engine_version: int
+    metric: str
+    ablation: str
+    corruption: str | None
+    granularity: str
+    direction: str
+
+
+def aspects(circuit: Compared) -> Aspects:
+    """Those of one circuit."""
+    run = circuit.run
+    return Aspects(
+        circuit.circuit_id, circuit.label, run.task, run.engine, run.engine_version, run.metric,
+        run.ablation, run.task_params.get("corruption"), circuit.granularity,
+        run.settings.get("direction", "noising"),
+    )  # fmt: skip
+
+
 class Difference(NamedTuple):
     """One respect in which circuits differ."""
 
@@ -91,25 +116,21 @@ class Difference(NamedTuple):
     """One a circuit, in their order."""
 
 
-_ASPECTS: Final[tuple[tuple[str, Callable[[Compared], str]], ...]] = (
-    ("engine", lambda c: repr(c.run.engine)),
-    ("engine version", lambda c: f"{c.run.engine} {c.run.engine_version}"),
-    ("metric", lambda c: repr(c.run.metric)),
-    ("ablation", lambda c: repr(c.run.ablation)),
+_ASPECTS: Final[tuple[tuple[str, Callable[[Aspects], str]], ...]] = (
+    ("engine", lambda c: repr(c.engine)),
+    ("engine version", lambda c: f"{c.engine} {c.engine_version}"),
+    ("metric", lambda c: repr(c.metric)),
+    ("ablation", lambda c: repr(c.ablation)),
     ("granularity", lambda c: repr(c.granularity)),
-    ("direction", lambda c: repr(c.run.settings.get("direction", "noising"))),
+    ("direction", lambda c: repr(c.direction)),
 )
 
 
-def _corruption(circuit: Compared) -> str:
-    return repr(circuit.run.task_params.get("corruption"))
-
-
-def _differ(what: str, circuits: Sequence[Compared], read: Callable[[Compared], str]) -> Difference:
+def _differ(what: str, circuits: Sequence[Aspects], read: Callable[[Aspects], str]) -> Difference:
     return Difference(what, tuple(read(c) for c in circuits))
 
 
-def differences(circuits: Sequence[Compared]) -> tuple[Difference, ...]:
+def differences(circuits: Sequence[Aspects]) -> tuple[Difference, ...]:
     """In which respects that matter circuits of one space differ; empty when they compare.
 
     Corruptions are named task by task, so they must be equal within a task only.
@@ -117,12 +138,29 @@ def differences(circuits: Sequence[Compared]) -> tuple[Difference, ...]:
     found = [_differ(what, circuits, read) for what, read in _ASPECTS]
     if len(set(found[0].values)) > 1:
         del found[1]  # versions of different engines say nothing more
-    tasks: dict[str, set[str]] = {}
+    tasks: dict[str, set[str | None]] = {}
     for c in circuits:
-        tasks.setdefault(c.run.task, set()).add(_corruption(c))
+        tasks.setdefault(c.task, set()).add(c.corruption)
     if any(len(names) > 1 for names in tasks.values()):
-        found.append(_differ("corruption", circuits, _corruption))
+        found.append(_differ("corruption", circuits, lambda c: repr(c.corruption)))
     return tuple(d for d in found if len(set(d.values)) > 1)
+
+
+def like_for_like(circuits: Sequence[Aspects], force: bool) -> tuple[str, ...]:
+    """What `force` lets pass.
+
+    Raises:
+        ComparisonError: the circuits differ in what must be equal, unless `force`.
+    """
+    found = differences(circuits)
+    if found and not force:
+        raise ComparisonError(
+            "these circuits are not like for like: "
+            + "; ".join(_describe(d, circuits) for d in found)
+            + f". {_remedy(found[0].what, circuits[0])}, or compare them all the same with "
+            "--force (force=True)"
+        )
+    return tuple(f"compared by force: {_describe(d, circuits)}" for d in found)
 
 
 def check(circuits: Sequence[Compared], level: str, force: bool = False) -> tuple[str, ...]:
@@ -137,52 +175,72 @@ def check(circuits: Sequence[Compared], level: str, force: bool = False) -> tupl
     if len(circuits) < 2:
         raise ComparisonError(f"an overlap needs two circuits or more, got {len(circuits)}")
     _same_space(circuits)
-    if level == "edges" and circuits[0].space.spec.neurons:
+    countable(circuits[0].space, known_level(level))
+    return like_for_like([aspects(c) for c in circuits], force)
+
+
+def countable(space: Space, level: Level) -> None:
+    """Refuse to count what a space does not tell apart.
+
+    Raises:
+        ComparisonError: the edges of neurons.
+    """
+    if level == "edges" and space.spec.neurons:
         raise ComparisonError(
             "these circuits are of neurons, and the edges of an MLP do not tell its neurons apart: "
             "compare at --level nodes or heads"
         )
-    found = differences(circuits)
-    if found and not force:
-        raise ComparisonError(
-            "these circuits are not like for like: "
-            + "; ".join(_describe(d, circuits) for d in found)
-            + f". {_remedy(found[0].what, circuits[0])}, or compare them all the same with "
-            "--force (force=True)"
-        )
-    return tuple(f"compared by force: {_describe(d, circuits)}" for d in found)
 
 
 def _same_space(circuits: Sequence[Compared]) -> None:
     first = circuits[0]
     for other in circuits[1:]:
-        if other.space.spec == first.space.spec:
-            continue
-        neurons = (first.space.spec.neurons, other.space.spec.neurons)
-        if 0 in neurons and first.space.with_neurons(neurons[1]).spec == other.space.spec:
-            raise ComparisonError(
-                f"of {_named(first)} and {_named(other)} only one tells neurons apart: discover both "
-                "with the same --level"
-            )
-        raise ComparisonError(
-            f"{_named(first)} lives in {first.space}, {_named(other)} in {other.space}: "
-            "their components have no common names, and alignment is not available for "
-            "these; compare circuits of one architecture"
+        if other.space.spec != first.space.spec:
+            raise no_common_names((named(first), first.space), (named(other), other.space))
+
+
+def no_common_names(first: tuple[str, Space], other: tuple[str, Space]) -> ComparisonError:
+    """The error for two circuits of different graph spaces, each with what it is called."""
+    (a, of_a), (b, of_b) = first, other
+    neurons = (of_a.spec.neurons, of_b.spec.neurons)
+    if (
+        0 in neurons
+        and of_a.with_neurons(max(neurons)).spec == of_b.with_neurons(max(neurons)).spec
+    ):
+        return ComparisonError(
+            f"of {a} and {b} only one tells neurons apart: discover both with the same --level"
         )
+    return ComparisonError(
+        f"{a} lives in {of_a}, {b} in {of_b}: their components have no common names, and "
+        "alignment is not available for these; compare circuits of one architecture"
+    )
 
 
-def _named(circuit: Compared) -> str:
+def named(circuit: Compared | Aspects) -> str:
+    """What errors call a circuit."""
     return f"{circuit.label} ({circuit.circuit_id[:12]})"
 
 
-def _describe(difference: Difference, circuits: Sequence[Compared]) -> str:
-    named = zip(difference.values, circuits, strict=True)
-    return f"{difference.what} " + " against ".join(f"{v} at {_named(c)}" for v, c in named)
+_EACH: Final = 3
+"""Up to so many circuits are told of one by one, more of them by what they have in common."""
 
 
-def _remedy(what: str, circuit: Compared) -> str:
+def _describe(difference: Difference, circuits: Sequence[Aspects]) -> str:
+    if len(circuits) <= _EACH:
+        each = zip(difference.values, circuits, strict=True)
+        return f"{difference.what} " + " against ".join(f"{v} at {named(c)}" for v, c in each)
+    by_value: dict[str, list[Aspects]] = {}
+    for value, circuit in zip(difference.values, circuits, strict=True):
+        by_value.setdefault(value, []).append(circuit)
+    return f"{difference.what} " + " against ".join(
+        f"{value} at {named(some[0])}" + (f" and {len(some) - 1} more" if some[1:] else "")
+        for value, some in by_value.items()
+    )
+
+
+def _remedy(what: str, circuit: Aspects) -> str:
     if what in ("engine", "metric", "ablation", "granularity"):
-        return f"Choose equal ones, as in '{circuit.run.task},{what}=…'"
+        return f"Choose equal ones, as in '{circuit.task},{what}=…'"
     return f"Name circuits of equal {what} by their ids ('circuitdb ls' lists them)"
 
 
@@ -206,8 +264,10 @@ def caveats(circuits: Sequence[Compared], level: Level) -> list[str]:
             "the models were trained apart: components are matched by name, though heads of "
             "two trainings have no common order"
         )
-    if len({_corruption(c) for c in circuits}) > 1:
-        notes.append("corruptions: " + ", ".join(f"{c.label} {_corruption(c)}" for c in circuits))
+    corruptions = [repr(c.run.task_params.get("corruption")) for c in circuits]
+    if len(set(corruptions)) > 1:
+        each = (f"{c.label} {v}" for c, v in zip(circuits, corruptions, strict=True))
+        notes.append("corruptions: " + ", ".join(each))
     if level == "edges" and any(c.granularity == "node" for c in circuits):
         notes.append(
             "edges of a node circuit follow from its nodes and are not independent: read its "

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitdb.errors import NumericalError
+from circuitdb.outcomes import NullFit
 from circuitdb.space import EdgeIds, EdgeMask, Space
 
 Floats = NDArray[np.float64]
@@ -29,31 +30,66 @@ _MAX_STEPS = 200
 _LONGEST_STEP = 4.0
 
 
-def edge_probabilities(space: Space, members: EdgeIds, universe: EdgeMask) -> Floats:
-    """Probability of each edge under the null of one circuit, float64 ``[edge]``.
-
-    Zero outside the universe; members outside it do not count towards the degrees.
+def fit_edges(space: Space, members: EdgeIds, universe: EdgeMask) -> NullFit:
+    """The null of one circuit; members outside the universe do not count towards the degrees.
 
     Raises:
         NumericalError: the degrees are not met to within :data:`TOLERANCE`.
     """
+    return fit_pairs(*_matrices(space, members, universe))
+
+
+def edge_probabilities(
+    space: Space, members: EdgeIds, universe: EdgeMask, fit: NullFit | None = None
+) -> Floats:
+    """Probability of each edge under the null of one circuit, float64 ``[edge]``.
+
+    Zero outside the universe. `fit` is that of the same circuit and universe, where it is known.
+
+    Raises:
+        NumericalError: the degrees are not met to within :data:`TOLERANCE`.
+    """
+    allowed, observed = _matrices(space, members, universe)
+    fit = fit_pairs(allowed, observed) if fit is None else fit
+    return _from_fit(fit, allowed, observed)[space.edge_dst, space.edge_src]
+
+
+def _matrices(space: Space, members: EdgeIds, universe: EdgeMask) -> tuple[Bools, Bools]:
     allowed = space.matrix(universe)
-    observed = space.matrix(space.mask(members)) & allowed
-    probability = pair_probabilities(allowed, observed)
-    return probability[space.edge_dst, space.edge_src]
+    return allowed, space.matrix(space.mask(members)) & allowed
+
+
+def fit_pairs(allowed: Bools, observed: Bools) -> NullFit:
+    """The null from matrices ``[reader, writer]`` of allowed pairs and observed edges.
+
+    Raises:
+        NumericalError: the degrees are not met to within :data:`TOLERANCE`.
+    """
+    n_readers, n_writers = allowed.shape
+    found = NullFit(
+        np.full(n_readers, -1, np.int16), np.full(n_writers, -1, np.int16),
+        np.zeros(n_readers), np.zeros(n_writers),
+    )  # fmt: skip
+    for block, (rows, columns) in enumerate(free_blocks(allowed, observed)):
+        at = np.ix_(rows, columns)
+        found.reader_weight[rows], found.writer_weight[columns] = _solve(allowed[at], observed[at])
+        found.reader_block[rows] = found.writer_block[columns] = block
+    return found
 
 
 def pair_probabilities(allowed: Bools, observed: Bools) -> Floats:
-    """The same as matrices ``[reader, writer]``: allowed pairs and observed edges in.
+    """Probability of each pair, ``[reader, writer]``, from the matrices of :func:`fit_pairs`."""
+    return _from_fit(fit_pairs(allowed, observed), allowed, observed)
 
-    Raises:
-        NumericalError: the degrees are not met to within :data:`TOLERANCE`.
-    """
+
+def _from_fit(fit: NullFit, allowed: Bools, observed: Bools) -> Floats:
     # Forced pairs take the one value they can have, which is the observed one.
     probability = observed.astype(np.float64)
-    for rows, columns in free_blocks(allowed, observed):
+    for block in range(int(fit.reader_block.max(initial=-1)) + 1):
+        rows, columns = (np.flatnonzero(b == block) for b in (fit.reader_block, fit.writer_block))
         at = np.ix_(rows, columns)
-        probability[at] = np.where(allowed[at], _solve(allowed[at], observed[at]), probability[at])
+        free = _probabilities(allowed[at], fit.reader_weight[rows], fit.writer_weight[columns])
+        probability[at] = np.where(allowed[at], free, probability[at])
     return probability
 
 
@@ -112,10 +148,13 @@ def _reach(
     return reached_rows, reached_columns
 
 
-def _solve(allowed: Bools, observed: Bools) -> Floats:
-    """Probabilities of one free block, ``[row, column]``; the smaller side is eliminated last."""
+def _solve(allowed: Bools, observed: Bools) -> tuple[Floats, Floats]:
+    """log y and log x of the rows and columns of one free block.
+
+    The smaller side is eliminated last.
+    """
     if allowed.shape[0] < allowed.shape[1]:
-        return _solve(allowed.T, observed.T).T
+        return _solve(allowed.T, observed.T)[::-1]
     row_degree = observed.sum(axis=1).astype(np.float64)
     column_degree = observed.sum(axis=0).astype(np.float64)
     y, x = _start(allowed, row_degree, column_degree)
@@ -123,7 +162,7 @@ def _solve(allowed: Bools, observed: Bools) -> Floats:
     for _ in range(_MAX_STEPS):
         miss_y, miss_x = row_degree - p.sum(axis=1), column_degree - p.sum(axis=0)
         if max(np.abs(miss_y).max(), np.abs(miss_x).max()) < TOLERANCE:
-            return p
+            return y, x
         step_y, step_x = _newton_step(p, miss_y, miss_x)
         y, x, p = _line_search(allowed, (y, x), (step_y, step_x), (row_degree, column_degree), p)
     error = max(np.abs(miss_y).max(), np.abs(miss_x).max())

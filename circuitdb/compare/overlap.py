@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitdb.circuit import Json, Scores, finite
+from circuitdb.circuit import Json, finite
+from circuitdb.compare.chance import Fits, Side, chance
 from circuitdb.compare.comparable import Compared, Level, caveats, check
 from circuitdb.compare.maxent import edge_probabilities
 from circuitdb.compare.measures import (
@@ -32,9 +33,7 @@ from circuitdb.compare.measures import (
 )
 from circuitdb.compare.null import (
     HYPERGEOMETRIC_WARNING,
-    Expectation,
     degree_preserving,
-    layer_stratified,
 )
 from circuitdb.compare.scale import Controls, scale_pair
 from circuitdb.compare.universe import universe
@@ -176,11 +175,12 @@ def overlap(
     level: Level = "edges",
     force: bool = False,
     controls: Mapping[tuple[int, int], Controls] | None = None,
+    fits: Fits | None = None,
 ) -> Overlap:
     """How circuits overlap at a level, pair by pair, and what all of them share.
 
     `controls` maps a pair's positions (i < j) to its control Jaccards; without them floor, ceiling
-    and corrected overlap are None.
+    and corrected overlap are None. `fits` holds nulls that are solved already, and takes new ones.
 
     Raises:
         ComparisonError: circuits that are not like for like, unless `force`; different graph
@@ -188,7 +188,8 @@ def overlap(
         UnknownNameError: no such level.
     """
     notes = [*check(circuits, level, force), *caveats(circuits, level)]
-    sides = [_Side.of(c, level) for c in circuits]
+    known = Fits() if fits is None else fits
+    sides = [Side.of(c, level, known) for c in circuits]
     pairs = [
         _pair(sides[i], sides[j], level, (controls or {}).get((i, j)))
         for i, j in itertools.combinations(range(len(sides)), 2)
@@ -200,38 +201,13 @@ def overlap(
     )  # fmt: skip
 
 
-@dataclass(slots=True, eq=False)
-class _Side:
-    """One circuit at one level, with the nulls already fitted to it."""
-
-    circuit: Compared
-    members: Ids
-    scores: Scores | None
-    fits: dict[bytes, Floats] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, circuit: Compared, level: Level) -> _Side:
-        return cls(circuit, circuit.members(level), circuit.level_scores(level))
-
-    @property
-    def mean(self) -> NDArray[np.float32] | None:
-        return None if self.scores is None else self.scores.mean
-
-    def probabilities(self, allowed: Bools) -> Floats:
-        """The degree-preserving null fitted to it in a universe; the last ones are kept."""
-        key = np.packbits(allowed).tobytes()
-        if key not in self.fits:
-            self.fits[key] = edge_probabilities(self.circuit.space, self.members, allowed)
-        return self.fits[key]
-
-
-def _pair(a: _Side, b: _Side, level: Level, given: Controls | None) -> PairOverlap:
+def _pair(a: Side, b: Side, level: Level, given: Controls | None) -> PairOverlap:
     sets = set_measures(a.members, b.members)
     allowed = universe(a.circuit, b.circuit, level)
-    chance = _chance(a, b, allowed, level)
+    expected = chance(a, b, allowed, level)
     scaled = scale_pair(sets.jaccard, given)
     items = _items(shared_ids(a.members, b.members), [a, b], level)
-    inside = chance.n_a + chance.n_b - chance.shared
+    inside = expected.n_a + expected.n_b - expected.shared
     return PairOverlap(
         a=a.circuit.circuit_id,
         b=b.circuit.circuit_id,
@@ -242,41 +218,33 @@ def _pair(a: _Side, b: _Side, level: Level, given: Controls | None) -> PairOverl
         edges_given_nodes=_given_nodes(a, b, allowed) if level == "edges" else None,
         items=tuple(items),
         **scaled._asdict(),
-        **{k: v for k, v in chance._asdict().items() if k not in ("n_a", "n_b", "shared")},
+        **{k: v for k, v in expected._asdict().items() if k not in ("n_a", "n_b", "shared")},
     )
 
 
-def _chance(a: _Side, b: _Side, allowed: Bools, level: Level) -> Expectation:
-    if level != "edges":
-        return layer_stratified(a.circuit.space, a.members, b.members, allowed)
-    return degree_preserving(
-        a.members, b.members, allowed, a.probabilities(allowed), b.probabilities(allowed)
-    )
-
-
-def _given_nodes(a: _Side, b: _Side, allowed: Bools) -> GivenNodes:
+def _given_nodes(a: Side, b: Side, allowed: Bools) -> GivenNodes:
     space = a.circuit.space
     nodes = shared_ids(a.circuit.members("nodes"), b.circuit.members("nodes"))
     among = space.mask(space.edges_among(nodes))
     in_a, in_b = (side.members[among[side.members]] for side in (a, b))
     narrow = allowed & among
     p_a, p_b = (edge_probabilities(space, ids, narrow) for ids in (in_a, in_b))
-    chance = degree_preserving(in_a, in_b, narrow, p_a, p_b)
+    expected = degree_preserving(in_a, in_b, narrow, p_a, p_b)
     return GivenNodes(
         n_nodes=len(nodes),
-        universe=chance.universe,
+        universe=expected.universe,
         n_a=len(in_a),
         n_b=len(in_b),
-        shared=chance.shared,
+        shared=expected.shared,
         jaccard=set_measures(in_a, in_b).jaccard,
-        expected_shared=chance.expected_shared,
-        expected_jaccard=chance.expected_jaccard,
-        z=chance.z,
-        p_value=chance.p_value,
+        expected_shared=expected.expected_shared,
+        expected_jaccard=expected.expected_jaccard,
+        z=expected.z,
+        p_value=expected.p_value,
     )
 
 
-def _items(ids: Ids, sides: Sequence[_Side], level: Level) -> list[SharedItem]:
+def _items(ids: Ids, sides: Sequence[Side], level: Level) -> list[SharedItem]:
     """Shared members by name, by falling importance; of unknown importance in forward order."""
     space = sides[0].circuit.space
     least = _least_share(ids, sides)
@@ -296,7 +264,7 @@ def _items(ids: Ids, sides: Sequence[_Side], level: Level) -> list[SharedItem]:
     return made
 
 
-def _least_share(ids: Ids, sides: Sequence[_Side]) -> Floats | None:
+def _least_share(ids: Ids, sides: Sequence[Side]) -> Floats | None:
     """The least share of each id over the circuits, float64 ``[id]``."""
     of_members = [shares(side.members, side.mean) for side in sides]
     known = [
@@ -307,11 +275,11 @@ def _least_share(ids: Ids, sides: Sequence[_Side]) -> Floats | None:
     return np.min(known, axis=0) if len(known) == len(sides) else None
 
 
-def _score(side: _Side, item: int) -> float | None:
+def _score(side: Side, item: int) -> float | None:
     return None if side.mean is None else finite(float(side.mean[item]))
 
 
-def _contribution(score: float | None, side: _Side) -> float | None:
+def _contribution(score: float | None, side: Side) -> float | None:
     # 0.0 − x, so that no contribution prints as −0.0
     return None if score is None else 0.0 - score * side.circuit.better
 

@@ -81,6 +81,9 @@ CIRCUIT_TEST: Final = (
 )  # fmt: skip
 REMOVAL: Final = ("how", "nodes", "f_circuit", "f_full")
 CHANGE: Final = ("item", "change", "p_value", "q_value")
+NULL_FIT: Final = (
+    "universe", "reader_block", "writer_block", "reader_weight", "writer_weight",
+)  # fmt: skip
 _SCORES: Final = ("score", "score_abs", "score_se")
 
 KEPT: Final[tuple[Kept, ...]] = (
@@ -127,6 +130,7 @@ KEPT: Final[tuple[Kept, ...]] = (
         ("test", "ordinal", "is_random", *CHANGE),
         "test, ordinal",
     ),
+    Kept("null_fit", "circuit_key", NULL_FIT, "universe"),
     Kept("evaluation", "circuit_key", ("ordinal", "is_primary", *FIGURES), "ordinal", added=7),
     Kept("template_evaluation", "circuit_key", ("evaluation", *TEMPLATE), "evaluation, template"),
 )

@@ -6,12 +6,12 @@ Everything here runs inside one transaction that :class:`circuitdb.store.Store` 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from circuitdb.circuit import Figures, canonical_json, finite
 from circuitdb.errors import CircuitReferenceError, OptionError
-from circuitdb.outcomes import CircuitTest, Knockouts
+from circuitdb.outcomes import CircuitTest, FitKey, Knockouts, NullFit
 from circuitdb.store import read, write
 from circuitdb.store.connection import one, utc_now
 from circuitdb.store.content import (
@@ -21,6 +21,7 @@ from circuitdb.store.content import (
     FIGURES,
     KEPT,
     KNOCKOUT,
+    NULL_FIT,
     OTHER_TASK,
     REMOVAL,
     TEMPLATE,
@@ -134,6 +135,20 @@ def add_test(con: Any, circuit_key: int, test: CircuitTest) -> None:
     rows = [(n, i, random, *c.model_dump().values()) for i, (random, c) in enumerate(changes)]
     columns = ("test", "ordinal", "is_random", *CHANGE)
     append(con, "member_change", owner, columns, rows)
+
+
+def add_fits(con: Any, fits: Mapping[FitKey, NullFit]) -> None:
+    """Keep solved nulls, each once; one of a circuit that is stored no longer is let go."""
+    by_circuit: dict[str, list[tuple[Any, ...]]] = {}
+    for (circuit_id, universe), fit in fits.items():
+        row = (universe, *(values.tolist() for values in fit))
+        by_circuit.setdefault(circuit_id, []).append(row)
+    known = "SELECT circuit_id, circuit_key FROM circuit WHERE circuit_id IN ?"
+    for circuit_id, key in con.execute(known, [list(by_circuit)]).fetchall():
+        of_circuit = "SELECT universe FROM null_fit WHERE circuit_key = ?"
+        there = {universe for (universe,) in con.execute(of_circuit, [key]).fetchall()}
+        rows = [row for row in by_circuit[circuit_id] if row[0] not in there]
+        append(con, "null_fit", ("circuit_key", key), NULL_FIT, rows)
 
 
 def append(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         Selection,
         TemplateFigures,
     )
-    from circuitdb.outcomes import CircuitTest, Knockouts
+    from circuitdb.outcomes import CircuitTest, FitKey, Knockouts, NullFit
     from circuitdb.space import EdgeIds, SpaceSpec
 
     NodeIds = NDArray[np.int32]
@@ -395,6 +395,25 @@ def make_tests(
         )
         for test, *values in heads
     )
+
+
+def fits(con: Any, circuit_ids: Sequence[str]) -> dict[FitKey, NullFit]:
+    """Solved nulls by circuit and universe."""
+    import numpy as np
+
+    from circuitdb.outcomes import NullFit
+
+    columns = NullFit._fields
+    found = con.execute(
+        f"SELECT c.circuit_id, f.universe, {', '.join(f'f.{name}' for name in columns)} "
+        "FROM null_fit f JOIN circuit c USING (circuit_key) WHERE c.circuit_id IN ?",
+        [list(circuit_ids)],
+    ).fetchall()
+    types = (np.int16, np.int16, np.float64, np.float64)
+    return {
+        (circuit_id, universe): NullFit(*map(np.asarray, values, types))
+        for circuit_id, universe, *values in found
+    }
 
 
 def primary(con: Any, key: int) -> Figures | None:

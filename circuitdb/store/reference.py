@@ -49,10 +49,11 @@ COLUMNS: Final = {
 """Key of a reference → column of the `circuits` view."""
 _SAMPLE: Final = ("corruption", "examples", "data_seed", "dtype")
 """Keys of the prompts and the arithmetic, each a column: they may differ between references."""
-_CONTROLS: Final = {"answers": "task", "replicate": 0}
-_RULES: Final = ("edges", "nodes", "threshold", "faithfulness")
+CONTROLS: Final = {"answers": "task", "replicate": 0}
+"""What a reference means where it does not state these keys: no control."""
+RULES: Final = ("edges", "nodes", "threshold", "faithfulness")
 """Keys that state a selection rule together with its value."""
-KEYS: Final = (*COLUMNS, *_SAMPLE, *_CONTROLS, *_RULES, "rule", "ranking")
+KEYS: Final = (*COLUMNS, *_SAMPLE, *CONTROLS, *RULES, "rule", "ranking")
 """All keys of a reference."""
 _SHOWN: Final = 8
 _NUMBERS: Final = ("step", "seed", "replicate", "examples", "data_seed")
@@ -65,12 +66,13 @@ _Age = tuple[datetime, datetime, bool, datetime, datetime]
 _Agreed = frozenset[tuple[str, Any]]
 _Rows = list[CircuitRow]
 _AgeOf = Callable[[Sequence[CircuitRow]], list[_Age]]
-_NOT_UNLESS_NAMED: Final = ("random", "manual", "import")
+NOT_UNLESS_NAMED: Final = ("random", "manual", "import")
+"""First parts of the names of engines that take part only where they are named."""
 
 
 def is_search(engine: str) -> bool:
     """Whether its circuits come from a search: not drawn at random, written by hand or imported."""
-    return engine.split("-")[0] not in _NOT_UNLESS_NAMED
+    return engine.split("-")[0] not in NOT_UNLESS_NAMED
 
 
 class Reference(NamedTuple):
@@ -96,8 +98,12 @@ def names_stored(text: str) -> bool:
     return text.startswith("@") or bool(_HEX.fullmatch(text.strip().lower()))
 
 
-def parse(text: str) -> Reference:
+def parse(text: str, wild: str | None = None) -> Reference:
     """A ``task[,key=value…]`` reference, taken apart.
+
+    Args:
+        text: the reference.
+        wild: a value that every key may have besides its own.
 
     Raises:
         CircuitReferenceError: an unknown key, one given twice, or a value that is no number where
@@ -113,12 +119,12 @@ def parse(text: str) -> Reference:
             )
         if key in stated:
             raise CircuitReferenceError(f"{text!r} gives the key {key!r} twice; give it once")
-        stated[key] = _value(key, value, text)
+        stated[key] = value if value == wild else _value(key, value, text)
     return Reference(text, task, stated)
 
 
 def _value(key: str, value: str, text: str) -> str | int | float | None:
-    if key in _RULES:
+    if key in RULES:
         return _amount(key, value, text)
     if key == "engine":
         return unaliased(value)
@@ -268,6 +274,16 @@ def wanted(con: Any, text: str) -> list[CircuitRow]:
     return _all_wanted(con, [text])[0].candidates
 
 
+def named(con: Any, text: str) -> CircuitRow | None:
+    """The circuit of an id or an alias; None for a task with keys.
+
+    Raises:
+        CircuitReferenceError: no circuit has the alias, or the id's beginning is that of several.
+    """
+    found = _by_name(con, text)
+    return None if found is None else found.candidates[0]
+
+
 def _by_name(con: Any, text: str) -> _Wanted | None:
     """What an id or an alias names; None for a task with keys."""
     everything = frozenset(COLUMNS)
@@ -294,7 +310,7 @@ def _by_alias(con: Any, alias: str) -> CircuitRow:
 def _candidates(con: Any, reference: Reference, of_task: _Rows) -> _Rows:
     if not of_task:
         raise CircuitReferenceError(_no_such_task(con, reference))
-    stated = {**_CONTROLS, **reference.stated}
+    stated = {**CONTROLS, **reference.stated}
     rows = [row for row in of_task if all(_holds(row, k, v) for k, v in stated.items())]
     if "engine" not in stated:
         rows = [row for row in rows if is_search(row.engine)]
@@ -307,7 +323,7 @@ def _candidates(con: Any, reference: Reference, of_task: _Rows) -> _Rows:
 
 
 def _holds(row: CircuitRow, key: str, value: Any) -> bool:
-    if key in _RULES:
+    if key in RULES:
         return row.rule == key and row.value == value
     return bool(getattr(row, COLUMNS.get(key, key)) == value)
 
@@ -468,7 +484,7 @@ def _references(rows: Sequence[CircuitRow]) -> list[str]:
         values = {k: getattr(row, c) for k, c in COLUMNS.items()}
         values = {k: v for k, v in values.items() if v is not None or COLUMNS[k] in varies}
         values |= {k: getattr(row, k) for k in differing}
-        values |= {k: getattr(row, k) for k, v in _CONTROLS.items() if getattr(row, k) != v}
+        values |= {k: getattr(row, k) for k, v in CONTROLS.items() if getattr(row, k) != v}
         keys = [f"{k}={'none' if v is None else v}" for k, v in values.items()]
         made.append(",".join([row.task, *keys, selected]))
     return made
@@ -482,7 +498,7 @@ def _selection_keys(rows: Sequence[CircuitRow]) -> list[str]:
     made = []
     for row in rows:
         told = f"rule={row.rule}"
-        if row.rule in _RULES and row.value is not None:
+        if row.rule in RULES and row.value is not None:
             told = f"{row.rule}={_shortest(row.value)}"
         several = len(rankings[row.rule, row.value]) > 1
         made.append(f"{told},ranking={row.ranking}" if several else told)

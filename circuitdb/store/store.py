@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from circuitdb.errors import CircuitReferenceError, StoreError
-from circuitdb.store import read, reference
+from circuitdb.store import groups, read, reference
 from circuitdb.store.connection import (
     LOCK_SECONDS,
     Acknowledged,
@@ -27,6 +27,9 @@ from circuitdb.store.read import CircuitRow
 
 # Numpy, pydantic and the writing half are loaded where they are used: listing needs none.
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from circuitdb.circuit import (
         Circuit,
         Decision,
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
         Scores,
     )
     from circuitdb.curve import Curve
-    from circuitdb.outcomes import CircuitTest, Knockouts
+    from circuitdb.outcomes import CircuitTest, FitKey, Knockouts, NullFit
     from circuitdb.space import EdgeIds, Space, SpaceSpec
     from circuitdb.store import care, write
     from circuitdb.store.edit import CheckpointMetric
@@ -184,6 +187,18 @@ class Store:
 
         with self._writing() as con:
             edit.add_test(con, read.circuit_keys(con, [circuit_id])[0], test)
+
+    def fits(self, circuit_ids: Sequence[str]) -> dict[FitKey, NullFit]:
+        """The solved nulls of some circuits, by circuit and universe."""
+        with self._reading() as con:
+            return read.fits(con, circuit_ids)
+
+    def add_fits(self, fits: Mapping[FitKey, NullFit]) -> None:
+        """Keep solved nulls; one of a circuit that is stored no longer is let go."""
+        from circuitdb.store import edit
+
+        with self._writing() as con:
+            edit.add_fits(con, fits)
 
     def add_checkpoint_metrics(self, rows: Sequence[CheckpointMetric]) -> None:
         """Store what full models do on tasks; an earlier value of the same question goes."""
@@ -339,6 +354,26 @@ class Store:
             keys = read.circuit_keys(con, circuit_ids)
             found = read.ids_by_circuit(con, "node_member", "component_id", keys)
         return dict(zip(circuit_ids, found, strict=True))
+
+    def select(self, texts: Sequence[str]) -> list[list[groups.Outline]]:
+        """The circuits of each selection (:mod:`circuitdb.store.groups`), oldest first.
+
+        Raises:
+            CircuitReferenceError: a selection is malformed, or nothing stored matches it.
+        """
+        with self._reading() as con:
+            return groups.select(con, texts)
+
+    def membership(
+        self, keys: Sequence[int], nodes: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Members of many circuits by surrogate key, in one scan: component ids, or edge ids.
+
+        Starts ``[circuit + 1]`` and ids, those of circuit i from its start to the next, ascending.
+        """
+        table = ("node_member", "component_id") if nodes else ("member", "edge_id")
+        with self._reading() as con:
+            return groups.members(con, *table, keys)
 
     def run(self, run_id: str) -> Run:
         """A run with all its settings."""

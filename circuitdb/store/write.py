@@ -250,8 +250,10 @@ def _column(values: Sequence[Any]) -> NDArray[Any]:
     """One column of plain values, masked at None."""
     missing = np.asarray([v is None for v in values])
     known = next((v for v in values if v is not None), None)
-    if known is None or isinstance(known, str):
-        return np.asarray(values, dtype=object)
+    if known is None or isinstance(known, (str, list)):
+        made = np.empty(len(values), dtype=object)
+        made[:] = values
+        return made
     dtype = {bool: np.bool_, int: np.int64, float: np.float64}[type(known)]
     filled: NDArray[Any] = np.asarray(
         [type(known)() if v is None else v for v in values], dtype=dtype

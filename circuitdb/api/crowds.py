@@ -1,0 +1,187 @@
+"""Comparing many stored circuits: all pairs of a selection, and those most like one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from circuitdb import controls
+from circuitdb.api.access import Access, Report
+from circuitdb.api.compared import fits_of, keep, scales, sides_of
+from circuitdb.compare.allpairs import Membership
+from circuitdb.compare.comparable import (
+    Aspects,
+    Level,
+    component_mask,
+    countable,
+    known_level,
+    like_for_like,
+    named,
+    no_common_names,
+)
+from circuitdb.compare.matrix import Matrix, matrix
+from circuitdb.compare.measures import ratio
+from circuitdb.errors import ComparisonError
+from circuitdb.space import Space
+from circuitdb.store import CircuitRow, Store
+from circuitdb.store.groups import Outline
+
+CHANCE_BY_ITSELF = 40
+"""Up to so many circuits are compared with chance without being asked: some seconds of work."""
+
+
+def matrix_of(
+    access: Access,
+    selections: Sequence[str],
+    *,
+    level: str,
+    chance: bool | None,
+    force: bool,
+    report: Report,
+) -> Matrix:
+    """All pairs of the circuits that selections stand for."""
+    counted = known_level(level)
+    with access.reading() as store:
+        found = _selected(store, selections)
+        _enough(found, selections)
+        aspects = _aspects(found)
+        space = _space_of_all(store, found, aspects, counted)
+        notes = like_for_like(aspects, force)
+        members = _members(store, found, space, counted)
+        wanted = len(found) <= CHANCE_BY_ITSELF if chance is None else chance
+        rows = _rows(store, found) if wanted else []
+        sides = sides_of(store, rows, counted)
+        given = scales(store, rows, sides, counted) if rows else None
+        fits = fits_of(store, sides)
+    made = matrix(
+        aspects, members, counted, sides=sides if wanted else None, controls=given, fits=fits,
+        notes=notes, report=report,
+    )  # fmt: skip
+    keep(access, fits)
+    return made
+
+
+def _rows(store: Store, found: Sequence[Outline]) -> list[CircuitRow]:
+    """The same circuits as rows of the view, in their order."""
+    ids = [o.circuit_id for o in found]
+    rows = {row.circuit_id: row for row in store.find(circuit_id=ids)}
+    return [rows[i] for i in ids]
+
+
+class Like(NamedTuple):
+    """A stored circuit beside one that others are held against."""
+
+    circuit_id: str
+    label: str
+    n: int
+    shared: int
+    jaccard: float | None
+    containment: float | None
+    """Share of the circuit asked about that this one holds."""
+
+
+class Similar(NamedTuple):
+    """The circuits most like one, by Jaccard index."""
+
+    circuit_id: str
+    label: str
+    level: Level
+    n: int
+    among: int
+    """How many were compared: those of its graph that are like for like."""
+    nearest: tuple[Like, ...]
+    """By falling Jaccard index, the older first among equals."""
+
+
+def similar_to(access: Access, ref: str, *, level: str, n: int, everything: bool) -> Similar:
+    """The stored circuits that share most with one."""
+    counted = known_level(level)
+    with access.reading() as store:
+        own = store.select([access.resolve(store, ref)[0].circuit_id])[0][0]
+        space = store.space(own.run_id)
+        others = _comparable(store, own, everything)
+        members = _members(store, [own, *others], space, counted)
+    shared, sizes = members.shared_with(members.members(0)), members.sizes
+    union = sizes + sizes[0] - shared
+    jaccard = np.divide(shared, union, out=np.zeros(len(union)), where=union > 0)
+    order = 1 + np.argsort(-jaccard[1:], kind="stable")[:n]
+    chosen = [own, *(others[i - 1] for i in order.tolist())]
+    labels = controls.labels([_named(o) for o in chosen])
+    nearest = [
+        Like(
+            o.circuit_id, label, int(sizes[i]), int(shared[i]), ratio(int(shared[i]), int(union[i])),
+            ratio(int(shared[i]), int(sizes[0])),
+        )
+        for i, o, label in zip(order.tolist(), chosen[1:], labels[1:], strict=True)
+    ]  # fmt: skip
+    return Similar(own.circuit_id, labels[0], counted, int(sizes[0]), len(others), tuple(nearest))
+
+
+def _selected(store: Store, selections: Sequence[str]) -> list[Outline]:
+    """The circuits of all selections, each once, in their order."""
+    found = store.select(selections or [""])
+    return [*{o.circuit_id: o for some in found for o in some}.values()]
+
+
+def _enough(found: Sequence[Outline], selections: Sequence[str]) -> None:
+    if len(found) < 2:
+        said = ", ".join(map(repr, selections)) or "the database"
+        raise ComparisonError(
+            f"{said} has one circuit ({found[0].circuit_id[:12]}) and a matrix needs two or more; "
+            "select more of them, as in 'months,replicate=*' (circuitdb ls lists them)"
+        )
+
+
+def _named(outline: Outline) -> controls.Named:
+    return controls.Named(*(getattr(outline, name) for name in controls.Named._fields))
+
+
+def _aspects(found: Sequence[Outline]) -> list[Aspects]:
+    labels = controls.labels([_named(o) for o in found])
+    fields = [f for f in Aspects._fields if f != "label"]
+    return [
+        Aspects(label=label, **{f: getattr(o, f) for f in fields})
+        for o, label in zip(found, labels, strict=True)
+    ]
+
+
+def _space_of_all(
+    store: Store, found: Sequence[Outline], aspects: Sequence[Aspects], level: Level
+) -> Space:
+    """The graph all circuits live in.
+
+    Raises:
+        ComparisonError: they live in several, or it tells neurons apart and edges are asked for.
+    """
+    spaces = {o.space_key: (o, a) for o, a in zip(reversed(found), reversed(aspects), strict=True)}
+    if len(spaces) > 1:
+        (first, a), (other, b), *_ = spaces.values()
+        raise no_common_names(
+            (named(a), store.space(first.run_id)), (named(b), store.space(other.run_id))
+        )
+    space = store.space(found[0].run_id)
+    countable(space, level)
+    return space
+
+
+def _members(store: Store, found: Sequence[Outline], space: Space, level: Level) -> Membership:
+    keys = [o.circuit_key for o in found]
+    if level == "edges":
+        return Membership(*store.membership(keys, nodes=False), space.n_edges)
+    made = Membership(*store.membership(keys, nodes=True), space.n_nodes)
+    return made.among(component_mask(space, level))
+
+
+def _comparable(store: Store, own: Outline, everything: bool) -> list[Outline]:
+    """The other circuits of its graph; unless `everything`, those that are like for like."""
+    (found,) = store.select(["answers=*,replicate=*" if everything else ""])
+    alike = ("engine", "engine_version", "metric", "ablation", "granularity", "direction")
+    return [
+        o
+        for o in found
+        if o.space_key == own.space_key
+        and o.circuit_id != own.circuit_id
+        and (everything or all(getattr(o, k) == getattr(own, k) for k in alike))
+    ]

@@ -1,0 +1,205 @@
+"""The commands that compare many circuits at once: matrix, similar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from circuitdb import api
+from circuitdb.cli import options
+from circuitdb.cli.output import Output, line, plural, share
+from circuitdb.cli.progress import reporting
+from circuitdb.cli.tables import Cell, Column, table
+from circuitdb.text import number
+
+if TYPE_CHECKING:
+    from circuitdb.api.crowds import Similar
+    from circuitdb.compare.matrix import Matrix
+
+_SQUARE: Final = 9
+"""Up to so many circuits the square fits 80 columns."""
+_SIGNIFICANT: Final = 0.05
+
+_Selections = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SELECTION...]",
+        help="task[,key=value…] for all circuits that match (key=* is any), an id or @alias; all circuits by default.",
+        show_default=False,
+    ),
+]
+
+
+def matrix(
+    selection: _Selections = None,
+    level: options.Level = "edges",
+    chance: Annotated[
+        bool | None,
+        typer.Option(
+            "--chance/--no-chance",
+            help="Compare every pair with chance; by default up to 40 circuits.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare although they are not like for like.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Write it too: .csv, .parquet or .npz."
+        ),
+    ] = None,
+    top: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Pairs to list where the square is too large.")
+    ] = 20,
+    db: options.Db = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Say how all pairs of many circuits overlap.
+
+    A selection stands for every circuit that matches it, not for the newest. The Jaccard index of each
+    pair stands beside what chance gives; q-values are corrected for the number of pairs
+    (Benjamini–Hochberg). Circuits that go together stand together.
+
+    \b
+    Examples:
+      circuitdb matrix
+      circuitdb matrix ioi months,replicate=* engine=eap --level heads
+      circuitdb matrix engine=eap -o overlaps.parquet --no-chance
+    """
+    from circuitdb.compare.table import check_table, save_table
+
+    if output is not None:
+        check_table(output)
+    out = Output(as_json, quiet)
+    with reporting(out) as report:
+        found = api.Database(db, notice=out.remark).matrix(
+            *selection or (), level=level, chance=chance, force=force, report=report
+        )
+    if output is not None:
+        save_table(found, output)
+    out.result(found.to_json() if as_json else {}, lambda: _show(found, top))
+    if output is not None:
+        out.note(f"written to {output}")
+
+
+def _show(found: Matrix, top: int) -> None:
+    n = len(found.circuits)
+    line(
+        f"Jaccard index of {found.level}, {n} circuits, "
+        f"{plural(n * (n - 1) // 2, 'pair')}, {found.sizes.min():,} to {found.sizes.max():,} each."
+    )
+    line()
+    if n <= _SQUARE:
+        _show_square(found)
+    else:
+        _show_pairs(found, top)
+    for note in found.notes:
+        line(f"note: {note}")
+
+
+def _show_square(found: Matrix) -> None:
+    order = found.order().tolist()
+    numbers = [Column(str(k + 1), right=True) for k in range(len(order))]
+    rows: list[list[Cell]] = []
+    for k, i in enumerate(order):
+        cells = [_in_square(found, i, j) for j in order]
+        rows.append([f"{k + 1} {found.labels[i]}", int(found.sizes[i]), *cells])
+    table(("circuit", Column("n", right=True), *numbers), rows)
+    if found.chance is not None:
+        line()
+        line(f"* more than by chance, q ≤ {_SIGNIFICANT} over all pairs; - less than chance gives.")
+        line()
+        _show_pairs(found, len(order) * (len(order) - 1) // 2)
+
+
+def _in_square(found: Matrix, i: int, j: int) -> str:
+    value = share(float(found.jaccard[i, j])) if found.jaccard[i, j] == found.jaccard[i, j] else ""
+    if i == j or found.chance is None:
+        return value
+    if found.chance.q_value[i, j] <= _SIGNIFICANT:
+        return f"{value}*"
+    less = found.jaccard[i, j] < found.chance.expected_jaccard[i, j]
+    return f"{value}-" if less else f"{value} "
+
+
+def _show_pairs(found: Matrix, top: int) -> None:
+    import numpy as np
+
+    first, second = np.triu_indices(len(found.circuits), 1)
+    values = found.jaccard[first, second]
+    order = np.argsort(-np.nan_to_num(values, nan=-1.0), kind="stable")[:top]
+    rows = [_pair_row(found, int(first[k]), int(second[k])) for k in order]
+    heads = [Column("Jaccard", right=True)]
+    if found.chance is not None:
+        heads += [Column(name, right=True) for name in ("chance", "z", "p", "q")]
+    if found.placed is not None:
+        heads += [Column(name, right=True) for name in ("floor", "ceiling", "corrected")]
+    if len(order) < len(first):
+        line(f"The {len(order)} pairs that share most:")
+    table(("pair", *heads), rows)
+
+
+def _pair_row(found: Matrix, i: int, j: int) -> list[Cell]:
+    row: list[Cell] = [f"{found.labels[i]} / {found.labels[j]}", share(_known(found.jaccard[i, j]))]
+    if found.chance is not None:
+        expected, z, p, q = (_known(square[i, j]) for square in found.chance)
+        row += [share(expected), number(z), number(p, 2), number(q, 2)]
+    if found.placed is not None:
+        row += [share(_known(square[i, j])) for square in found.placed]
+    return row
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else float(value)
+
+
+def similar(
+    ref: options.Ref,
+    level: options.Level = "edges",
+    n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="How many.")] = 10,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Of all circuits of its graph, controls included."),
+    ] = False,
+    db: options.Db = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Find the stored circuits that share most with one.
+
+    Looked through are the circuits of its graph that were found alike: equal engine, metric,
+    ablation, granularity and direction.
+
+    \b
+    Examples:
+      circuitdb similar months
+      circuitdb similar @mine -n 50 --level heads --all
+    """
+    out = Output(as_json, quiet)
+    found = api.Database(db, notice=out.remark).similar(
+        ref, level=level, n=n, everything=everything
+    )
+    document = {**found._asdict(), "nearest": [one._asdict() for one in found.nearest]}
+    out.result(document, lambda: _show_similar(found))
+
+
+def _show_similar(found: Similar) -> None:
+    line(
+        f"{found.label} ({found.circuit_id[:12]}, {found.n:,} {found.level}) among "
+        f"{plural(found.among, 'other circuit')}:"
+    )
+    line()
+    table(
+        (
+            "circuit", "id", Column(found.level, right=True), Column("shared", right=True),
+            Column("Jaccard", right=True), Column("of it", right=True),
+        ),
+        [
+            [o.label, o.circuit_id[:12], o.n, o.shared, share(o.jaccard), share(o.containment)]
+            for o in found.nearest
+        ],
+    )  # fmt: skip

@@ -1,0 +1,199 @@
+"""Selections of many stored circuits, and their members as arrays.
+
+A selection is written like a reference, ``task[,key=value…]``, but stands for every circuit that matches,
+not the newest. The task may be left out (``engine=eap,step=500``), and ``key=*`` lets a key be anything
+(``months,replicate=*``: with its replicates). An id or ``@alias`` selects that circuit. As in references,
+controls and the circuits of ``random`` runs, those written by hand and imports are in only where a key
+says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from circuitdb.errors import CircuitReferenceError
+from circuitdb.store import reference
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ANY: Final = "*"
+
+_EXPRESSIONS: Final = {
+    "circuit_key": "c.circuit_key",
+    "circuit_id": "c.circuit_id",
+    "run_key": "r.run_key",
+    "run_id": "r.run_id",
+    "space_key": "r.space_key",
+    "task": "r.task",
+    "answers": "coalesce(r.task_params ->> 'answers', 'task')",
+    "replicate": "coalesce(CAST(r.task_params ->> 'replicate' AS INTEGER), 0)",
+    "model": "r.model",
+    "checkpoint": "r.checkpoint",
+    "seed": "r.seed",
+    "engine": "r.engine",
+    "engine_version": "r.engine_version",
+    "granularity": "c.granularity",
+    "metric": "r.metric",
+    "ablation": "r.ablation",
+    "direction": "coalesce(r.settings ->> 'direction', 'noising')",
+    "corruption": "r.task_params ->> 'corruption'",
+    "examples": "CAST(r.task_params ->> '$.sizes.train' AS INTEGER)",
+    "data_seed": "r.data_seed",
+    "dtype": "r.dtype",
+    "rule": "c.rule",
+    "value": "c.value",
+    "unit": "c.unit",
+    "ranking": "c.ranking",
+    "n_nodes": "c.n_nodes",
+    "n_edges": "c.n_edges",
+}
+
+
+class Outline(NamedTuple):
+    """What comparing many circuits needs to know of each, without its members."""
+
+    circuit_key: int
+    circuit_id: str
+    run_key: int
+    run_id: str
+    space_key: int
+    task: str
+    answers: str
+    replicate: int
+    model: str
+    checkpoint: int | None
+    seed: int | None
+    engine: str
+    engine_version: int
+    granularity: str
+    metric: str
+    ablation: str
+    direction: str
+    corruption: str | None
+    examples: int | None
+    data_seed: int
+    dtype: str
+    rule: str
+    value: float | None
+    unit: str | None
+    ranking: str
+    n_nodes: int
+    n_edges: int
+
+
+_SELECT: Final = (
+    f"SELECT {', '.join(_EXPRESSIONS[name] for name in Outline._fields)} "
+    "FROM circuit c JOIN run r USING (run_key)"
+)
+
+
+def select(con: Any, texts: Sequence[str]) -> list[list[Outline]]:
+    """The circuits of each selection, in the order they came into the database.
+
+    Raises:
+        CircuitReferenceError: a selection is malformed, or nothing stored matches it.
+    """
+    return [_one(con, text.strip()) for text in texts]
+
+
+def _one(con: Any, text: str) -> list[Outline]:
+    condition, values = _condition(con, text)
+    found = con.execute(f"{_SELECT} WHERE {condition} ORDER BY c.circuit_key", values).fetchall()
+    if not found:
+        raise CircuitReferenceError(_nothing(con, text))
+    return [Outline(*row) for row in found]
+
+
+def _condition(con: Any, text: str) -> tuple[str, list[Any]]:
+    """SQL over circuit c and run r."""
+    named = reference.named(con, text)
+    if named is not None:
+        return "c.circuit_id = ?", [named.circuit_id]
+    task, stated = _parsed(text)
+    parts, values = ["TRUE"], []
+    for key, value in stated.items():
+        if value == ANY:
+            continue
+        if key in reference.RULES:
+            parts.append("c.rule = ? AND c.value = ?")
+            values += [key, value]
+            continue
+        column = _EXPRESSIONS[reference.COLUMNS.get(key, key)]
+        parts.append(f"{column} IS NOT DISTINCT FROM ?")
+        values.append(value)
+    if task is not None:
+        parts.append("r.task = ?")
+        values.append(task)
+    if "engine" not in stated:
+        parts.append("split_part(r.engine, '-', 1) NOT IN ?")
+        values.append(list(reference.NOT_UNLESS_NAMED))
+    return " AND ".join(parts), values
+
+
+def _parsed(text: str) -> tuple[str | None, dict[str, Any]]:
+    """The task, if one is given, and what the keys say, with the defaults of references."""
+    first = text.partition(",")[0]
+    bare = "=" in first or not text
+    found = reference.parse(f",{text}" if bare and text else text, wild=ANY)
+    return None if bare else found.task, {**reference.CONTROLS, **found.stated}
+
+
+def _nothing(con: Any, text: str) -> str:
+    """Why a selection is empty, and what there is."""
+    task, _ = _parsed(text)
+    if task is not None:
+        # A reference to the same says which tasks are stored, and which circuits of this one.
+        try:
+            reference.wanted(con, text)
+        except CircuitReferenceError as error:
+            return str(error)
+    return f"no stored circuit is {text!r}; see circuitdb ls" if text else _EMPTY
+
+
+_EMPTY: Final = "the database has no circuit to compare; run circuitdb discover"
+
+
+def members(
+    con: Any, table: str, column: str, keys: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Members of many circuits, in one scan.
+
+    Args:
+        con: the database.
+        table: ``member`` or ``node_member``.
+        column: ``edge_id`` or ``component_id``.
+        keys: circuits, each once.
+
+    Returns:
+        Starts ``[circuit + 1]`` and ids, those of circuit i between its start and the next,
+        ascending.
+    """
+    import numpy as np
+
+    wanted = np.asarray(keys, dtype=np.int32)
+    con.register("wanted_circuits", {"circuit_key": wanted})
+    try:
+        found = con.execute(
+            f"SELECT circuit_key, {column} FROM {table} "
+            "SEMI JOIN wanted_circuits USING (circuit_key)"
+        ).fetchnumpy()
+    finally:
+        con.unregister("wanted_circuits")
+    owners = np.asarray(found["circuit_key"], dtype=np.int32)
+    ids = np.asarray(found[column], dtype=np.int32)
+    # As a rule they lie as they were written: circuit by circuit, ascending.
+    if not bool(
+        ((owners[1:] > owners[:-1]) | ((owners[1:] == owners[:-1]) & (ids[1:] > ids[:-1]))).all()
+    ):
+        order = np.lexsort((ids, owners))
+        owners, ids = owners[order], ids[order]
+    ranked = np.sort(wanted)
+    starts = np.append(np.searchsorted(owners, ranked, "left"), len(owners))
+    if (ranked == wanted).all():
+        return starts, ids
+    at = np.searchsorted(ranked, wanted)
+    parts = [ids[starts[i] : starts[i + 1]] for i in at.tolist()]
+    return np.cumsum([0, *map(len, parts)], dtype=np.int64), np.concatenate(parts)
