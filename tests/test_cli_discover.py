@@ -646,7 +646,7 @@ def test_what_cannot_be_done_with_neurons_says_so(ask, tasks):
         ([*search, "--engine", "acdc", "--within", "gifts", "--force"], "would be of whole MLPs"),
         ([*search, *NEURONS, "--forward", "hooked"], "cannot be taken apart into neurons"),
         ([*search, *NEURONS, "--edges", "3"], "use --nodes"),
-        ([*search, *NEURONS, "--nodes", "400"], "a number from 0 to 268"),
+        ([*search, *NEURONS, "--nodes", "400"], "a number from 0 to 264"),
         (["add", "--task", tasks[0], "--nodes", "a0.h1,m1.n128"], "'m1.n128' does not exist"),
     ]  # fmt: skip
     for command, said in refused:

@@ -131,6 +131,18 @@ def test_every_cell_is_what_overlap_says_of_the_pair() -> None:
     assert q == pytest.approx(false_discovery_rates(np.asarray(p)))
 
 
+def test_the_nearest_pairs_come_first_and_the_first_among_equals() -> None:
+    # Few sizes, so that many pairs are equal.
+    members = crowd(40, seed=2)
+    circuits = Membership.of([ids[:6] for ids in members], N_ITEMS)
+    sides = circuit(IOI, "ioi")
+    found = matrix([aspects(sides)] * 40, circuits, "edges")
+    values = {pair: float(np.nan_to_num(found.jaccard[pair], nan=-1.0)) for pair in found.pairs()}
+    expected = sorted(values, key=lambda pair: (-values[pair], pair))
+    for n in (0, 1, 7, 780, 1000):
+        assert found.nearest(n) == expected[:n]
+
+
 def test_the_document_has_a_cell_a_pair_and_null_where_nothing_is_known() -> None:
     document = three().to_json()
     assert document["labels"] == ["ioi", "months", "part"]

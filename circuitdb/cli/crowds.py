@@ -127,19 +127,15 @@ def _in_square(found: Matrix, i: int, j: int) -> str:
 
 
 def _show_pairs(found: Matrix, top: int) -> None:
-    import numpy as np
-
-    first, second = np.triu_indices(len(found.circuits), 1)
-    values = found.jaccard[first, second]
-    order = np.argsort(-np.nan_to_num(values, nan=-1.0), kind="stable")[:top]
-    rows = [_pair_row(found, int(first[k]), int(second[k])) for k in order]
+    n = len(found.circuits)
+    rows = [_pair_row(found, i, j) for i, j in found.nearest(top)]
     heads = [Column("Jaccard", right=True)]
     if found.chance is not None:
         heads += [Column(name, right=True) for name in ("chance", "z", "p", "q")]
     if found.placed is not None:
         heads += [Column(name, right=True) for name in ("floor", "ceiling", "corrected")]
-    if len(order) < len(first):
-        line(f"The {len(order)} pairs that share most:")
+    if len(rows) < n * (n - 1) // 2:
+        line(f"The {plural(len(rows), 'pair')} that share most:")
     table(("pair", *heads), rows)
 
 

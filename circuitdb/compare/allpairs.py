@@ -88,10 +88,11 @@ def shared_counts(circuits: Membership) -> Iterator[tuple[slice, Counts]]:
     # An item of one circuit alone is shared by no pair, and on the diagonal the size is known.
     rare = circuits.among((holders > 1) & ~hubs)
     sparse, sizes = _sparse(rare), circuits.sizes
+    by_item = sparse.T.tocsr()
     rows = max(1, _BLOCK_BYTES // (4 * n)) if n else 1
     for start in range(0, n, rows):
         here = slice(start, min(start + rows, n))
-        counts = (sparse[here] @ sparse[start:].T.tocsr()).toarray()
+        counts = (sparse[here] @ by_item[:, start:]).toarray()
         counts += (dense[here] @ dense[start:].T).astype(np.int32)
         np.fill_diagonal(counts, sizes[here])
         yield here, counts
@@ -103,16 +104,16 @@ def jaccards(circuits: Membership) -> NDArray[np.float32]:
     Memory is four bytes a pair, and some tens of megabytes.
     """
     found = np.empty((len(circuits),) * 2, dtype=np.float32)
+    sizes = circuits.sizes
     for here, counts in shared_counts(circuits):
-        found[here, here.start :] = _jaccard(counts, circuits.sizes, here)
+        union = sizes[here, None] + sizes[None, here.start :]
+        union -= counts
+        with np.errstate(invalid="ignore"):
+            np.divide(
+                counts, union, out=found[here, here.start :], dtype=np.float32, casting="unsafe"
+            )
         found[here.start :, here] = found[here, here.start :].T
     return found
-
-
-def _jaccard(counts: Counts, sizes: Counts, rows: slice) -> NDArray[np.float32]:
-    union = sizes[rows, None] + sizes[None, rows.start :] - counts
-    with np.errstate(invalid="ignore"):
-        return (counts / union).astype(np.float32)
 
 
 def _dense(circuits: Membership, hubs: NDArray[np.bool_]) -> NDArray[np.float32]:

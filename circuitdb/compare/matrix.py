@@ -76,6 +76,26 @@ class Matrix:
         """The circuits so that those that go together stand together (:func:`dendrogram_order`)."""
         return dendrogram_order(self.jaccard)
 
+    def nearest(self, n: int) -> list[tuple[int, int]]:
+        """The n pairs i < j that share most, by falling Jaccard index, the first among equals.
+
+        Pairs of empty circuits come last.
+        """
+        best, at = np.empty(0, dtype=np.float32), np.empty((0, 2), dtype=np.intp)
+        for i, row in enumerate(self.jaccard):
+            values = np.nan_to_num(row[i + 1 :], nan=-1.0)
+            if len(best) >= n:
+                # Only what is above the last of them can displace it.
+                fresh = np.flatnonzero(values > best[-1]) if n else np.empty(0, dtype=np.intp)
+            else:
+                fresh = np.arange(len(values))
+            if len(fresh):
+                best = np.append(best, values[fresh])
+                at = np.vstack([at, np.stack([np.full(len(fresh), i), i + 1 + fresh], axis=1)])
+                order = np.argsort(-best, kind="stable")[:n]
+                best, at = best[order], at[order]
+        return [(int(i), int(j)) for i, j in at]
+
     def pairs(self) -> Iterator[tuple[int, int]]:
         """All pairs i < j."""
         return itertools.combinations(range(len(self.circuits)), 2)

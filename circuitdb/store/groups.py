@@ -174,26 +174,22 @@ def members(
     import numpy as np
 
     wanted = np.asarray(keys, dtype=np.int32)
-    con.register("wanted_circuits", {"circuit_key": wanted})
-    try:
-        found = con.execute(
-            f"SELECT circuit_key, {column} FROM {table} "
-            "SEMI JOIN wanted_circuits USING (circuit_key)"
-        ).fetchnumpy()
-    finally:
-        con.unregister("wanted_circuits")
+    if not len(wanted):
+        return np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.int32)
+    # A scan of all between the first and the last is faster than looking for each.
+    found = con.execute(
+        f"SELECT circuit_key, {column} FROM {table} WHERE circuit_key BETWEEN ? AND ?",
+        [int(wanted.min()), int(wanted.max())],
+    ).fetchnumpy()
     owners = np.asarray(found["circuit_key"], dtype=np.int32)
     ids = np.asarray(found[column], dtype=np.int32)
     # As a rule they lie as they were written: circuit by circuit, ascending.
-    if not bool(
-        ((owners[1:] > owners[:-1]) | ((owners[1:] == owners[:-1]) & (ids[1:] > ids[:-1]))).all()
-    ):
+    next_owner = owners[1:] != owners[:-1]
+    if (owners[1:] < owners[:-1]).any() or (ids[1:][~next_owner] <= ids[:-1][~next_owner]).any():
         order = np.lexsort((ids, owners))
         owners, ids = owners[order], ids[order]
-    ranked = np.sort(wanted)
-    starts = np.append(np.searchsorted(owners, ranked, "left"), len(owners))
-    if (ranked == wanted).all():
+    first, stop = (np.searchsorted(owners, wanted, side) for side in ("left", "right"))
+    starts = np.append(0, np.cumsum(stop - first))
+    if len(ids) == starts[-1] and (first == starts[:-1]).all():
         return starts, ids
-    at = np.searchsorted(ranked, wanted)
-    parts = [ids[starts[i] : starts[i + 1]] for i in at.tolist()]
-    return np.cumsum([0, *map(len, parts)], dtype=np.int64), np.concatenate(parts)
+    return starts, np.concatenate([ids[a:b] for a, b in zip(first, stop, strict=True)])
