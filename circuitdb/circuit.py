@@ -125,7 +125,7 @@ class Selection(Frozen):
             case "engine":
                 return f"decided by the engine {engine}"
             case "given":
-                return "given by hand"
+                return "given by its source" if engine == "import" else "given by hand"
             case "threshold":
                 return f"threshold: {ranked} ≥ {value} {self.unit or ''}".rstrip()
             case "edges" | "nodes":

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from circuitdb import imported
 from circuitdb.circuit import Circuit, Granularity, Json, Run, Selection
 from circuitdb.text import number
 
@@ -69,6 +70,7 @@ class Named(NamedTuple):
 
     circuit_id: str
     task: str
+    """Of an import its name."""
     model: str
     checkpoint: int | None
     seed: int | None
@@ -86,7 +88,7 @@ class Named(NamedTuple):
     def of(cls, run: Run, selection: Selection, circuit_id: str) -> Named:
         """From a run and what was selected from it."""
         return cls(
-            circuit_id, run.task, run.model, run.checkpoint, run.seed, run.engine, run.metric,
+            circuit_id, imported.source(run).get("name", run.task), run.model, run.checkpoint, run.seed, run.engine, run.metric,
             run.ablation, "random" if is_random(run) else "task", replicate(run), run.data_seed,
             selection.rule, selection.value, selection.ranking,
         )  # fmt: skip

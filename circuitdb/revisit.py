@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitdb import controls, metrics, tasks, trials
+from circuitdb import controls, imported, metrics, tasks, trials
 from circuitdb.ablation import MEANS
 from circuitdb.circuit import (
     Circuit,
@@ -55,7 +55,7 @@ from circuitdb.others import NO_OTHERS, Others
 from circuitdb.outcomes import CircuitTest, Knockouts
 from circuitdb.own_metrics import check_same
 from circuitdb.plan import BAND, Plan, check
-from circuitdb.space import Space
+from circuitdb.space import Space, shared
 from circuitdb.tasks.prompts import SPLITS, PromptSet
 from circuitdb.tasks.tokenizer import Tokenizer
 
@@ -73,7 +73,7 @@ def plan_of(circuit: Circuit, **changes: Any) -> Plan:
         "task": params.get("file") or run.task, "model": run.model,
         "checkpoint": run.checkpoint, "seed": run.seed, "engine": run.engine,
         "settings": run.settings, "metric": run.metric, "ablation": run.ablation,
-        "corruption": params.get("corruption"), "examples": params["sizes"]["train"],
+        "corruption": params.get("corruption"), "examples": params.get("sizes", {}).get("train", Plan.model_fields["examples"].default),
         "data_seed": run.data_seed, "answers": params.get("answers", "task"),
         "replicate": params.get("replicate", 0), "keep_input": params.get("keep_input", False),
         "filter": params.get("filter", False),
@@ -91,7 +91,7 @@ def control_plans(circuit: Circuit, replicates: int) -> list[Plan]:
     """
     if controls.is_control(circuit.run):
         raise OptionError(f"circuit {circuit.circuit_id[:12]} is a control itself")
-    if circuit.run.engine in ("manual", "random"):
+    if circuit.run.engine in ("manual", "random", imported.ENGINE):
         raise OptionError(
             f"circuit {circuit.circuit_id[:12]} comes from {circuit.run.engine!r}, which cannot be "
             "repeated on other prompts: controls need a discovered circuit"
@@ -295,8 +295,12 @@ class Measurable:
     bench: Bench
     members: Members
     own: bool
+    """Whether on the task and corruption of its run."""
+    stored: bool
     """Whether on the stored prompts of its run; others were made anew."""
     report: Report
+    said: tuple[str, ...] = ()
+    """What to say of the circuit beside its figures."""
 
     @property
     def metric(self) -> Metric:
@@ -316,14 +320,14 @@ class Measurable:
         )  # fmt: skip
 
     def notes(self) -> list[str]:
-        """What to say of the prompts."""
+        """What to say of the circuit and of the prompts."""
         prepared = self.prepared
-        if not self.own:
-            return left_out_lines(prepared.plan, prepared.prompts)
+        if not self.stored:
+            return [*self.said, *left_out_lines(prepared.plan, prepared.prompts)]
         if prepared.means_over is prepared.prompts:
             n = prepared.prompts.split("train").n
-            return [f"means over the run's own {n} train prompts"]
-        return []
+            return [*self.said, f"means over the run's own {n} train prompts"]
+        return [*self.said]
 
 
 def measurable(
@@ -342,9 +346,10 @@ def measurable(
     """A stored circuit on some split, task, metric and ablation; by default its run's own.
 
     On the run's own task and corruption these are the prompts it was found and measured on, from
-    the store, whatever the task makes today; others are made anew.
+    the store, whatever the task makes today; others are made anew, and so are those of an import.
 
     Raises:
+        OptionError: an import came without a metric or an ablation, and none is given.
         UnknownNameError: no such task, metric, ablation, corruption or split.
         PromptError: the task has no prompts in that split, or stored prompts were changed.
         StoreError: the prompts are not stored.
@@ -355,6 +360,8 @@ def measurable(
     run = circuit.run
     other_task = None if task == run.task else task
     own = other_task is None and corruption in (None, run.task_params.get("corruption"))
+    at_hand = own and run.prompt_set != imported.NO_PROMPTS
+    _require_known(circuit, metric=metric, ablation=ablation)
     if metric is not None:
         check_same(run.metric, metrics.get(metric).name, metric)
     asked = {"task": other_task, "metric": metric, "ablation": ablation, "corruption": corruption}
@@ -362,12 +369,33 @@ def measurable(
     if other_task is not None:
         changes = {"corruption": None, "drop_templates": (), "filter": False, **changes}
     prepared = restored(
-        circuit, stored if own else None, changes, model_options=model_options, report=report
+        circuit, stored if at_hand else None, changes, model_options=model_options, report=report
     )
     bench = Benches(prepared)[split]
     if not len(bench):
         raise PromptError(f"task {prepared.plan.task!r} has no prompts in split {split!r}")
-    return Measurable(prepared, bench, _members(circuit, prepared.space), own, report)
+    members = _members(circuit, prepared.space)
+    return Measurable(prepared, bench, members, own, at_hand, report, tuple(_unsearched(run)))
+
+
+def _require_known(circuit: Circuit, **given: str | None) -> None:
+    """Refuse to measure an import by what its source does not say and nobody gives."""
+    for name, value in given.items():
+        if value is None and getattr(circuit.run, name) == imported.UNKNOWN:
+            raise OptionError(
+                f"circuit {circuit.circuit_id[:12]} was imported without its {name}; give --{name}"
+            )
+
+
+def _unsearched(run: Run) -> list[str]:
+    """What to say of components that an import's source did not search: they are ablated too."""
+    kinds = imported.searched(run)
+    if kinds is None or {"head", "mlp"} <= set(kinds):
+        return []
+    others = " and ".join(
+        {"head": "heads", "mlp": "MLPs"}[k] for k in ("head", "mlp") if k not in kinds
+    )
+    return [f"its source did not search {others}: they are no part of the circuit and ablated here"]
 
 
 def evaluate_again(
@@ -516,6 +544,13 @@ def _model_of(circuit: Circuit, options: Mapping[str, Any]) -> LoadedModel:
 
 def _check_weights(circuit: Circuit, model: LoadedModel) -> None:
     run = circuit.run
+    if run.weights == imported.UNKNOWN:
+        if model.space.spec != circuit.space.model_copy(update={"neurons": 0}):
+            raise ModelError(
+                f"circuit {circuit.circuit_id[:12]} is of a model of {shared(circuit.space)}, and "
+                f"{run.model} has {model.space}"
+            )
+        return
     if model.weights_hash != run.weights:
         raise ModelError(
             f"the weights of {run.model} are not those circuit {circuit.circuit_id[:12]} was found "

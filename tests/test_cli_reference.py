@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
 
 from circuitdb.cli import reference
-from circuitdb.cli.app import COMMANDS
+from circuitdb.cli.app import COMMANDS, handler_of
 from circuitdb.cli.describe import UNITS
+from circuitdb.cli.models import tasks_root
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 AGAIN = "run: python -m circuitdb.cli.reference > docs/cli.md"
@@ -28,7 +28,7 @@ def test_every_command_is_on_the_page():
 def test_the_commands_are_those_of_the_contract():
     wanted = (
         "discover ls show add evaluate curve knockout test overlap matrix similar sql query queries render models tasks "
-        "engines train pull rm alias note merge verify backup doctor replay stability"
+        "engines train pull rm alias note merge verify backup doctor replay stability import"
     )
     assert sorted(COMMANDS) == sorted(wanted.split())
     assert ("tasks", "list") in reference.command_paths()
@@ -37,8 +37,7 @@ def test_the_commands_are_those_of_the_contract():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_worked_example(name):
-    module = importlib.import_module(f"circuitdb.cli.{COMMANDS[name]}")
-    handler = module.tasks_root if name == "tasks" else getattr(module, name)
+    handler = tasks_root if name == "tasks" else handler_of(name)
     assert f"circuitdb {name}" in (handler.__doc__ or "").partition("Example")[2]
 
 

@@ -52,6 +52,7 @@ def imported(arguments: list[str]) -> set[str]:
         ["query", "jaccard", "-p", f"a={IOI}", "-p", "b=months"],
         ["queries"],
         ["render", IOI, "-o", "{folder}/ioi.svg"],
+        ["import", "--list"],
         ["tasks"],
         ["models"],
         ["verify"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,20 @@ def test_the_scripts_of_python_and_drawing_run(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} >= {
         "both.svg", "circuit.png", "circuit.html", "overlap.svg",
     }  # fmt: skip
+
+
+def test_the_overlap_of_the_published_circuits_is_as_the_page_prints_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    page = (DOCS / "published.md").read_text("utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    (printed,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    commands = [line for block in blocks[:-1] for line in block.splitlines()]
+    for command in commands:
+        capsys.readouterr()
+        assert run([*shlex.split(command)[1:], "--quiet"]) == 0, capsys.readouterr().err
+    assert printed in capsys.readouterr().out
 
 
 def test_every_method_of_a_database_is_on_the_page() -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 from circuitdb.api.access import Access, Report
 from circuitdb.api.compared import fits_of, keep, labelled, scales, sides_of
 from circuitdb.circuit import Circuit
-from circuitdb.compare.comparable import check, known_level
+from circuitdb.compare.comparable import Level, check, known_level, own_level
 from circuitdb.compare.overlap import overlap
 from circuitdb.errors import CircuitReferenceError, OptionError
 from circuitdb.overlaps import StoredOverlap
-from circuitdb.store import Store
+from circuitdb.store import CircuitRow, Store
 
 # What needs a model is imported where it is used: stored circuits are compared without one.
 
@@ -22,7 +24,7 @@ def overlap_of(
     access: Access,
     refs: Sequence[str],
     *,
-    level: str,
+    level: str | None,
     with_controls: bool,
     replicates: int,
     discover: bool,
@@ -30,13 +32,14 @@ def overlap_of(
     report: Report,
 ) -> StoredOverlap:
     """How stored circuits overlap, with the controls that are stored or asked for."""
-    counted = known_level(level)
+    named = None if level is None else known_level(level)
     if with_controls and replicates < 2:
         raise OptionError(f"replicates is {replicates}; a ceiling needs at least 2")
     if discover:
         _discover_missing(access, refs, force, report)
     with access.reading() as store:
         rows = access.resolve(store, *refs)
+        counted = named or _own_level(store, rows)
         sides = sides_of(store, rows, counted)
         check(sides, counted, force)
         scale = {} if with_controls else scales(store, rows, sides, counted)
@@ -46,13 +49,35 @@ def overlap_of(
         with access.reading() as store:
             scale = scales(store, rows, sides, counted)
     found = overlap(labelled(sides, rows), counted, force, scale, fits)
+    if named is None and counted != "edges":
+        found = dataclasses.replace(found, notes=(_LEVEL_TOLD[counted], *found.notes))
     keep(access, fits)
     ids = tuple(row.circuit_id for row in rows)
     return StoredOverlap.of(found, functools.partial(_circuits, access.path, ids))
 
 
+_LEVEL_TOLD: Final[dict[Level, str]] = {
+    "nodes": "node circuits are compared by their nodes; --level edges counts the edges among them",
+    "heads": (
+        "node circuits are compared by their heads, as a source of one lists heads alone; "
+        "--level nodes counts MLPs too"
+    ),
+}
+
+
+def _own_level(store: Store, rows: Sequence[CircuitRow]) -> Level:
+    """The level that stored circuits are compared at where none is named."""
+    kinds: list[Any] = [row.granularity for row in rows]
+    if "edge" in kinds:
+        return "edges"
+    runs = store.runs(sorted({row.run_id for row in rows}))
+    return own_level([runs[row.run_id] for row in rows], kinds)
+
+
 def _discover_missing(access: Access, refs: Iterable[str], force: bool, report: Report) -> None:
-    """Discover what references name and no stored circuit answers to."""
+    """Discover what references name and no stored circuit answers to; published ones are imported."""
+    from circuitdb import published
+    from circuitdb.api import importing
     from circuitdb.api.discovering import discover_plans
     from circuitdb.api.plans import plan_of_reference
     from circuitdb.store.reference import names_stored
@@ -64,6 +89,9 @@ def _discover_missing(access: Access, refs: Iterable[str], force: bool, report: 
         except (CircuitReferenceError, FileNotFoundError):
             if names_stored(ref):
                 raise
+            if ref in published.names():
+                importing.take(access, [ref])
+                continue
             plan = plan_of_reference(ref).model_copy(update={"force": force})
             discover_plans(access, [plan], report=report)
 

@@ -24,6 +24,7 @@ from circuitdb.compare.comparable import (
 from circuitdb.compare.matrix import Matrix, matrix
 from circuitdb.compare.measures import ratio
 from circuitdb.errors import ComparisonError
+from circuitdb.imported import ENGINE as IMPORT
 from circuitdb.space import Space
 from circuitdb.store import CircuitRow, Store
 from circuitdb.store.groups import Outline
@@ -176,8 +177,11 @@ def _members(store: Store, found: Sequence[Outline], space: Space, level: Level)
 
 def _comparable(store: Store, own: Outline, everything: bool) -> list[Outline]:
     """The other circuits of its graph; unless `everything`, those that are like for like."""
-    (found,) = store.select(["answers=*,replicate=*" if everything else ""])
-    alike = ("engine", "engine_version", "metric", "ablation", "granularity", "direction")
+    imported = own.engine == IMPORT
+    usual = f"engine={IMPORT}" if imported else ""
+    (found,) = store.select(["answers=*,replicate=*" if everything else usual])
+    alike = ["engine", "engine_version", "granularity"]
+    alike += [] if imported else ["metric", "ablation", "direction"]
     return [
         o
         for o in found

@@ -263,7 +263,7 @@ class Database:
     def overlap(
         self,
         *refs: str,
-        level: str = "edges",
+        level: str | None = None,
         with_controls: bool = False,
         replicates: int = 3,
         discover: bool = False,
@@ -274,7 +274,8 @@ class Database:
 
         Args:
             refs: two or more references.
-            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            level: ``edges``, ``nodes``, ``heads`` or ``mlps``; by default edges, and of node circuits
+                alone nodes, or heads where the source of one lists heads alone.
             with_controls: make (and store) the random-answer and replicate circuits that give floor,
                 ceiling and corrected overlap. Stored ones are used in any case.
             replicates: prompt samples of each task behind the ceiling, the circuit's own included.
@@ -490,6 +491,25 @@ class Database:
 
         plan = make_plan(task=task, **options)
         return discovering.add(self._access, plan, nodes=nodes, edges=edges, report=report)
+
+    def import_circuits(
+        self, *sources: str | Path, alias: str | None = None, **options: Any
+    ) -> list[StoredCircuit]:
+        """Store circuits of other hands without a model: ``circuitdb import``.
+
+        Each gets its name as alias, where that is free.
+
+        Args:
+            sources: names of published circuits.
+            alias: another alias, for one source.
+            options: ``model``: where a published circuit's model is, if not under its own name.
+
+        Raises:
+            UnknownNameError: no published circuit has that name, or there is no such option.
+        """
+        from circuitdb.api import importing
+
+        return importing.take(self._access, sources, alias=alias, **options)
 
     def alias(self, ref: str, name: str | None) -> Renamed:
         """Give a circuit an alias (``@name``) in place of an earlier one, or take it away with None."""

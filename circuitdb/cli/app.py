@@ -6,6 +6,7 @@ A command's module is loaded when the command is run: only help loads all of the
 from __future__ import annotations
 
 import importlib
+import keyword
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
@@ -18,7 +19,7 @@ from circuitdb.cli.output import Output, line
 COMMANDS: Final[dict[str, str]] = {
     "discover": "discover", "ls": "listing", "show": "showing", "overlap": "compare", "matrix": "crowds", "similar": "crowds",
     "render": "draw", "evaluate": "discover", "curve": "curves", "knockout": "trials", "test": "trials", "add": "discover", "sql": "asking",
-    "replay": "repeat", "stability": "repeat", "query": "asking", "queries": "asking", "models": "models", "tasks": "models",
+    "import": "importing", "replay": "repeat", "stability": "repeat", "query": "asking", "queries": "asking", "models": "models", "tasks": "models",
     "engines": "models", "train": "models", "pull": "models", "alias": "care", "note": "care",
     "rm": "care", "merge": "care", "verify": "care", "backup": "care", "doctor": "care",
 }  # fmt: skip
@@ -36,12 +37,19 @@ def application(arguments: Sequence[str] = ()) -> typer.Typer:
     made.callback()(circuitdb)
     first = next(iter(arguments), None)
     for name in (first,) if first in COMMANDS else COMMANDS:
-        handler = getattr(importlib.import_module(f"circuitdb.cli.{COMMANDS[name]}"), name)
+        handler = handler_of(name)
         if isinstance(handler, typer.Typer):
             made.add_typer(handler, name=name)
         else:
             made.command(name)(handler)
     return made
+
+
+def handler_of(name: str) -> Any:
+    """The function of a command, or the application that has its subcommands."""
+    # A word of the language cannot name a function: import_ stands for import.
+    called = f"{name}_" if keyword.iskeyword(name) else name
+    return getattr(importlib.import_module(f"circuitdb.cli.{COMMANDS[name]}"), called)
 
 
 def circuitdb(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from circuitdb import api
-from circuitdb.cli import options
+from circuitdb.cli import describe, options
 from circuitdb.cli.output import Output, line, share
 from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Cell, Column, table
@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 def overlap(
     ref: options.Refs,
-    level: options.Level = "edges",
+    level: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="What is counted: edges (by default; of node circuits their nodes), nodes, heads or mlps.",
+        ),
+    ] = None,
     controls: Annotated[
         bool,
         typer.Option(
@@ -182,10 +188,17 @@ def _show_items(found: Overlap, items: tuple[SharedItem, ...], top: int) -> None
         return
     line()
     held = "both" if len(found.circuits) == 2 else "all"
+    item = "item" if found.level != "edges" else "edge"
+    roles = [describe.roles(c.run) for c in found.circuits]
+    if any(roles):
+        line(f"{len(shown)} of {len(items)} {found.level} that {held} hold, with roles:")
+        labels = [Column(c.label) for c in found.circuits]
+        table((item, *labels), [[i.name, *(named.get(i.name) for named in roles)] for i in shown])
+        return
     line(f"{len(shown)} of {len(items)} {found.level} that {held} hold, with contributions:")
     labels = [Column(c.label, right=True) for c in found.circuits]
     signs = {True: "same", False: "opposite", None: ""}
     table(
-        ("item" if found.level != "edges" else "edge", *labels, "sign"),
+        (item, *labels, "sign"),
         [[i.name, *map(number, i.contributions), signs[i.same_sign]] for i in shown],
     )

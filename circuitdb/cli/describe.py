@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from circuitdb.cli.output import band, plural, share
 from circuitdb.cli.tables import Cell, Column
@@ -47,6 +47,25 @@ def found_row(circuit: StoredCircuit) -> list[Cell]:
         band(f), share(other.faithfulness if other else None), number(f.m_full if f else None),
         "known" if circuit.stored_before else "found",
     ]  # fmt: skip
+
+
+def of_kind(circuit: Circuit, kind: str) -> int:
+    """How many components of a kind a circuit has."""
+    return sum(node.kind == kind for node in circuit.components)
+
+
+def source(run: Run) -> Mapping[str, Any]:
+    """What is known of where an imported circuit comes from; empty for others."""
+    from circuitdb import imported  # Imports numpy, which listings do without.
+
+    return imported.source(run)
+
+
+def roles(run: Run) -> Mapping[str, str]:
+    """Component → role, as an imported circuit's source names them."""
+    from circuitdb import imported
+
+    return imported.roles(run)
 
 
 def sample(run: Run) -> str:

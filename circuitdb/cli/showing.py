@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -55,6 +55,7 @@ def show(
 
     def text() -> None:
         _show(circuit, measured)
+        _show_roles(circuit)
         listed = "edges" if edges else "nodes" if nodes else None
         default = "edges" if circuit.granularity == "edge" else "nodes"
         _show_strongest(circuit, listed or default, None if listed else top)
@@ -98,7 +99,52 @@ def _in_order(circuit: StoredCircuit, measured: Sequence[Figures]) -> list[Figur
     return own + [f for f in measured if f not in own]
 
 
+def _show_roles(circuit: StoredCircuit) -> None:
+    """The components of each role, where the circuit's source names any."""
+    by_role: dict[str, list[str]] = {}
+    roles = describe.roles(circuit.run)
+    for node in circuit.components:
+        if node.name in roles:
+            by_role.setdefault(roles[node.name], []).append(node.name)
+    if by_role:
+        line()
+        rows: list[list[Cell]] = [
+            [role, len(names), ", ".join(names)] for role, names in by_role.items()
+        ]
+        table(("role", Column("n", right=True), "components"), rows)
+
+
+_SAID: Final = (
+    "name", "title", "citation", "url", "where", "method", "left_out", "reported",
+)  # fmt: skip
+"""What a source says, in the order shown."""
+
+
+def _imported_rows(circuit: StoredCircuit) -> list[list[Cell]]:
+    """Where a circuit of another hand comes from."""
+    run, came = circuit.run, circuit.provenance
+    said = describe.source(run)
+    searched = run.settings.get("searched")
+    rows: list[tuple[str, Cell]] = [
+        ("circuit", circuit.circuit_id), ("run", run.run_id),
+        *((name.replace("_", " "), _joined(said[name])) for name in _SAID if said.get(name)),
+        ("searched", None if searched is None else ", ".join(searched)),
+        ("metric", run.metric), ("ablation", run.ablation),
+        ("corruption", run.task_params.get("corruption")), ("selected", circuit.selection.in_words(run.engine)),
+        ("prompts", run.prompt_set), ("weights", run.weights),
+        ("made", _made(came)), ("repeat", came.command),
+    ]  # fmt: skip
+    return [[name, value] for name, value in rows if value]
+
+
+def _joined(value: Any) -> str:
+    """What a source says: one thing, or several."""
+    return "; ".join(value) if isinstance(value, list) else str(value)
+
+
 def _provenance_rows(circuit: StoredCircuit) -> list[list[Cell]]:
+    if describe.source(circuit.run):
+        return _imported_rows(circuit)
     run, came = circuit.run, circuit.provenance
     params = run.task_params
     sizes = ", ".join(f"{n} {split}" for split, n in params.get("sizes", {}).items())
@@ -136,8 +182,11 @@ def _show_strongest(circuit: StoredCircuit, what: str, top: int | None) -> None:
     if not shown:
         return
     line()
-    ordered = "by |score|" if items[0].score is not None else "not scored"
-    line(f"{len(shown)} of {plural(len(items), what[:-1])}, {ordered}:")
+    if items[0].score is None:
+        line(f"{len(shown)} of {plural(len(items), what[:-1])}, not scored:")
+        line(", ".join(item.name for item in shown))
+        return
+    line(f"{len(shown)} of {plural(len(items), what[:-1])}, by |score|:")
     unit = describe.score_unit(circuit.run)
     columns = (
         what[:-1], Column(f"contribution, {unit}", right=True), Column("score", right=True),

@@ -2,7 +2,8 @@
 
 Compared are circuits of one graph space and of equal engine, metric, ablation, corruption,
 granularity and direction (noising or denoising): a difference in any of these moves the overlap by
-more than most tasks do.
+more than most tasks do. Imports cannot be made anew, so among themselves they are compared whatever
+their metric, ablation and corruption, and the difference is told.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from circuitdb.circuit import Granularity, Run, Scores
 from circuitdb.errors import ComparisonError, UnknownNameError
+from circuitdb.imported import ENGINE as IMPORT
+from circuitdb.imported import is_import, searched, source
 from circuitdb.space import EdgeIds, Space
 
 Level = Literal["edges", "nodes", "heads", "mlps"]
@@ -136,6 +139,8 @@ def differences(circuits: Sequence[Aspects]) -> tuple[Difference, ...]:
     Corruptions are named task by task, so they must be equal within a task only.
     """
     found = [_differ(what, circuits, read) for what, read in _ASPECTS]
+    if _all_imports(circuits):
+        return tuple(d for d in found if d.what == "granularity" and len(set(d.values)) > 1)
     if len(set(found[0].values)) > 1:
         del found[1]  # versions of different engines say nothing more
     tasks: dict[str, set[str | None]] = {}
@@ -161,6 +166,10 @@ def like_for_like(circuits: Sequence[Aspects], force: bool) -> tuple[str, ...]:
             "--force (force=True)"
         )
     return tuple(f"compared by force: {_describe(d, circuits)}" for d in found)
+
+
+def _all_imports(circuits: Sequence[Aspects]) -> bool:
+    return all(c.engine == IMPORT for c in circuits)
 
 
 def check(circuits: Sequence[Compared], level: str, force: bool = False) -> tuple[str, ...]:
@@ -244,14 +253,43 @@ def _remedy(what: str, circuit: Aspects) -> str:
     return f"Name circuits of equal {what} by their ids ('circuitdb ls' lists them)"
 
 
+def own_level(runs: Sequence[Run], granularities: Sequence[Granularity]) -> Level:
+    """The level that circuits are compared at where none is named.
+
+    Edges, as long as one of them has edges of its own. Node circuits are compared by their nodes,
+    and by their heads alone where the source of one searched nothing else.
+    """
+    if "edge" in granularities:
+        return "edges"
+    kinds = [searched(run) for run in runs]
+    return "heads" if any(k is not None and set(k) == {"head"} for k in kinds) else "nodes"
+
+
+def _methods(circuits: Sequence[Compared]) -> list[str]:
+    """How the sources of imports found them, where they did not do so in one way."""
+    ways = [
+        f"{source(c.run).get('method', 'method unknown')}; {c.run.metric}, {c.run.ablation}"
+        for c in circuits
+    ]
+    if len(set(ways)) == 1:
+        return []
+    named: dict[str, list[str]] = {}
+    for circuit, way in zip(circuits, ways, strict=True):
+        named.setdefault(way, []).append(circuit.label)
+    told = "; ".join(f"{', '.join(labels)} ({way})" for way, labels in named.items())
+    return [f"their sources did not work alike, which moves an overlap: {told}"]
+
+
 def caveats(circuits: Sequence[Compared], level: Level) -> list[str]:
     """What does not forbid a comparison, but whoever reads it must know."""
     notes = []
+    imports = all(is_import(c.run) for c in circuits)
     sizes = [len(c.members(level)) for c in circuits]
     if len(set(sizes)) > 1:
+        remedy = "" if imports else " (discover --edges N)"
         notes.append(
             f"sizes differ ({', '.join(map(str, sizes))} {level}): Jaccard cannot exceed "
-            "the smaller over the larger; equal sizes compare better (discover --edges N)"
+            f"the smaller over the larger; equal sizes compare better{remedy}"
         )
     ids = [c.circuit_id for c in circuits]
     for twice in dict.fromkeys(i for i in ids if ids.count(i) > 1):
@@ -265,7 +303,9 @@ def caveats(circuits: Sequence[Compared], level: Level) -> list[str]:
             "two trainings have no common order"
         )
     corruptions = [repr(c.run.task_params.get("corruption")) for c in circuits]
-    if len(set(corruptions)) > 1:
+    if imports:
+        notes += _methods(circuits)
+    elif len(set(corruptions)) > 1:
         each = (f"{c.label} {v}" for c, v in zip(circuits, corruptions, strict=True))
         notes.append("corruptions: " + ", ".join(each))
     if level == "edges" and any(c.granularity == "node" for c in circuits):

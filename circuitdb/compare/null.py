@@ -110,7 +110,8 @@ def _expectation(
     # Members outside the universe are no matter of chance: they count as they are, so that
     # the expected Jaccard index stands on the same scale as the observed one.
     fixed = len(np.intersect1d(a, b)) - shared
-    z = (shared - mean) / math.sqrt(variance) if variance > _NO_VARIANCE else None
+    excess = 0.0 if math.isclose(shared, mean, rel_tol=1e-12) else shared - mean
+    z = excess / math.sqrt(variance) if variance > _NO_VARIANCE else None
     return Expectation(
         null, size, n_a, n_b, shared, mean, expected_jaccard(mean + fixed, len(a), len(b)), z,
         p_value(log_tail), ratio(n_a * n_b, size),

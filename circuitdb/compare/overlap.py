@@ -37,6 +37,7 @@ from circuitdb.compare.null import (
 )
 from circuitdb.compare.scale import Controls, scale_pair
 from circuitdb.compare.universe import universe
+from circuitdb.imported import is_import
 
 Ids = NDArray[np.int32]
 Bools = NDArray[np.bool_]
@@ -197,7 +198,7 @@ def overlap(
     common = functools.reduce(shared_ids, [side.members for side in sides])
     return Overlap(
         level, tuple(circuits), tuple(pairs), tuple(_items(common, sides, level)),
-        tuple(notes + _missing(pairs)),
+        tuple(notes + _missing(pairs, circuits)),
     )  # fmt: skip
 
 
@@ -284,12 +285,14 @@ def _contribution(score: float | None, side: Side) -> float | None:
     return None if score is None else 0.0 - score * side.circuit.better
 
 
-def _missing(pairs: Sequence[PairOverlap]) -> list[str]:
+def _missing(pairs: Sequence[PairOverlap], circuits: Sequence[Compared]) -> list[str]:
     notes = []
     if any(p.floor is None or p.ceiling is None for p in pairs):
+        imports = any(is_import(c.run) for c in circuits)
+        remedy = "an import has none" if imports else "--controls makes them"
         notes.append(
             "controls are missing: without floor and ceiling a Jaccard index says little "
-            "(--controls makes them)"
+            f"({remedy})"
         )
     outside = max(p.outside_universe for p in pairs)
     if outside:

@@ -5,7 +5,8 @@ ablation run of both (as far as that is known), and it lies on some path from ``
 over such edges. A component is in it when both runs could have chosen it and its output differs
 likewise; ``input`` and ``logits``, which are in every circuit, are left out. A run could choose what
 it measured; one whose scores stand in the context of a circuit (``prune``) measured only inside that
-circuit, but chose it from the whole model.
+circuit, but chose it from the whole model. An import could choose the kinds of components that its
+source searched, and edges among these.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from circuitdb.circuit import Scores
 from circuitdb.compare.comparable import Compared, Level, component_mask
+from circuitdb.imported import searched
 from circuitdb.select import rankable
 from circuitdb.space import EdgeMask
 
@@ -31,6 +33,10 @@ def edge_universe(a: Compared, b: Compared) -> EdgeMask:
     n = a.space.n_edges
     allowed = eligible(a, a.level_scores("edges"), n) & eligible(b, b.level_scores("edges"), n)
     allowed &= ~np.isin(a.space.edge_src, [*a.inert, *b.inert])
+    for circuit in (a, b):
+        if searched(circuit.run) is not None:
+            among = a.space.edges_among(np.flatnonzero(_of_searched_kind(circuit)))
+            allowed &= np.isin(np.arange(a.space.n_edges), among)
     return a.space.prune_dead_ends(allowed)
 
 
@@ -44,7 +50,15 @@ def node_universe(a: Compared, b: Compared, level: Level) -> Bools:
 def _choosable(circuit: Compared) -> Bools:
     scores = circuit.node_scores
     own = None if scores is None else rankable(circuit.space, scores)
-    return eligible(circuit, own, circuit.space.n_nodes)
+    return eligible(circuit, own, circuit.space.n_nodes) & _of_searched_kind(circuit)
+
+
+def _of_searched_kind(circuit: Compared) -> Bools:
+    """Bool ``[component]``, true at the kinds that a circuit's source searched: mostly all."""
+    kinds = searched(circuit.run)
+    if kinds is None:
+        return np.ones(circuit.space.n_nodes, dtype=np.bool_)
+    return np.asarray([c.kind in kinds for c in circuit.space.nodes], dtype=np.bool_)
 
 
 def eligible(circuit: Compared, scores: Scores | None, n: int) -> Bools:

@@ -133,7 +133,8 @@ def _check_path(path: Path, *, read_only: bool, create: bool) -> None:
 def missing(path: Path) -> MissingStoreError:
     """The error for a database that is not there."""
     return MissingStoreError(
-        f"there is no database {str(path)!r}; run circuitdb discover first, or name one with --db"
+        f"there is no database {str(path)!r}; run circuitdb discover first (or "
+        "circuitdb import), or name one with --db"
     )
 
 

@@ -19,8 +19,8 @@ and ``ranking=`` by what members were ranked by. Several references are resolved
    that differ must not end at one circuit.
 
 A reference that could have stood for other selections, or for circuits from other prompts, is told of. Circuits of
-random runs, those written by hand and imports take part only where ``engine=`` names them,
-circuits of control runs only where ``answers=random`` or ``replicate=N`` does. A run is as new as
+random runs, those written by hand and imports take part only where ``engine=`` names them (or an id
+or alias does; an alias that is no stored task needs no ``@``), circuits of control runs only where ``answers=random`` or ``replicate=N`` does. A run is as new as
 its newest circuit, and of the circuits of one run the edge circuits come before the node circuits.
 """
 
@@ -35,6 +35,7 @@ from typing import Any, Final, NamedTuple
 
 from circuitdb.engines import unaliased
 from circuitdb.errors import CircuitReferenceError
+from circuitdb.store.connection import one
 from circuitdb.store.read import CircuitRow, rows_where
 
 COLUMNS: Final = {
@@ -182,9 +183,9 @@ def resolve(
     best = _best(wanted)
     if best is None:
         raise CircuitReferenceError(_disagreement(wanted))
-    for one, other, row in _collisions(wanted, best):
+    for first, other, row in _collisions(wanted, best):
         raise CircuitReferenceError(
-            f"{one.text!r} and {other.text!r} both stand for {describe(row)}; state more "
+            f"{first.text!r} and {other.text!r} both stand for {describe(row)}; state more "
             f"keys. Choices for {other.text!r}: {_choices(other.candidates)}"
         )
     if notice is not None:
@@ -296,6 +297,10 @@ def _by_name(con: Any, text: str) -> _Wanted | None:
             raise CircuitReferenceError(f"{text!r} begins {len(rows)} ids: {choices}")
         if rows:
             return _Wanted(text, everything, rows, by_id=True)
+    # A published circuit is called by its name, which is its alias: no stored task is called so.
+    sql = "SELECT alias FROM alias WHERE alias = ? AND alias NOT IN (SELECT task FROM run)"
+    if one(con, sql, [text]) is not None:
+        return _Wanted(text, everything, [_by_alias(con, text)], by_id=True)
     return None
 
 
@@ -329,6 +334,14 @@ def _holds(row: CircuitRow, key: str, value: Any) -> bool:
 
 
 def _no_such_task(con: Any, reference: Reference) -> str:
+    # Needed for a message alone: listing loads neither numpy nor pydantic.
+    from circuitdb import published
+
+    if reference.task in published.names():
+        return (
+            f"{reference.task!r} is a published circuit that is not in this database yet; run "
+            f"circuitdb import {reference.task}"
+        )
     tasks = [r[0] for r in con.execute("SELECT DISTINCT task FROM run ORDER BY 1").fetchall()]
     if not tasks:
         return f"no circuit is {reference.text!r}: the database is empty; run circuitdb discover"

@@ -61,8 +61,8 @@ def run_sql(
     path = Path(path)
     if not path.is_file():
         raise MissingStoreError(
-            f"there is no database {str(path)!r}; run circuitdb discover first, or name one with "
-            "--db"
+            f"there is no database {str(path)!r}; run circuitdb discover first (or "
+            "circuitdb import), or name one with --db"
         )
     request = {
         "path": str(path),
