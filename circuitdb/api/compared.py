@@ -20,8 +20,13 @@ from circuitdb.space import shared
 from circuitdb.store import CircuitRow, Store
 
 
-def sides_of(store: Store, rows: Sequence[CircuitRow], level: Level | None) -> list[Compared]:
-    """Stored circuits as comparison needs them, with the scores that a level reads."""
+def sides_of(
+    store: Store, rows: Sequence[CircuitRow], level: Level | None, ranked: bool = False
+) -> list[Compared]:
+    """Stored circuits as comparison needs them, with the scores that a level reads.
+
+    Where they are to be selected anew (`ranked`) also with those their members were ranked by.
+    """
     made = []
     stored = store.records([row.circuit_id for row in rows])
     for row, record in zip(rows, stored, strict=True):
@@ -36,8 +41,13 @@ def sides_of(store: Store, rows: Sequence[CircuitRow], level: Level | None) -> l
                 nodes=record.nodes,
                 run=record.run,
                 better=record.run.better,
-                scores=store.edge_scores(row.run_id) if level == "edges" else None,
-                node_scores=store.node_scores(row.run_id) if level not in ("edges", None) else None,
+                scores=store.edge_scores(row.run_id) if level == "edges" or ranked else None,
+                node_scores=(
+                    store.node_scores(row.run_id)
+                    if level not in ("edges", None) or ranked
+                    else None
+                ),
+                ranking="none" if record.selection.rule == "engine" else record.selection.ranking,
                 inert=tuple(space.writer_ids(record.inert or ()).tolist()),
             )
         )

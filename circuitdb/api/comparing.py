@@ -12,6 +12,7 @@ from circuitdb.api.access import Access, Report
 from circuitdb.api.compared import fits_of, keep, labelled, scales, sides_of
 from circuitdb.circuit import Circuit
 from circuitdb.compare.comparable import Level, check, known_level, own_level
+from circuitdb.compare.grid import check_sizes
 from circuitdb.compare.overlap import overlap
 from circuitdb.errors import CircuitReferenceError, OptionError
 from circuitdb.overlaps import StoredOverlap
@@ -29,18 +30,20 @@ def overlap_of(
     replicates: int,
     discover: bool,
     force: bool,
+    sizes: Sequence[int],
     report: Report,
 ) -> StoredOverlap:
     """How stored circuits overlap, with the controls that are stored or asked for."""
     named = None if level is None else known_level(level)
     if with_controls and replicates < 2:
         raise OptionError(f"replicates is {replicates}; a ceiling needs at least 2")
+    check_sizes(sizes)
     if discover:
         _discover_missing(access, refs, force, report)
     with access.reading() as store:
         rows = access.resolve(store, *refs)
         counted = named or _own_level(store, rows)
-        sides = sides_of(store, rows, counted)
+        sides = sides_of(store, rows, counted, ranked=bool(sizes))
         check(sides, counted, force)
         scale = {} if with_controls else scales(store, rows, sides, counted)
         fits = fits_of(store, sides)
@@ -48,7 +51,7 @@ def overlap_of(
         _make_controls(access, [row.circuit_id for row in rows], replicates, report)
         with access.reading() as store:
             scale = scales(store, rows, sides, counted)
-    found = overlap(labelled(sides, rows), counted, force, scale, fits)
+    found = overlap(labelled(sides, rows), counted, force, scale, fits, sizes)
     if named is None and counted != "edges":
         found = dataclasses.replace(found, notes=(_LEVEL_TOLD[counted], *found.notes))
     keep(access, fits)

@@ -268,6 +268,7 @@ class Database:
         replicates: int = 3,
         discover: bool = False,
         force: bool = False,
+        sizes: Sequence[int] = (),
         report: Report = silent,
     ) -> StoredOverlap:
         """How circuits overlap, and whether by more than chance.
@@ -282,6 +283,8 @@ class Database:
             discover: discover circuits that are not stored yet.
             force: compare although the circuits are not like for like, and discover although a
                 model does not do the task.
+            sizes: compare each pair again, both circuits selected anew to so many edges (of node
+                circuits: nodes).
 
         Raises:
             CircuitReferenceError: a reference names no circuit, or several.
@@ -292,7 +295,7 @@ class Database:
 
         return comparing.overlap_of(
             self._access, refs, level=level, with_controls=with_controls, replicates=replicates,
-            discover=discover, force=force, report=report,
+            discover=discover, force=force, sizes=sizes, report=report,
         )  # fmt: skip
 
     def matrix(

@@ -45,6 +45,12 @@ def overlap(
             help="Compare although they are not like for like; --discover although a model does not do the task.",
         ),
     ] = False,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,…", help="Compare again, both selected to so many edges (or nodes)."
+        ),
+    ] = None,
     render: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Draw them too: .svg, .png, .pdf, .dot or .html."),
@@ -75,7 +81,7 @@ def overlap(
     with reporting(out) as report:
         found = api.Database(db, notice=out.remark).overlap(
             *ref, level=level, with_controls=controls, replicates=replicates, discover=discover,
-            force=force, report=report,
+            force=force, sizes=options.numbers("--sizes", sizes), report=report,
         )  # fmt: skip
         if render is not None:
             found.render(render)
@@ -96,6 +102,7 @@ def _show(found: Overlap, top: int) -> None:
         pair = found.pairs[0]
         table(("", Column("value", right=True, keep=True), "meaning"), _figure_rows(pair, labels))
         _show_items(found, pair.items, top)
+        _show_grid(pair, labels)
     else:
         table(_PAIR_COLUMNS, [_pair_row(pair, labels) for pair in found.pairs])
         _show_items(found, found.common, top)
@@ -165,6 +172,24 @@ def _figure_rows(pair: PairOverlap, labels: dict[str, str]) -> list[list[Cell]]:
     )
     rows.append(["hypergeom. p", number(pair.hypergeometric_p, 2), hyper])
     return rows
+
+
+def _show_grid(pair: PairOverlap, labels: dict[str, str]) -> None:
+    if not pair.grid:
+        return
+    line()
+    line("At equal sizes, both selected anew from their scores:")
+    heads = ["size", labels[pair.a], labels[pair.b], "shared", "Jaccard", "chance", "z", "p"]
+    table(
+        [Column(head, right=True) for head in heads],
+        [
+            [
+                row.size, row.n_a, row.n_b, row.shared, share(row.jaccard),
+                share(row.expected_jaccard), number(row.z), number(row.p_value, 2),
+            ]
+            for row in pair.grid
+        ],
+    )  # fmt: skip
 
 
 _PAIR_COLUMNS = (

@@ -12,7 +12,6 @@ from circuitdb.cli.output import Output, line, plural, share
 from circuitdb.cli.output import band as band_of
 from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Cell, Column, table
-from circuitdb.errors import OptionError
 from circuitdb.text import number
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def curve(
     out = Output(as_json, quiet)
     with reporting(out) as report:
         found = api.Database(db, notice=out.remark).curve(
-            ref, beside=beside, sizes=_numbers(sizes), points=points, rankings=ranking, band=band,
+            ref, beside=beside, sizes=options.numbers("--sizes", sizes) or None, points=points, rankings=ranking, band=band,
             metric=metric, model_options={"device": device, "threads": threads}, report=report,
         )  # fmt: skip
         if plot is not None:
@@ -83,15 +82,6 @@ def curve(
         out.note("note: stored before, not measured again")
     if plot is not None:
         out.note(f"drawn to {plot}")
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise OptionError(f"--sizes is {text!r}; give whole numbers, as in 10,50,200") from error
 
 
 _NAMES: Final = {"contribution": "signed, by contribution", "abs_mean": "absolute, by |mean score|"}

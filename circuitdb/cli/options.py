@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from circuitdb.errors import OptionError
+
 Db = Annotated[
     Path | None,
     typer.Option(
@@ -99,3 +101,15 @@ def model_options(
     return {
         "device": device, "dtype": dtype, "threads": threads, "forward": forward, "force": force,
     }  # fmt: skip
+
+
+def numbers(option: str, text: str | None) -> list[int]:
+    """Whole numbers as people list them, ``10,50,200``; none where nothing was given.
+
+    Raises:
+        OptionError: they are none.
+    """
+    try:
+        return [int(part) for part in text.split(",")] if text is not None else []
+    except ValueError as error:
+        raise OptionError(f"{option} is {text!r}; give whole numbers, as in 10,50,200") from error

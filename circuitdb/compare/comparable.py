@@ -46,6 +46,8 @@ class Compared:
     """Over edge ids, NaN where not measured; None when the run measured no edge."""
     node_scores: Scores | None = None
     """Over component ids, likewise."""
+    ranking: str = "none"
+    """What its members were ranked by; ``none`` where they were not selected by scores."""
     inert: tuple[int, ...] = ()
     """Ids of components whose output is the same in the clean and the ablation run, so that no
     edge from them could have been found; none where that is not known."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from circuitdb.circuit import Json, finite
 from circuitdb.compare.chance import Fits, Side, chance
 from circuitdb.compare.comparable import Compared, Level, caveats, check
+from circuitdb.compare.grid import AtSize, grid
 from circuitdb.compare.maxent import edge_probabilities
 from circuitdb.compare.measures import (
     rank_correlation,
@@ -130,6 +131,8 @@ class PairOverlap:
     corrected_interval: tuple[float, float] | None
     items: tuple[SharedItem, ...]
     """What both hold, the most important first."""
+    grid: tuple[AtSize, ...] = ()
+    """The same two, selected anew at equal sizes, where that was asked for."""
 
     def to_json(self) -> Json:
         """Plain values by field name."""
@@ -140,6 +143,7 @@ class PairOverlap:
             "edges_given_nodes": None if given is None else dataclasses.asdict(given),
             "corrected_interval": None if interval is None else list(interval),
             "items": [item.to_json() for item in self.items],
+            "grid": [row._asdict() for row in self.grid],
         }
 
 
@@ -177,11 +181,13 @@ def overlap(
     force: bool = False,
     controls: Mapping[tuple[int, int], Controls] | None = None,
     fits: Fits | None = None,
+    sizes: Sequence[int] = (),
 ) -> Overlap:
     """How circuits overlap at a level, pair by pair, and what all of them share.
 
     `controls` maps a pair's positions (i < j) to its control Jaccards; without them floor, ceiling
-    and corrected overlap are None. `fits` holds nulls that are solved already, and takes new ones.
+    and corrected overlap are None. `fits` holds nulls that are solved already, and takes new ones. Every pair is
+    compared again at each of `sizes`.
 
     Raises:
         ComparisonError: circuits that are not like for like, unless `force`; different graph
@@ -192,7 +198,7 @@ def overlap(
     known = Fits() if fits is None else fits
     sides = [Side.of(c, level, known) for c in circuits]
     pairs = [
-        _pair(sides[i], sides[j], level, (controls or {}).get((i, j)))
+        _pair(sides[i], sides[j], level, (controls or {}).get((i, j)), sizes)
         for i, j in itertools.combinations(range(len(sides)), 2)
     ]
     common = functools.reduce(shared_ids, [side.members for side in sides])
@@ -202,7 +208,9 @@ def overlap(
     )  # fmt: skip
 
 
-def _pair(a: Side, b: Side, level: Level, given: Controls | None) -> PairOverlap:
+def _pair(
+    a: Side, b: Side, level: Level, given: Controls | None, sizes: Sequence[int]
+) -> PairOverlap:
     sets = set_measures(a.members, b.members)
     allowed = universe(a.circuit, b.circuit, level)
     expected = chance(a, b, allowed, level)
@@ -218,6 +226,7 @@ def _pair(a: Side, b: Side, level: Level, given: Controls | None) -> PairOverlap
         outside_universe=sets.union - inside,
         edges_given_nodes=_given_nodes(a, b, allowed) if level == "edges" else None,
         items=tuple(items),
+        grid=grid(a.circuit, b.circuit, level, sizes),
         **scaled._asdict(),
         **{k: v for k, v in expected._asdict().items() if k not in ("n_a", "n_b", "shared")},
     )
