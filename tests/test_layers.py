@@ -24,7 +24,7 @@ Inside a room, modules see one another. `__init__` fetches everything on first u
 room; others may ask it for `__version__` only.
 """
 
-PLANNED = {"formats"}
+PLANNED: set[str] = set()
 """Rooms the design has a place for and that need not be there yet."""
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

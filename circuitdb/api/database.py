@@ -503,12 +503,16 @@ class Database:
         Each gets its name as alias, where that is free.
 
         Args:
-            sources: names of published circuits.
+            sources: names of published circuits, or paths of other tools' files.
             alias: another alias, for one source.
-            options: ``model``: where a published circuit's model is, if not under its own name.
+            options: ``model``: where a published circuit's model is, if not under its own name; of
+                files ``task``, ``model``, ``metric``, ``negate``, ``ablation``, ``edges``, ``key``,
+                ``layers``, ``heads`` and ``kv_heads``, as ``circuitdb import --help`` says.
 
         Raises:
             UnknownNameError: no published circuit has that name, or there is no such option.
+            OptionError: a file cannot be read, or does not say what only an option can; nothing
+                is stored.
         """
         from circuitdb.api import importing
 

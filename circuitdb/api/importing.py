@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from circuitdb import published
+from circuitdb import formats, published
 from circuitdb.api.access import Access
 from circuitdb.api.options import check_names
+from circuitdb.circuit import Discovery
 from circuitdb.errors import CircuitReferenceError, OptionError
+from circuitdb.formats.content import Given
 from circuitdb.imported import Imported
 from circuitdb.results import StoredCircuit
 from circuitdb.store import Store
-
-_OPTIONS = ("model",)
+from circuitdb.store.write import check
 
 
 def take(
     access: Access, sources: Sequence[str | Path], *, alias: str | None = None, **options: Any
 ) -> list[StoredCircuit]:
-    """Store published circuits; all are read before the first is stored."""
-    check_names("option", options, _OPTIONS, of="an import")
+    """Store published circuits and those of files; all are read before the first is stored."""
+    check_names("option", options, Given._fields, of="an import")
+    given = {k: v for k, v in options.items() if v not in (None, False)}
     if not sources:
-        raise OptionError("name a published circuit; circuitdb import --list lists them")
+        raise OptionError("name a published circuit or a file; circuitdb import --list lists them")
     if alias is not None and len(sources) > 1:
         raise OptionError(f"an alias names one circuit, and {len(sources)} are imported")
-    read = [(str(name), _read(str(name), options)) for name in dict.fromkeys(sources)]
+    read = [(name, _read(name, given)) for name in dict.fromkeys(map(str, sources))]
+    made = [(name, found, _discovery(name, found, given)) for name, found in read]
+    for _, _, discovery in made:
+        check(discovery)
     with access.writing(create=True) as store:
-        stored = [_store(store, name, found, alias, options) for name, found in read]
+        stored = [_store(store, *one, alias) for one in made]
     with access.reading() as store:
         return [
             StoredCircuit.of(store.get(circuit_id), stored_before=before, notices=notices)
@@ -38,34 +44,46 @@ def take(
         ]
 
 
-def _read(name: str, options: dict[str, Any]) -> Imported:
+def _read(name: str, given: Mapping[str, Any]) -> Imported:
+    """A published circuit by its name, or what a file holds."""
+    if name not in published.names() and (os.path.exists(name) or {os.sep, "."} & set(name)):
+        return formats.read(Path(name), Given(**given))
     found = published.imported(name)
-    return found if options.get("model") is None else dataclasses.replace(found, **options)
+    others = sorted(set(given) - {"model"})
+    if others:
+        raise OptionError(f"--{others[0].replace('_', '-')} is for files; {name!r} says it itself")
+    return dataclasses.replace(found, **given)
+
+
+def _discovery(name: str, found: Imported, given: Mapping[str, Any]) -> Discovery:
+    words = ["circuitdb", "import", name]
+    for option, value in given.items():
+        words.append(f"--{option.replace('_', '-')}")
+        words += [] if value is True else [str(value)]
+    return found.discovery(shlex.join(words))
 
 
 def _store(
-    store: Store, name: str, found: Imported, alias: str | None, options: dict[str, Any]
+    store: Store, name: str, found: Imported, discovery: Discovery, alias: str | None
 ) -> tuple[str, bool, tuple[str, ...]]:
     """Store one; its id, whether it was stored before, and what to say."""
-    words = [
-        w for k, v in options.items() if v is not None for w in (f"--{k.replace('_', '-')}", str(v))
-    ]
-    discovery = found.discovery(shlex.join(["circuitdb", "import", name, *words]))
-    before = bool(store.run_circuits(discovery.run.run_id))
-    circuit_id = store.add(discovery)[0]
+    circuit_id = discovery.circuit_ids[0]
+    before = circuit_id in store.run_circuits(discovery.run.run_id)
+    store.add(discovery)
     return circuit_id, before, (*found.notices, *_named(store, circuit_id, alias, name))
 
 
-def _named(store: Store, circuit_id: str, asked: str | None, name: str) -> tuple[str, ...]:
+def _named(store: Store, circuit_id: str, asked: str | None, source: str) -> tuple[str, ...]:
     """Give a circuit its alias: the one asked for, else its name where both are free."""
     if asked is not None:
         store.set_alias(circuit_id, asked)
         return ()
+    name = source if source in published.names() else Path(source).stem
     has = store.find(circuit_id=circuit_id)[0].alias
     if has is not None:
         return () if has == name else (f"{name} is stored as @{has}",)
     try:
         store.set_alias(circuit_id, name)
-    except CircuitReferenceError as error:
+    except (CircuitReferenceError, OptionError) as error:
         return (f"{error}; {name} is {circuit_id[:12]} here",)
     return ()

@@ -23,41 +23,80 @@ def import_(
     source: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SOURCE]...", help="Names of published circuits.", show_default=False
+            metavar="SOURCE", help="Published circuits by name, or files.", show_default=False
         ),
     ] = None,
     listing: Annotated[
         bool, typer.Option("--list", help="List the published circuits and where they are from.")
     ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Every published circuit.")] = False,
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The task; of files, which do not say it.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Where its model is, if not under the name its source gives."
+            metavar="NAME", help="The model; of a published one where it is, if not under its name."
         ),
     ] = None,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The metric of a file's scores.")
+    ] = None,
+    negate: Annotated[
+        bool,
+        typer.Option(
+            "--negate", help="The tool was given −metric, as EAP-IG's demos do: scores change sign."
+        ),
+    ] = False,
+    ablation: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The ablation a file's circuit was found under."),
+    ] = None,
+    edges: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Of a file, the N edges of largest |score|; else those it says are in.",
+        ),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="TASK/ALGORITHM", help="Which circuit of an auto-circuit file."),
+    ] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Layers of the model, where a file does not say."),
+    ] = None,
+    heads: Annotated[
+        int | None, typer.Option(metavar="N", help="Heads of a layer, likewise.")
+    ] = None,
+    kv_heads: Annotated[
+        int | None, typer.Option(metavar="N", help="Key/value heads of a layer, if fewer.")
+    ] = None,
     alias: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Another alias than its name.")
+        str | None, typer.Option(metavar="NAME", help="Another alias than its name or file name.")
     ] = None,
     db: options.Db = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Store circuits of other hands: published ones, by name.
+    """Store circuits of other hands: published ones, and files.
 
     No model is needed, and nothing is measured: evaluate does that where the model is at hand. A
-    circuit imported is named by its alias, and compared with others of its kind.
+    circuit imported is named by its alias. Files of EAP-IG and MIB (JSON, pt), ACDC (pkl, pth),
+    auto-circuit (pkl) and seqcont (JSON) are read, and nothing in them is run.
 
     \b
     Examples:
       circuitdb import --list
       circuitdb import ioi-wang2022 months-lan2024
-      circuitdb overlap ioi-wang2022 months-lan2024
+      circuitdb import graph.json --task ioi --metric logit_diff --negate
+      circuitdb import edges.pkl --task ioi --layers 12 --heads 12 --metric kl
     """
     out = Output(as_json, quiet)
     if listing:
-        if source or everything or model or alias:
-            raise OptionError("--list lists what there is and goes with no other option")
+        if source or everything:
+            raise OptionError("--list lists what there is; leave the names out")
         _list(out)
         return
     if everything:
@@ -66,7 +105,11 @@ def import_(
         from circuitdb import published
 
         source = list(published.names())
-    stored = api.Database(db).import_circuits(*source or (), alias=alias, model=model)
+    stored = api.Database(db).import_circuits(
+        *source or (), alias=alias, task=task, model=model, metric=metric, negate=negate,
+        ablation=ablation, edges=edges, key=key, layers=layers, heads=heads, kv_heads=kv_heads,
+    )  # fmt: skip
+
     out.result({"circuits": [_record(c) for c in stored]}, lambda: _show(stored))
     for notice in dict.fromkeys(n for c in stored for n in c.notices):
         out.note(f"note: {notice}")

@@ -115,7 +115,7 @@ def _show_roles(circuit: StoredCircuit) -> None:
 
 
 _SAID: Final = (
-    "name", "title", "citation", "url", "where", "method", "left_out", "reported",
+    "name", "format", "sha256", "title", "citation", "url", "where", "method", "left_out", "reported",
 )  # fmt: skip
 """What a source says, in the order shown."""
 
