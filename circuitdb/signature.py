@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -91,6 +92,47 @@ class Signature:
     def components(self) -> tuple[Component, ...]:
         """Heads and MLPs in forward order; component ids 1, 2, …"""
         return shared(self.spec).writers[1:]
+
+
+class Partner(NamedTuple):
+    """Two components that correspond."""
+
+    a: Component
+    b: Component
+    cost: float
+    """Standard units."""
+    joined: bool
+    """Whether it was added to the one-to-one assignment (one-to-many)."""
+    stability_texts: float
+    """Share of resamples of the texts in which they are partners again."""
+    stability_features: float
+    """Likewise of resamples of the features."""
+    marks: tuple[tuple[str, float], ...]
+    """The features in which both stand out most from the other components, and how far: the
+    smaller of their two deviations, standard units."""
+
+
+class Assignment(NamedTuple):
+    """What was found to correspond between two models, and by which question."""
+
+    weights_a: str
+    weights_b: str
+    recipe_id: str
+    settings: Json
+    """How components are matched: :meth:`circuitdb.compare.align.AlignSettings.to_json`."""
+    limits: dict[str, float]
+    """The cost beyond which components of a kind stay without a partner."""
+    partners: tuple[Partner, ...]
+
+    @property
+    def alignment_id(self) -> str:
+        """SHA-256 of the canonical JSON of the question."""
+        return alignment_id(self.weights_a, self.weights_b, self.recipe_id, self.settings)
+
+
+def alignment_id(weights_a: str, weights_b: str, recipe_id: str, settings: Json) -> str:
+    """The id of the question what corresponds between two models."""
+    return digest([weights_a, weights_b, recipe_id, settings])
 
 
 def held_out(names: Iterable[str], compared: Collection[str]) -> tuple[str, ...]:

@@ -238,7 +238,9 @@ def test_corruptions_must_be_equal_within_a_task_and_are_named_across_tasks() ->
 def test_another_graph_space_is_refused_even_by_force() -> None:
     other = circuit({"m0->logits": 1.0}, "months", SMALL)
     for force in (False, True):
-        with pytest.raises(ComparisonError, match="alignment is not available") as refused:
+        with pytest.raises(
+            ComparisonError, match="--align matches them by what they do"
+        ) as refused:
             overlap([circuit(IOI), other], force=force)
         assert "3 layers × 4 heads, 2 key/value heads" in str(refused.value)
 

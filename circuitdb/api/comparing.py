@@ -6,19 +6,24 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from circuitdb.api.access import Access, Report
 from circuitdb.api.compared import fits_of, keep, labelled, scales, sides_of
 from circuitdb.circuit import Circuit
-from circuitdb.compare.comparable import Level, check, known_level, own_level
+from circuitdb.compare.comparable import Compared, Level, check, known_level, own_level
 from circuitdb.compare.grid import check_sizes
 from circuitdb.compare.overlap import overlap
 from circuitdb.errors import CircuitReferenceError, OptionError
 from circuitdb.overlaps import StoredOverlap
 from circuitdb.store import CircuitRow, Store
 
-# What needs a model is imported where it is used: stored circuits are compared without one.
+# What needs a model is imported where it is used: stored circuits are compared without one. So is
+# alignment, which few comparisons ask for.
+if TYPE_CHECKING:
+    from circuitdb.api.aligning import AlignOptions
+    from circuitdb.compare.align import Alignment
+    from circuitdb.compare.aligned import AlignedComparison
 
 
 def overlap_of(
@@ -75,6 +80,40 @@ def _own_level(store: Store, rows: Sequence[CircuitRow]) -> Level:
         return "edges"
     runs = store.runs(sorted({row.run_id for row in rows}))
     return own_level([runs[row.run_id] for row in rows], kinds)
+
+
+def aligned_overlap_of(
+    access: Access,
+    refs: Sequence[str],
+    options: AlignOptions,
+    *,
+    level: str | None,
+    discover: bool,
+    force: bool,
+    report: Report,
+) -> AlignedComparison:
+    """How stored circuits of whatever models overlap once their components are aligned."""
+    from circuitdb.api.aligning import Which, alignment_of
+    from circuitdb.compare.aligned import compare_aligned
+
+    named = None if level is None else known_level(level)
+    if discover:
+        _discover_missing(access, refs, force, report)
+    with access.reading() as store:
+        rows = access.resolve(store, *refs)
+        counted = named or _own_level(store, rows)
+        sides = labelled(sides_of(store, rows, counted), rows)
+    check(sides, counted, force, aligned=True)
+    recipe = options.recipe([side.run.task for side in sides])
+
+    def aligned(a: Compared, b: Compared) -> Alignment:
+        models = Which.of(a.run), Which.of(b.run)
+        return alignment_of(access, *models, recipe, options, report)
+
+    found = compare_aligned(sides, aligned, counted, force)
+    if named is None and counted != "edges":
+        found = dataclasses.replace(found, notes=(_LEVEL_TOLD[counted], *found.notes))
+    return found
 
 
 def _discover_missing(access: Access, refs: Iterable[str], force: bool, report: Report) -> None:

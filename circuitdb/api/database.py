@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from circuitdb.api.access import Access, Notice, Report, silent, warn
-from circuitdb.api.options import RUN
+from circuitdb.api.options import RUN, check_names
 from circuitdb.api.plans import make_plan
 
 # Everything else is imported where it is used: asking a database in SQL needs nothing but DuckDB.
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from circuitdb.api.crowds import Similar
     from circuitdb.circuit import Figures
+    from circuitdb.compare.align import Alignment
+    from circuitdb.compare.aligned import AlignedComparison
     from circuitdb.compare.matrix import Matrix
     from circuitdb.compare.stability import Stability
     from circuitdb.curves import StoredCurves
@@ -349,6 +351,65 @@ class Database:
         from circuitdb.api import crowds
 
         return crowds.similar_to(self._access, ref, level=level, n=n, everything=everything)
+
+    def aligned_overlap(
+        self,
+        *refs: str,
+        level: str | None = None,
+        discover: bool = False,
+        force: bool = False,
+        report: Report = silent,
+        **options: Any,
+    ) -> AlignedComparison:
+        """How circuits of different seeds, sizes or models overlap once components are aligned.
+
+        Args:
+            refs: two or more references.
+            level: ``edges``, ``nodes``, ``heads`` or ``mlps``; by default edges, of node circuits
+                their nodes.
+            discover: discover circuits that are not stored yet.
+            force: compare although the circuits are not like for like, and discover although a
+                model does not do the task.
+            options: those of :meth:`align`; no compared task may be held out.
+
+        Raises:
+            CircuitReferenceError: a reference names no circuit, or several.
+            ComparisonError: the circuits cannot be compared, or a compared task is a feature.
+            ModelError: a model is not there any more, or runs through TransformerLens only.
+            UnknownNameError: no such level, task or option.
+        """
+        from circuitdb.api import aligning, comparing
+
+        check_names("option", options, aligning.AlignOptions._fields, of="an alignment")
+        return comparing.aligned_overlap_of(
+            self._access, refs, aligning.AlignOptions(**options), level=level, discover=discover,
+            force=force, report=report,
+        )  # fmt: skip
+
+    def align(self, a: str, b: str, *, report: Report = silent, **options: Any) -> Alignment:
+        """Which component of one model corresponds to which of another (docs/alignment.md).
+
+        Signatures and what was found are stored, and not made twice.
+
+        Args:
+            a: a model, such as ``toy-4l,seed=1``, or a reference to a circuit of its.
+            b: the other one.
+            report: progress.
+            options: ``held_out`` (tasks whose effects are features too), ``texts`` and ``length``
+                (of neutral text), ``quantile`` (of chance pairs, where the limit lies), ``depth``
+                (cost of a difference in relative depth), ``device``.
+
+        Raises:
+            CircuitReferenceError: a name that is neither.
+            ModelError: a model cannot be loaded, runs through TransformerLens only, or its context
+                is too short.
+            OptionError: a value out of range.
+            UnknownNameError: no such task or option.
+        """
+        from circuitdb.api import aligning
+
+        check_names("option", options, aligning.AlignOptions._fields, of="an alignment")
+        return aligning.align_models(self._access, a, b, aligning.AlignOptions(**options), report)
 
     def render(self, *refs: str, path: str | Path) -> Path:
         """Draw one circuit, or two or three in one diagram coloured by who has what.

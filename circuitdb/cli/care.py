@@ -99,7 +99,8 @@ def merge(
     """Add the circuits of another database.
 
     Those that are stored here already take over evaluations, curves, knockouts and tests they lack,
-    and an alias and a note where they have none. Nothing in the other file is run.
+    and an alias and a note where they have none; signatures and alignments of models come too.
+    Nothing in the other file is run.
 
     \b
     Example:
@@ -113,7 +114,8 @@ def merge(
         f"{plural(len(merged.added), 'circuit')} added, {merged.known} stored already, "
         f"{plural(merged.evaluations, 'evaluation')} added to them; for all of these "
         f"{plural(merged.curves, 'curve')}, {plural(merged.knockouts, 'table')} of knockouts, "
-        f"{plural(merged.tests, 'test')}"
+        f"{plural(merged.tests, 'test')}; of models {plural(merged.signatures, 'signature')} and "
+        f"{plural(merged.alignments, 'alignment')}"
     )
     out.result(merged._asdict(), lambda: raw(said))
     for name in merged.skipped_aliases:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,9 +12,11 @@ from circuitdb.cli import describe, options
 from circuitdb.cli.output import Output, line, share
 from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Cell, Column, table
+from circuitdb.errors import OptionError
 from circuitdb.text import number
 
 if TYPE_CHECKING:
+    from circuitdb.compare.aligned import AlignedComparison, AlignedPair
     from circuitdb.compare.overlap import Overlap, PairOverlap, SharedItem
 
 
@@ -56,6 +59,13 @@ def overlap(
         typer.Option(metavar="FILE", help="Draw them too: .svg, .png, .pdf, .dot or .html."),
     ] = None,
     top: Annotated[int, typer.Option(metavar="N", min=0, help="Shared items to list.")] = 20,
+    align: Annotated[
+        bool,
+        typer.Option("--align", help="Match components of different models by what they do."),
+    ] = False,
+    held_out: options.HeldOut = None,
+    quantile: options.Quantile = 0.05,
+    depth: options.Depth = 1.0,
     db: options.Db = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -70,9 +80,19 @@ def overlap(
     Examples:
       circuitdb overlap ioi greater_than
       circuitdb overlap ioi greater_than --controls --render overlap.svg
-      circuitdb overlap ioi,seed=0 ioi,seed=1 --level heads
+      circuitdb overlap ioi,seed=0 ioi,seed=1 --align
     """
     out = Output(as_json, quiet)
+    if held_out and not align:
+        raise OptionError("--held-out says how to --align; give that too")
+    if align:
+        if controls or render is not None or sizes is not None:
+            raise OptionError(
+                "--align goes without --controls, --sizes and --render: they go by name"
+            )
+        how = {"held_out": held_out or (), "quantile": quantile, "depth": depth}
+        _aligned(out, db, ref, level=level, discover=discover, force=force, **how)
+        return
     if render is not None:
         from circuitdb.render import check_number, check_path
 
@@ -88,6 +108,55 @@ def overlap(
     out.result(found.to_json(), lambda: _show(found, top))
     if render is not None:
         out.note(f"drawn to {render}")
+
+
+def _aligned(out: Output, db: Path | None, refs: list[str], **asked: Any) -> None:
+    """The overlap of circuits of different models."""
+    with reporting(out) as report:
+        found = api.Database(db, notice=out.remark).aligned_overlap(*refs, report=report, **asked)
+    out.result(found.to_json(), lambda: _show_aligned(found))
+
+
+def _show_aligned(found: AlignedComparison) -> None:
+    for pair in found.pairs:
+        line(aligned_sentence(pair))
+        line()
+    line("; ".join(f"{c.label} is {c.circuit_id[:12]}" for c in found.circuits) + ".")
+    for pair in found.pairs:
+        line()
+        table(("", Column("value", right=True, keep=True), "meaning"), _aligned_rows(pair))
+    if found.notes:
+        line()
+    for note in found.notes:
+        line(f"note: {note}")
+
+
+def aligned_sentence(pair: AlignedPair) -> str:
+    """What a pair's figures after alignment say, in words."""
+    m, chance = pair.found.measures, pair.found.by_kind
+    return (
+        f"{pair.a.label} and {pair.b.label} share {m.shared} of {m.union} {pair.level} after alignment "
+        f"(Jaccard {share(m.jaccard)}); shuffled signatures give {share(chance.expected)} "
+        f"(p {number(chance.p_value, 2)})."
+    )
+
+
+def _aligned_rows(pair: AlignedPair) -> list[list[Cell]]:
+    found, m, a, b = pair.found, pair.found.measures, pair.a.label, pair.b.label
+    kinds, layers, (texts, features) = found.by_kind, found.by_layer, pair.alignment.stability
+    rows: list[list[Cell]] = [
+        ["sizes", f"{m.n_a} / {m.n_b}", f"{a} / {b}, partners counted as one"],
+        ["shared", m.shared, f"of {m.union} in either"],
+        ["Jaccard", share(m.jaccard), f"by shuffled signatures {share(kinds.expected)}, within layers {share(layers.expected)}"],
+        ["p", number(kinds.p_value, 2), f"within layers {number(layers.p_value, 2)}, {found.draws} shuffles each"],
+        ["containment", f"{share(m.containment_a)} / {share(m.containment_b)}", f"of {a} in {b} / of {b} in {a}"],
+        ["coverage", f"{share(found.coverage_a)} / {share(found.coverage_b)}", "share of members whose components have partners"],
+        ["stability", f"{share(texts)} / {share(features)}", "partners kept: other texts / other features"],
+    ]  # fmt: skip
+    if pair.by_name is not None:
+        by_chance = f"by chance {share(pair.by_name.expected_jaccard)} (degree-preserving null)"
+        rows.append(["same names", share(pair.by_name.jaccard), f"Jaccard by name; {by_chance}"])
+    return rows
 
 
 def _show(found: Overlap, top: int) -> None:

@@ -40,6 +40,24 @@ Refs = Annotated[
 Level = Annotated[
     str, typer.Option(metavar="LEVEL", help="What is counted: edges, nodes, heads or mlps.")
 ]
+
+HeldOut = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--held-out",
+        metavar="TASK",
+        help="Align by effects on this task too, not a compared one; may be given several times.",
+    ),
+]
+Quantile = Annotated[
+    float,
+    typer.Option(metavar="Q", help="Align: the share of chance pairs that the limit lets pass."),
+]
+Depth = Annotated[
+    float,
+    typer.Option(metavar="COST", help="Align: cost of a difference in relative depth of 1."),
+]
+
 Model = Annotated[
     str, typer.Option(metavar="NAME", help="A model's name, a Hugging Face directory, or hub name.")
 ]

@@ -25,7 +25,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -34,7 +34,18 @@ from numpy.typing import NDArray
 from circuitdb.circuit import Json
 from circuitdb.errors import ComparisonError, OptionError
 from circuitdb.names import Component
-from circuitdb.signature import ATTENTION, HEADS_ONLY, Signature, kinds, layers
+from circuitdb.signature import (
+    ATTENTION,
+    HEADS_ONLY,
+    Assignment,
+    Partner,
+    Signature,
+    kinds,
+    layers,
+)
+
+if TYPE_CHECKING:
+    import pandas
 
 Costs = Float[NDArray[np.float64], "a b"]
 Values = Float[NDArray[np.float64], "_ feature"]
@@ -80,24 +91,6 @@ class AlignSettings:
             "version": 1, "depth": self.depth, "quantile": self.quantile,
             "shuffles": self.shuffles, "resamples": self.resamples, "seed": self.seed,
         }  # fmt: skip
-
-
-class Partner(NamedTuple):
-    """Two components that correspond."""
-
-    a: Component
-    b: Component
-    cost: float
-    """Standard units."""
-    joined: bool
-    """Whether it was added to the one-to-one assignment (one-to-many)."""
-    stability_texts: float
-    """Share of resamples of the texts in which they are partners again."""
-    stability_features: float
-    """Likewise of resamples of the features."""
-    marks: tuple[tuple[str, float], ...]
-    """The features in which both stand out most from the other components, and how far: the
-    smaller of their two deviations, standard units."""
 
 
 class Distance(NamedTuple):
@@ -171,6 +164,45 @@ class Alignment:
         kept = np.mean([(p.stability_texts, p.stability_features) for p in self.partners], axis=0)
         return float(kept[0]), float(kept[1])
 
+    @property
+    def assignment(self) -> Assignment:
+        """What was found, as it is stored."""
+        return Assignment(
+            self.a.weights_hash, self.b.weights_hash, self.a.recipe.recipe_id,
+            self.settings.to_json(), self.limits, self.partners,
+        )  # fmt: skip
+
+    @property
+    def alone(self) -> tuple[tuple[Component, ...], tuple[Component, ...]]:
+        """A's and B's components without a partner."""
+        return _alone(self.a, self.matched), _alone(self.b, self.matched.T)
+
+    def to_json(self) -> Json:
+        """The document of ``align --json``."""
+        found, (coverage_a, coverage_b), (texts, features) = (
+            self.assignment, self.coverage, self.stability,
+        )  # fmt: skip
+        alone_a, alone_b = self.alone
+        return {
+            "alignment_id": found.alignment_id,
+            "a": _described(self.a), "b": _described(self.b),
+            "recipe": self.a.recipe.to_json(), "settings": found.settings, "limits": found.limits,
+            "coverage_a": coverage_a, "coverage_b": coverage_b,
+            "stability_texts": texts, "stability_features": features,
+            "partners": [
+                p._asdict() | {"a": str(p.a), "b": str(p.b), "marks": dict(p.marks)}
+                for p in self.partners
+            ],
+            "alone_a": [str(c) for c in alone_a], "alone_b": [str(c) for c in alone_b],
+        }  # fmt: skip
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a pair of partners, with the fields of :class:`circuitdb.signature.Partner`."""
+        import pandas as pd
+
+        rows = [p._replace(a=str(p.a), b=str(p.b), marks=dict(p.marks)) for p in self.partners]  # type: ignore[arg-type]
+        return pd.DataFrame(rows, columns=Partner._fields)
+
     def shuffled(self, among: Among, draws: int) -> Iterator[Matched]:
         """Partners after B's signatures were shuffled among its components of a kind, draw by draw.
 
@@ -198,10 +230,21 @@ def align(a: Signature, b: Signature, settings: AlignSettings | None = None) -> 
     """
     settings = settings or AlignSettings()
     _check(a, b)
-    common = [kind for kind in KINDS if all((kinds(side.spec) == kind).any() for side in (a, b))]
-    blocks = tuple(_block(a, b, kind, settings) for kind in common)
+    blocks = tuple(_block(a, b, kind, settings) for kind in _common(a, b))
     matched = _assembled(a, b, blocks, lambda block: block.match(block.distance))
     return Alignment(a, b, settings, blocks, matched, _partners(a, b, blocks, matched, settings))
+
+
+def restore(a: Signature, b: Signature, settings: AlignSettings, found: Assignment) -> Alignment:
+    """The alignment that was found before, without matching anew."""
+    rows, columns = (
+        {component: at for at, component in enumerate(side.components)} for side in (a, b)
+    )
+    matched = np.zeros((len(rows), len(columns)), dtype=np.bool_)
+    for partner in found.partners:
+        matched[rows[partner.a], columns[partner.b]] = True
+    blocks = tuple(_block(a, b, kind, settings, found.limits[kind]) for kind in _common(a, b))
+    return Alignment(a, b, settings, blocks, matched, found.partners)
 
 
 def assign(costs: Costs, limit: float) -> Matched:
@@ -236,6 +279,17 @@ def _joined(costs: Costs, limit: float, pairs: Matched, choice: Costs) -> Matche
     return grown
 
 
+def _alone(side: Signature, matched: Matched) -> tuple[Component, ...]:
+    """The components, rows of `matched`, that have no partner."""
+    return tuple(c for c, row in zip(side.components, matched, strict=True) if not row.any())
+
+
+def _described(side: Signature) -> Json:
+    return {
+        "model": side.model, "weights": side.weights_hash, "n_components": len(side.components),
+    }  # fmt: skip
+
+
 def _check(a: Signature, b: Signature) -> None:
     if a.recipe != b.recipe:
         raise ComparisonError(
@@ -253,12 +307,19 @@ def _check(a: Signature, b: Signature) -> None:
             )
 
 
-def _block(a: Signature, b: Signature, kind: str, settings: AlignSettings) -> Block:
-    """One kind's distances, and its limit."""
+def _common(a: Signature, b: Signature) -> list[str]:
+    """The kinds of components that both models have."""
+    return [kind for kind in KINDS if all((kinds(side.spec) == kind).any() for side in (a, b))]
+
+
+def _block(
+    a: Signature, b: Signature, kind: str, settings: AlignSettings, limit: float | None = None
+) -> Block:
+    """One kind's distances, and its limit, where that is not known."""
     in_a, in_b = (np.flatnonzero(kinds(s.spec) == kind) for s in (a, b))
     units, columns = _units(a.values[in_a], b.values[in_b])
     depth = settings.depth * np.abs(_relative(a)[in_a][:, None] - _relative(b)[in_b][None])
-    limit = _limit(units, depth, settings)
+    limit = _limit(units, depth, settings) if limit is None else limit
     return Block(kind, in_a, in_b, _distances(units, columns, len(in_a)), depth, limit)
 
 

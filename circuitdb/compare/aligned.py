@@ -16,6 +16,9 @@ overlap is counted again. Both circuits stay as they are. p = (1 + #{null ≥ ob
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -25,8 +28,9 @@ from numpy.typing import NDArray
 
 from circuitdb.circuit import Json
 from circuitdb.compare.align import Alignment, Among, Matched
-from circuitdb.compare.comparable import Compared, Level
+from circuitdb.compare.comparable import Compared, Level, caveats, check
 from circuitdb.compare.measures import SetMeasures, ratio, set_measures
+from circuitdb.compare.overlap import PairOverlap, describe, overlap
 from circuitdb.errors import ComparisonError
 from circuitdb.names import PORTS
 
@@ -70,6 +74,92 @@ class AlignedOverlap:
             "coverage": min(known, default=None), "coverage_a": self.coverage_a,
             "coverage_b": self.coverage_b,
         }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignedPair:
+    """Two circuits: their overlap after alignment, and by name where names mean something."""
+
+    a: Compared
+    b: Compared
+    level: Level
+    alignment: Alignment
+    found: AlignedOverlap
+    by_name: PairOverlap | None
+    """None where the models have different components."""
+
+    def to_json(self) -> Json:
+        """The pair's keys: those by name, null where there is no such, and those after alignment."""
+        document: Json = {f.name: None for f in dataclasses.fields(PairOverlap)} | {
+            "a": self.a.circuit_id, "b": self.b.circuit_id,
+            "n_a": len(self.a.members(self.level)), "n_b": len(self.b.members(self.level)),
+            "items": [],
+        }  # fmt: skip
+        if self.by_name is not None:
+            document = self.by_name.to_json()
+        texts, features = self.alignment.stability
+        return document | self.found.to_json() | {
+            "same_index_jaccard": document["jaccard"],
+            "same_index_expected": document["expected_jaccard"],
+            "alignment_id": self.alignment.assignment.alignment_id,
+            "stability_texts": texts, "stability_features": features,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AlignedComparison:
+    """Two circuits or more of whatever models, pair by pair."""
+
+    level: Level
+    circuits: tuple[Compared, ...]
+    pairs: tuple[AlignedPair, ...]
+    """All pairs, in the order (0, 1), (0, 2), … (1, 2), …"""
+    notes: tuple[str, ...]
+    """What whoever reads the figures must know, one sentence each."""
+
+    def to_json(self) -> Json:
+        """The document of ``overlap --align --json``; of two circuits the pair's keys also stand on top."""
+        document: Json = {
+            "level": self.level,
+            "circuits": [describe(c, self.level) for c in self.circuits],
+            "pairs": [pair.to_json() for pair in self.pairs],
+            "notes": list(self.notes),
+        }
+        return document | document["pairs"][0] if len(self.pairs) == 1 else document
+
+
+def compare_aligned(
+    circuits: Sequence[Compared],
+    align: Callable[[Compared, Compared], Alignment],
+    level: Level = "edges",
+    force: bool = False,
+    draws: int = DRAWS,
+) -> AlignedComparison:
+    """How circuits overlap at a level once the components of their models are aligned.
+
+    Args:
+        circuits: two or more, of whatever models.
+        align: gives the alignment of two circuits' models.
+        level: what is counted.
+        force: compare although they are not like for like.
+        draws: of the null.
+
+    Raises:
+        ComparisonError: circuits that are not like for like, unless `force`; circuits of neurons.
+        UnknownNameError: no such level.
+    """
+    notes = [*check(circuits, level, force, aligned=True), *caveats(circuits, level, aligned=True)]
+    pairs = []
+    for a, b in itertools.combinations(circuits, 2):
+        alignment = align(a, b)
+        found = aligned_overlap(a, b, alignment, level, draws)
+        by_name = None
+        if a.space.spec == b.space.spec:
+            by_name = overlap((a, b), level, force).pairs[0]
+        pairs.append(
+            AlignedPair(a=a, b=b, level=level, alignment=alignment, found=found, by_name=by_name)
+        )
+    return AlignedComparison(level, tuple(circuits), tuple(pairs), tuple(notes))
 
 
 def aligned_overlap(

@@ -174,8 +174,12 @@ def _all_imports(circuits: Sequence[Aspects]) -> bool:
     return all(c.engine == IMPORT for c in circuits)
 
 
-def check(circuits: Sequence[Compared], level: str, force: bool = False) -> tuple[str, ...]:
+def check(
+    circuits: Sequence[Compared], level: str, force: bool = False, aligned: bool = False
+) -> tuple[str, ...]:
     """What must be said beside a comparison; with `force` also what would have refused it.
+
+    Circuits that are `aligned` need no common names.
 
     Raises:
         ComparisonError: fewer than two circuits, different graph spaces, or circuits that differ
@@ -185,8 +189,10 @@ def check(circuits: Sequence[Compared], level: str, force: bool = False) -> tupl
     known_level(level)
     if len(circuits) < 2:
         raise ComparisonError(f"an overlap needs two circuits or more, got {len(circuits)}")
-    _same_space(circuits)
-    countable(circuits[0].space, known_level(level))
+    if not aligned:
+        _same_space(circuits)
+    for circuit in circuits:
+        countable(circuit.space, known_level(level))
     return like_for_like([aspects(c) for c in circuits], force)
 
 
@@ -222,8 +228,8 @@ def no_common_names(first: tuple[str, Space], other: tuple[str, Space]) -> Compa
             f"of {a} and {b} only one tells neurons apart: discover both with the same --level"
         )
     return ComparisonError(
-        f"{a} lives in {of_a}, {b} in {of_b}: their components have no common names, and "
-        "alignment is not available for these; compare circuits of one architecture"
+        f"{a} lives in {of_a}, {b} in {of_b}: their components have no common names; "
+        "--align matches them by what they do, or compare circuits of one architecture"
     )
 
 
@@ -282,8 +288,11 @@ def _methods(circuits: Sequence[Compared]) -> list[str]:
     return [f"their sources did not work alike, which moves an overlap: {told}"]
 
 
-def caveats(circuits: Sequence[Compared], level: Level) -> list[str]:
-    """What does not forbid a comparison, but whoever reads it must know."""
+def caveats(circuits: Sequence[Compared], level: Level, aligned: bool = False) -> list[str]:
+    """What does not forbid a comparison, but whoever reads it must know.
+
+    Of circuits that are `aligned` names do not matter.
+    """
     notes = []
     imports = all(is_import(c.run) for c in circuits)
     sizes = [len(c.members(level)) for c in circuits]
@@ -299,10 +308,10 @@ def caveats(circuits: Sequence[Compared], level: Level) -> list[str]:
             f"circuit {twice[:12]} stands here more than once: it shares everything with itself, "
             "and the p-value of that says nothing"
         )
-    if len({(c.run.model, c.run.seed) for c in circuits}) > 1:
+    if not aligned and len({(c.run.model, c.run.seed) for c in circuits}) > 1:
         notes.append(
             "the models were trained apart: components are matched by name, though heads of "
-            "two trainings have no common order"
+            "two trainings have no common order (--align matches them by what they do)"
         )
     corruptions = [repr(c.run.task_params.get("corruption")) for c in circuits]
     if imports:

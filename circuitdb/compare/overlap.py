@@ -164,7 +164,7 @@ class Overlap:
         """The document of ``overlap --json``; of two circuits the pair's keys also stand on top."""
         document: Json = {
             "level": self.level,
-            "circuits": [_describe(c, self.level) for c in self.circuits],
+            "circuits": [describe(c, self.level) for c in self.circuits],
             "pairs": [pair.to_json() for pair in self.pairs],
             "notes": list(self.notes),
             "hypergeometric_warning": HYPERGEOMETRIC_WARNING,
@@ -312,7 +312,8 @@ def _missing(pairs: Sequence[PairOverlap], circuits: Sequence[Compared]) -> list
     return notes
 
 
-def _describe(circuit: Compared, level: Level) -> Json:
+def describe(circuit: Compared, level: Level) -> Json:
+    """A circuit as it stands among a comparison's ``circuits``."""
     run = circuit.run
     corruption: Any = run.task_params.get("corruption")
     return {

@@ -123,6 +123,7 @@ def _chunks(sealed: list[tuple[int, int, str]]) -> Iterator[list[tuple[int, int,
         yield chunk
 
 
+_OF_MODELS: Final = ("signature", "alignment")
 _QUESTIONS: Final = (
     ("circuit", "circuits without a run", "FROM circuit ANTI JOIN run USING (run_key)"),
     ("run", "runs without a graph space", "FROM run ANTI JOIN space USING (space_key)"),
@@ -141,7 +142,7 @@ _QUESTIONS: Final = (
             f"FROM {table} t ANTI JOIN content c ON c.table_name = '{table}' "
             f"AND c.owner_key = t.{table}_key",
         )
-        for table in ("space", "prompt_set", "provenance", "run", "circuit")
+        for table in ("space", "prompt_set", "provenance", "run", "circuit", *_OF_MODELS)
     ),
     (
         "member",

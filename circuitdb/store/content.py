@@ -84,6 +84,15 @@ CHANGE: Final = ("item", "change", "p_value", "q_value")
 NULL_FIT: Final = (
     "universe", "reader_block", "writer_block", "reader_weight", "writer_weight",
 )  # fmt: skip
+SIGNATURE: Final = ("weights", "recipe_id", "recipe", "model", "spec")
+SIGNATURE_VALUE: Final = ("sample", "ordinal", "node", "feature", "value")
+ALIGNMENT: Final = (
+    "alignment_id", "weights_a", "weights_b", "recipe_id", "settings", "limits",
+)  # fmt: skip
+PARTNER: Final = (
+    "ordinal", "node_a", "node_b", "cost", "joined", "stability_texts", "stability_features",
+    "marks",
+)  # fmt: skip
 _SCORES: Final = ("score", "score_abs", "score_se")
 
 KEPT: Final[tuple[Kept, ...]] = (
@@ -133,6 +142,10 @@ KEPT: Final[tuple[Kept, ...]] = (
     Kept("null_fit", "circuit_key", NULL_FIT, "universe"),
     Kept("evaluation", "circuit_key", ("ordinal", "is_primary", *FIGURES), "ordinal", added=7),
     Kept("template_evaluation", "circuit_key", ("evaluation", *TEMPLATE), "evaluation, template"),
+    Kept("signature", "signature_key", SIGNATURE, "signature_key"),
+    Kept("signature_value", "signature_key", SIGNATURE_VALUE, "sample, ordinal"),
+    Kept("alignment", "alignment_key", ALIGNMENT, "alignment_key"),
+    Kept("partner", "alignment_key", PARTNER, "ordinal"),
 )
 BY_TABLE: Final = {k.table: k for k in KEPT}
 

@@ -165,16 +165,23 @@ def append(
 
 
 def remove(con: Any, circuit_keys: Sequence[int]) -> None:
-    """Remove circuits; a run goes with its last circuit, prompts and provenance when unused."""
+    """Remove circuits; a run goes with its last circuit, prompts and provenance when unused, and what
+    was measured of a model's components with its last run.
+    """
     keys = list(circuit_keys)
-    runs = con.execute("SELECT DISTINCT run_key FROM circuit WHERE circuit_key IN ?", [keys])
-    run_keys = [row[0] for row in runs.fetchall()]
+    runs = con.execute(
+        "SELECT DISTINCT run_key, weights FROM circuit JOIN run USING (run_key) "
+        "WHERE circuit_key IN ?",
+        [keys],
+    ).fetchall()
+    run_keys = [row[0] for row in runs]
     _remove_owned(con, "circuit_key", keys)
     for table in ("alias", "note"):
         con.execute(f"DELETE FROM {table} WHERE circuit_key IN ?", [keys])
     still = con.execute("SELECT DISTINCT run_key FROM circuit WHERE run_key IN ?", [run_keys])
     kept = {row[0] for row in still.fetchall()}
     _remove_owned(con, "run_key", [k for k in run_keys if k not in kept])
+    _remove_signatures(con, sorted({row[1] for row in runs}))
     unused = con.execute(
         "SELECT prompt_set_key FROM prompt_set WHERE prompt_set NOT IN (SELECT prompt_set FROM run "
         "UNION ALL SELECT ablation_source FROM run WHERE ablation_source IS NOT NULL)"
@@ -185,6 +192,15 @@ def remove(con: Any, circuit_keys: Sequence[int]) -> None:
         "(SELECT provenance_key FROM run UNION ALL SELECT provenance_key FROM circuit)"
     ).fetchall()
     _remove_owned(con, "provenance_key", [row[0] for row in unused])
+
+
+def _remove_signatures(con: Any, weights: Sequence[str]) -> None:
+    """Remove signatures and alignments of weights of which no run is left."""
+    from circuitdb.store import signatures
+
+    of_models, alignments = signatures.unused(con, weights)
+    _remove_owned(con, "signature_key", of_models)
+    _remove_owned(con, "alignment_key", alignments)
 
 
 def _remove_owned(con: Any, owner: str, keys: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ out as stored, and goes in the ordinary way.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,7 @@ from circuitdb.errors import (
     StoreError,
 )
 from circuitdb.outcomes import CircuitTest, Knockouts
+from circuitdb.signature import Assignment, Signature
 from circuitdb.space import Space, SpaceSpec
 from circuitdb.store.connection import in_our_words
 from circuitdb.store.content import FIGURES, KNOCKOUT, PROMPT, PROVENANCE, TEMPLATE, filled
@@ -54,6 +56,8 @@ from circuitdb.store.read import (
     make_run,
     make_tests,
 )
+from circuitdb.store.signatures import read as read_signature
+from circuitdb.store.signatures import read_alignment
 
 _NAME: Final = "stranger"
 _RULE: Final = ("rule", "value", "unit", "ranking", "reached", "members")
@@ -61,7 +65,8 @@ _TABLES: Final = (
     "migration", "space", "prompt_set", "prompt", "provenance", "run", "score", "node_score",
     "edge_effect", "decision", "circuit", "member", "node_member", "evaluation",
     "template_evaluation", "curve", "curve_point", "curve_template", "knockout", "circuit_test",
-    "removal", "member_change", "alias", "note",
+    "removal", "member_change", "signature", "signature_value", "alignment", "partner", "alias",
+    "note",
 )  # fmt: skip
 
 
@@ -81,6 +86,12 @@ class Takes(Protocol):
     def add_test(self, circuit_id: str, test: CircuitTest) -> None: ...
     def curves(self, run_id: str) -> tuple[Curve, ...]: ...
     def add_curve(self, curve: Curve) -> None: ...
+    def signature(self, weights: str, recipe_id: str) -> Signature | None: ...
+    def add_signature(self, signature: Signature) -> None: ...
+    def alignment(
+        self, weights_a: str, weights_b: str, recipe_id: str, settings: dict[str, Any]
+    ) -> Assignment | None: ...
+    def add_alignment(self, found: Assignment) -> None: ...
     def set_alias(self, circuit_id: str, alias: str) -> None: ...
     def set_note(self, circuit_id: str, note: str | None) -> None: ...
 
@@ -100,6 +111,10 @@ class Merged(NamedTuple):
     """Tables of knockouts taken over, also for circuits that were new."""
     tests: int
     """Tests taken over, also for circuits that were new."""
+    signatures: int
+    """Models' signatures taken over."""
+    alignments: int
+    """Alignments taken over."""
     skipped_aliases: tuple[str, ...]
     """Aliases left out: another circuit here has that alias, or the circuit has another one."""
     skipped_notes: tuple[str, ...]
@@ -226,10 +241,11 @@ def _take(store: Takes, con: Any) -> Merged:
     ids = {row[0]: row[1] for row in theirs}
     knockouts = sum(_take_knockouts(store, con, key, circuit) for key, circuit in ids.items())
     tests = sum(_take_tests(store, con, key, circuit) for key, circuit in ids.items())
+    signatures, alignments = _take_signatures(store, con), _take_alignments(store, con)
     skipped_aliases = tuple(_take_aliases(store, con, ids))
     return Merged(
-        tuple(added), len(known), evaluations, curves, knockouts, tests, skipped_aliases,
-        tuple(_take_notes(store, con, ids)),
+        tuple(added), len(known), evaluations, curves, knockouts, tests, signatures, alignments,
+        skipped_aliases, tuple(_take_notes(store, con, ids)),
     )  # fmt: skip
 
 
@@ -295,6 +311,30 @@ def _take_tests(store: Takes, con: Any, key: int, circuit_id: str) -> int:
     for test in new:
         store.add_test(circuit_id, test)
     return len(new)
+
+
+def _take_signatures(store: Takes, con: Any) -> int:
+    """Copy the signatures that are lacking here; how many."""
+    rows, new = functools.partial(_rows, con), 0
+    for key, weights, recipe_id in sorted(
+        rows("signature", ("signature_key", "weights", "recipe_id"))
+    ):
+        if store.signature(weights, recipe_id) is None:
+            store.add_signature(read_signature(rows, key))
+            new += 1
+    return new
+
+
+def _take_alignments(store: Takes, con: Any) -> int:
+    """Copy the alignments that are lacking here; how many."""
+    rows, new = functools.partial(_rows, con), 0
+    for (key,) in sorted(rows("alignment", ("alignment_key",))):
+        found = read_alignment(rows, key)
+        question = (found.weights_a, found.weights_b, found.recipe_id, found.settings)
+        if store.alignment(*question) is None:
+            store.add_alignment(found)
+            new += 1
+    return new
 
 
 def _take_aliases(store: Takes, con: Any, ids: dict[int, str]) -> Iterator[str]:

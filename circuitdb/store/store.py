@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     )
     from circuitdb.curve import Curve
     from circuitdb.outcomes import CircuitTest, FitKey, Knockouts, NullFit
+    from circuitdb.signature import Assignment, Signature
     from circuitdb.space import EdgeIds, Space, SpaceSpec
     from circuitdb.store import care, write
     from circuitdb.store.edit import CheckpointMetric
@@ -199,6 +200,20 @@ class Store:
 
         with self._writing() as con:
             edit.add_fits(con, fits)
+
+    def add_signature(self, signature: Signature) -> None:
+        """Store a model's signatures; those of equal weights and recipe are stored once."""
+        from circuitdb.store import signatures
+
+        with self._writing() as con:
+            signatures.add(con, signature)
+
+    def add_alignment(self, found: Assignment) -> None:
+        """Store what corresponds between two models; one question is stored once."""
+        from circuitdb.store import signatures
+
+        with self._writing() as con:
+            signatures.add_alignment(con, found)
 
     def add_checkpoint_metrics(self, rows: Sequence[CheckpointMetric]) -> None:
         """Store what full models do on tasks; an earlier value of the same question goes."""
@@ -452,6 +467,22 @@ class Store:
         """The tests of a circuit, in the order they were stored."""
         with self._reading() as con:
             return read.tests(con, read.circuit_keys(con, [circuit_id])[0])
+
+    def signature(self, weights: str, recipe_id: str) -> Signature | None:
+        """The signatures of some weights by a recipe, where they are stored."""
+        from circuitdb.store import signatures
+
+        with self._reading() as con:
+            return signatures.find(con, weights, recipe_id)
+
+    def alignment(
+        self, weights_a: str, weights_b: str, recipe_id: str, settings: dict[str, Any]
+    ) -> Assignment | None:
+        """What corresponds between two models under some settings, where that is stored."""
+        from circuitdb.store import signatures
+
+        with self._reading() as con:
+            return signatures.find_alignment(con, weights_a, weights_b, recipe_id, settings)
 
     def prompt_set(self, prompt_set_hash: str) -> PromptRows:
         """A stored prompt set.
