@@ -52,6 +52,14 @@ def test_the_overlap_of_the_published_circuits_is_as_the_page_prints_it(
     assert printed in capsys.readouterr().out
 
 
+def test_the_script_of_alignment_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    carry_out("alignment.md")
+    jaccard, expected, p_value = map(float, capsys.readouterr().out.split())
+    assert 0 < jaccard < 1
+    assert 0 < expected < 1
+    assert 0 < p_value <= 1
+
+
 def test_every_method_of_a_database_is_on_the_page() -> None:
     calls = "\n".join(re.findall(r"^\| (`.*?) \|", (DOCS / "python.md").read_text("utf-8"), re.M))
     named = set(re.findall(r"(\w+)\(", calls))

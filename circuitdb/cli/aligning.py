@@ -36,9 +36,9 @@ def align(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Say which heads and MLPs of two models correspond, by what they do.
+    """Say which heads and MLPs of two models correspond.
 
-    Every component has a signature, measured on neutral text and on tasks held out; partners are
+    Every component has a signature of what it does, measured on neutral text and on tasks held out; partners are
     those of the best assignment, and what is like nothing in the other model stays alone. Signatures
     and partners are stored. docs/alignment.md explains the figures.
 

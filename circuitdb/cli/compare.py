@@ -133,11 +133,12 @@ def _show_aligned(found: AlignedComparison) -> None:
 
 def aligned_sentence(pair: AlignedPair) -> str:
     """What a pair's figures after alignment say, in words."""
-    m, chance = pair.found.measures, pair.found.by_kind
+    m, kinds, layers = pair.found.measures, pair.found.by_kind, pair.found.by_layer
     return (
         f"{pair.a.label} and {pair.b.label} share {m.shared} of {m.union} {pair.level} after alignment "
-        f"(Jaccard {share(m.jaccard)}); shuffled signatures give {share(chance.expected)} "
-        f"(p {number(chance.p_value, 2)})."
+        f"(Jaccard {share(m.jaccard)}). Signatures shuffled over the whole model give "
+        f"{share(kinds.expected)} (p {number(kinds.p_value, 2)}), within layers "
+        f"{share(layers.expected)} (p {number(layers.p_value, 2)})."
     )
 
 
