@@ -8,12 +8,14 @@ circuit's own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from circuitdb import imported
-from circuitdb.circuit import Circuit, Granularity, Json, Run, Selection
+from circuitdb.circuit import Circuit, Granularity, Run, Selection, canonical_json
 from circuitdb.text import number
 
+UNTRAINED: Final = 0
+"""The checkpoint before training, where a model has it."""
 _SAMPLE = frozenset({"answers", "replicate"})
 # Sample sizes stay; what follows from the sample drawn does not count.
 _FOLLOWS = {"task_params", "prompt_set", "model", "checkpoint", "seed"}
@@ -34,15 +36,16 @@ def replicate(run: Run) -> int:
     return int(run.task_params.get("replicate", 0))
 
 
-def same_work(a: Run, b: Run) -> bool:
-    """Whether two runs differ in their sample of prompts and answers at most."""
-    return _params(a) == _params(b) and a.model_dump(exclude=_FOLLOWS) == b.model_dump(
-        exclude=_FOLLOWS
-    )
+def work(run: Run) -> str:
+    """What a run has in common with its controls: all but its sample of prompts and answers."""
+    params = {k: v for k, v in run.task_params.items() if k not in _SAMPLE}
+    return canonical_json([params, run.model_dump(exclude=_FOLLOWS)])
 
 
-def _params(run: Run) -> Json:
-    return {k: v for k, v in run.task_params.items() if k not in _SAMPLE}
+def untrained_work(run: Run) -> str:
+    """What a run has in common with the same search in the same model before training."""
+    left_out = {"prompt_set", "checkpoint", "weights"}
+    return canonical_json(run.model_dump(exclude=left_out))
 
 
 def selections(

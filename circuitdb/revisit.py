@@ -119,6 +119,20 @@ def control_plans(circuit: Circuit, replicates: int) -> list[Plan]:
     return plans
 
 
+def untrained_plan(circuit: Circuit) -> Plan | None:
+    """The plan of a circuit's search in its model before training; None where that is not at hand."""
+    run = circuit.run
+    steps = catalogue.steps_of(run.model, run.seed)
+    if controls.UNTRAINED not in steps or run.checkpoint == controls.UNTRAINED:
+        return None
+    _, equal = controls.selections(circuit.selection, circuit.granularity, controls.size(circuit))
+    ranking = "abs_mean" if equal.ranking == "none" else equal.ranking
+    return plan_of(
+        circuit, checkpoint=controls.UNTRAINED, force=True, band=0, ranking=ranking,
+        **_rule_fields(equal),
+    )  # fmt: skip
+
+
 def _check_metric(circuit: Circuit, options: str) -> None:
     """Refuse to repeat a search whose metric is in a file; `options` of discover do it.
 

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitdb.compare.scale import MIN_REPLICATES, Controls, scale, scale_pair
+from circuitdb.compare.scale import (
+    MIN_REPLICATES,
+    Controls,
+    Scaled,
+    controls,
+    scale,
+    scale_pair,
+)
+from tests.test_compare_overlap import random_circuit
 
 
 def square(n: int, value: float) -> np.ndarray:
@@ -47,7 +55,7 @@ def test_a_ceiling_not_above_the_floor_corrects_nothing(
 
 
 def test_missing_controls_are_null_one_by_one() -> None:
-    assert scale(0.5, [], [0.7]) == (None, 0.7, None, None)
+    assert scale(0.5, [], [0.7]) == Scaled(None, 0.7, None)
     assert scale(0.5, [0.1], []) == (0.1, None, None, None)
     assert scale(None, [0.1], [0.7]) == (0.1, 0.7, None, None)
     assert scale_pair(0.5, None) == (None, None, None, None)
@@ -122,3 +130,12 @@ def test_corrected_overlap_rises_with_the_jaccard(
     assert low.corrected is not None
     assert high.corrected is not None
     assert low.corrected <= high.corrected
+
+
+def test_the_model_before_training_stands_beside_the_scale() -> None:
+    a, b = (random_circuit(seed, 20, task) for seed, task in ((1, "ioi"), (2, "months")))
+    given = controls([], [], [], [], "edges", (a, b))
+    shared = len(set(a.edges.tolist()) & set(b.edges.tolist()))
+    scaled = scale_pair(0.3, given)
+    assert scaled.untrained == pytest.approx(shared / (40 - shared))
+    assert (scaled.floor, scaled.ceiling, scaled.corrected) == (None, None, None)

@@ -138,11 +138,11 @@ def test_random_answers_are_known_of_by_task(fresh_store: Store) -> None:
     tasks = {row.task for row in fresh_store.find()}
     for task in tasks:
         random = any(row.answers == "random" for row in fresh_store.find(task=task))
-        assert fresh_store.has_random_answers([task]) == random
-    assert fresh_store.has_random_answers(sorted(tasks)) == any(
+        assert fresh_store.has_controls([task]) == random
+    assert fresh_store.has_controls(sorted(tasks)) == any(
         row.answers == "random" for row in fresh_store.find()
     )
-    assert not fresh_store.has_random_answers(["nothing"])
+    assert not fresh_store.has_controls(["nothing"])
 
 
 def test_a_record_holds_what_comparison_reads(stored_circuits: Store) -> None:

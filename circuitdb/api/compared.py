@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from circuitdb import controls
 from circuitdb.api.access import Access
-from circuitdb.circuit import Run, Selection
+from circuitdb.circuit import Selection
 from circuitdb.compare import scale
 from circuitdb.compare.chance import Fits
 from circuitdb.compare.comparable import Compared, Level
 from circuitdb.compare.scale import Controls
-from circuitdb.controls import Named
+from circuitdb.controls import UNTRAINED, Named
 from circuitdb.errors import StoreError
 from circuitdb.space import shared
 from circuitdb.store import CircuitRow, Store
@@ -82,52 +85,80 @@ def scales(
     store: Store, rows: Sequence[CircuitRow], sides: Sequence[Compared], level: Level
 ) -> dict[tuple[int, int], Controls]:
     """The stored control circuits of every pair, where both circuits have some."""
-    if not store.has_random_answers(sorted({row.task for row in rows})):
+    if not store.has_controls(sorted({row.task for row in rows})):
         return {}
-    columns = ("task", "engine", "metric", "ablation", "granularity")
-    alike: dict[str, Any] = {c: sorted({getattr(row, c) for row in rows}) for c in columns}
-    of_interest = store.find(**alike)
-    runs = store.runs(sorted({row.run_id for row in of_interest}))
-    found = [
-        _stored_controls(store, row, side, of_interest, runs)
-        for row, side in zip(rows, sides, strict=True)
-    ]
+    kept = _Kept.of(store, rows)
+    found = [kept.controls_of(row, side) for row, side in zip(rows, sides, strict=True)]
+    before = [kept.before_training(row, side) for row, side in zip(rows, sides, strict=True)]
     made = {}
-    for i, (reps_a, random_a) in enumerate(found):
-        for j, (reps_b, random_b) in enumerate(found[i + 1 :], i + 1):
-            if random_a and random_b and len(reps_a) > 1 and len(reps_b) > 1:
-                made[i, j] = scale.controls(reps_a, reps_b, random_a, random_b, level)
+    for i, j in itertools.combinations(range(len(found)), 2):
+        (reps_a, random_a), (reps_b, random_b) = found[i], found[j]
+        a, b = before[i], before[j]
+        pair = None if a is None or b is None else (a, b)
+        if not (random_a and random_b and len(reps_a) > 1 and len(reps_b) > 1):
+            reps_a, reps_b, random_a, random_b = [], [], [], []
+        if reps_a or pair is not None:
+            made[i, j] = scale.controls(reps_a, reps_b, random_a, random_b, level, pair)
     return made
 
 
-def _stored_controls(
-    store: Store,
-    own: CircuitRow,
-    side: Compared,
-    candidates: Iterable[CircuitRow],
-    runs: Mapping[str, Run],
-) -> tuple[list[Compared], list[Compared]]:
-    """Replicates of a circuit (itself first) and, in the same order, their random-answer circuits."""
-    replicates: dict[int, CircuitRow] = {}
-    random: dict[int, CircuitRow] = {}
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Stored circuits that may be controls of some, by what they have in common with them."""
+
+    store: Store
+    by_work: Mapping[str, Sequence[CircuitRow]]
+    """Replicates and random answers, newest first."""
+    by_untrained: Mapping[str, Sequence[CircuitRow]]
+    """The same circuits by their search in whatever state of the model."""
+
+    @classmethod
+    def of(cls, store: Store, rows: Sequence[CircuitRow]) -> _Kept:
+        columns = ("task", "engine", "metric", "ablation", "granularity")
+        alike: dict[str, Any] = {c: sorted({getattr(row, c) for row in rows}) for c in columns}
+        candidates = store.find(**alike)
+        runs = store.runs(sorted({row.run_id for row in candidates}))
+        by_work: dict[str, list[CircuitRow]] = defaultdict(list)
+        by_untrained: dict[str, list[CircuitRow]] = defaultdict(list)
+        for row in candidates:
+            run = runs[row.run_id]
+            by_work[controls.work(run) + row.granularity].append(row)
+            by_untrained[controls.untrained_work(run) + row.granularity].append(row)
+        return cls(store, by_work, by_untrained)
+
+    def controls_of(self, own: CircuitRow, side: Compared) -> tuple[list[Compared], list[Compared]]:
+        """Replicates of a circuit (itself first) and, in the same order, their random-answer circuits."""
+        replicates: dict[int, CircuitRow] = {}
+        random: dict[int, CircuitRow] = {}
+        as_replicate, as_random = _selected_alike(own, side)
+        itself = controls.replicate(side.run)
+        for row in self.by_work.get(controls.work(side.run) + own.granularity, ()):
+            if row.answers == "random" and _alike(_selection(row), as_random):
+                random.setdefault(row.replicate, row)
+            elif row.answers == "task" and _alike(_selection(row), as_replicate):
+                replicates.setdefault(row.replicate, row)
+        others = [row for k, row in replicates.items() if k != itself]
+        made = sides_of(self.store, [*others, *random.values()], None)
+        of = {c.circuit_id: c for c in made}
+        sides = {itself: side} | {k: of[r.circuit_id] for k, r in replicates.items() if k != itself}
+        order = sorted(sides, key=lambda k: (k not in random, k))
+        return [sides[k] for k in order], [of[random[k].circuit_id] for k in order if k in random]
+
+    def before_training(self, own: CircuitRow, side: Compared) -> Compared | None:
+        """The circuit of the same size that the same search found in the model before training."""
+        if own.checkpoint == UNTRAINED:
+            return None
+        _, as_random = _selected_alike(own, side)
+        for row in self.by_untrained.get(controls.untrained_work(side.run) + own.granularity, ()):
+            if row.checkpoint == UNTRAINED and _alike(_selection(row), as_random):
+                return sides_of(self.store, [row], None)[0]
+        return None
+
+
+def _selected_alike(own: CircuitRow, side: Compared) -> tuple[Selection, Selection]:
+    """How a circuit's replicates are selected, and the other controls."""
     size = len(side.members("edges" if side.granularity == "edge" else "nodes"))
-    as_replicate, as_random = controls.selections(_selection(own), side.granularity, size)
-    itself = controls.replicate(side.run)
-    for row in candidates:
-        if (row.task, row.granularity) != (own.task, own.granularity):
-            continue
-        if not controls.same_work(side.run, runs[row.run_id]):
-            continue
-        if row.answers == "random" and _alike(_selection(row), as_random):
-            random.setdefault(row.replicate, row)
-        elif row.answers == "task" and _alike(_selection(row), as_replicate):
-            replicates.setdefault(row.replicate, row)
-    others = [row for k, row in replicates.items() if k != itself]
-    made = sides_of(store, [*others, *random.values()], None)
-    of = {c.circuit_id: c for c in made}
-    sides = {itself: side} | {k: of[r.circuit_id] for k, r in replicates.items() if k != itself}
-    order = sorted(sides, key=lambda k: (k not in random, k))
-    return [sides[k] for k in order], [of[random[k].circuit_id] for k in order if k in random]
+    return controls.selections(_selection(own), side.granularity, size)
 
 
 def _selection(row: CircuitRow) -> Selection:

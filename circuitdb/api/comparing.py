@@ -139,13 +139,19 @@ def _discover_missing(access: Access, refs: Iterable[str], force: bool, report: 
 
 
 def _make_controls(access: Access, ids: Iterable[str], replicates: int, report: Report) -> None:
-    """Make and store the replicates and random-answer circuits of some circuits."""
+    """Make and store the replicates and random-answer circuits of some circuits.
+
+    Where their model is known before training, also what the same search finds there.
+    """
     from circuitdb import revisit
-    from circuitdb.api.discovering import repeat
+    from circuitdb.api.discovering import discover_plans, repeat
 
     for circuit_id in dict.fromkeys(ids):
         circuit = access.get(circuit_id)
         repeat(access, circuit, revisit.control_plans(circuit, replicates), report)
+        before_training = revisit.untrained_plan(circuit)
+        if before_training is not None:
+            discover_plans(access, [before_training], report=report)
 
 
 def _circuits(path: Path, ids: Sequence[str]) -> list[Circuit]:

@@ -233,6 +233,10 @@ def _figure_rows(pair: PairOverlap, labels: dict[str, str]) -> list[list[Cell]]:
             ["ceiling", share(pair.ceiling), "Jaccard of one task on disjoint prompts"],
             ["corrected", share(pair.corrected), "(Jaccard − floor) / (ceiling − floor)"],
         ]
+    if pair.untrained is not None:
+        rows.append(
+            ["untrained", share(pair.untrained), "Jaccard of the two in the model before training"]
+        )
     if given is not None:
         said = f"among the {given.n_nodes} shared nodes: {given.shared} edges shared, by chance "
         said += f"{number(given.expected_shared)} (z {number(given.z)})"

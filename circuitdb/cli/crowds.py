@@ -133,7 +133,7 @@ def _show_pairs(found: Matrix, top: int) -> None:
     if found.chance is not None:
         heads += [Column(name, right=True) for name in ("chance", "z", "p", "q")]
     if found.placed is not None:
-        heads += [Column(name, right=True) for name in ("floor", "ceiling", "corrected")]
+        heads += [Column(name, right=True) for name in found.placed._fields]
     if len(rows) < n * (n - 1) // 2:
         line(f"The {plural(len(rows), 'pair')} that share most:")
     table(("pair", *heads), rows)

@@ -52,6 +52,7 @@ class Placed(NamedTuple):
     floor: Floats
     ceiling: Floats
     corrected: Floats
+    untrained: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,7 +209,8 @@ def _placed(jaccard: NDArray[np.float32], controls: Mapping[tuple[int, int], Con
     placed = Placed(*(np.full(jaccard.shape, np.nan) for _ in Placed._fields))
     for (i, j), given in controls.items():
         scaled = scale_pair(finite(float(jaccard[i, j])), given)
-        for square, value in zip(placed, scaled, strict=False):
+        for name, square in placed._asdict().items():
+            value = getattr(scaled, name)
             square[i, j] = square[j, i] = np.nan if value is None else value
     return placed
 

@@ -129,6 +129,7 @@ class PairOverlap:
     ceiling: float | None
     corrected: float | None
     corrected_interval: tuple[float, float] | None
+    untrained: float | None
     items: tuple[SharedItem, ...]
     """What both hold, the most important first."""
     grid: tuple[AtSize, ...] = ()

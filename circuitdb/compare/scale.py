@@ -35,6 +35,8 @@ class Scaled(NamedTuple):
     """None also where the ceiling is not above the floor: the controls tell nothing apart."""
     corrected_interval: tuple[float, float] | None = None
     """Bootstrap over replicates, 95 %."""
+    untrained: float | None = None
+    """The two tasks' circuits in the model before training: what its architecture alone gives."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +51,8 @@ class Controls:
     floor_b: Floats
     across: Floats | None = None
     """``[replicate of A, replicate of B]``; without it the interval holds J fixed."""
+    untrained: float | None = None
+    """The two tasks' circuits of these sizes in the model before training."""
 
 
 def controls(
@@ -57,17 +61,20 @@ def controls(
     random_a: Sequence[Compared],
     random_b: Sequence[Compared],
     level: Level,
+    untrained: tuple[Compared, Compared] | None = None,
 ) -> Controls:
     """Control Jaccards from the control circuits of two tasks, at a level.
 
     ``random_a[r]`` was found on the prompts of ``replicates_a[r]``; there may be fewer of them.
+    `untrained` are the circuits of A's and B's task in the model before training.
     """
     a, b = _members(replicates_a, level), _members(replicates_b, level)
+    before = None if untrained is None else set_measures(*_members(untrained, level)).jaccard
     return Controls(
         _jaccards(a, a), _jaccards(b, b),
         np.diagonal(_jaccards(a, _members(random_a, level))),
         np.diagonal(_jaccards(b, _members(random_b, level))),
-        _jaccards(a, b),
+        _jaccards(a, b), before,
     )  # fmt: skip
 
 
@@ -89,9 +96,10 @@ def scale_pair(jaccard: float | None, given: Controls | None, seed: int = 0) -> 
     """
     if given is None:
         return Scaled(None, None, None)
+    untrained = given.untrained
     floors = _known([_mean(given.floor_a), _mean(given.floor_b)])
     ceilings = _known([_mean(_off_diagonal(w)) for w in (given.within_a, given.within_b)])
-    scaled = scale(jaccard, floors, ceilings)
+    scaled = scale(jaccard, floors, ceilings)._replace(untrained=untrained)
     if jaccard is None or scaled.corrected is None:
         return scaled
     return scaled._replace(corrected_interval=_interval(jaccard, given, seed))

@@ -99,6 +99,22 @@ def load(
     return _build(stored, device, dtype, forward, threads)
 
 
+def steps_of(name: str, seed: int | None) -> tuple[int, ...]:
+    """The training steps at which a model's weights are known; none for one that is not listed.
+
+    Args:
+        name: a name or alias.
+        seed: of the training; None is the first.
+    """
+    for entry in entries():
+        if name in (entry.name, *entry.aliases):
+            first = entry.seeds[0] if entry.seeds else None
+            chosen = first if seed is None else seed
+            own = () if chosen is None else entry.seed_checkpoints.get(chosen, ())
+            return own or entry.checkpoints
+    return ()
+
+
 def _hub_entries() -> list[ModelEntry]:
     return [
         ModelEntry(

@@ -466,11 +466,14 @@ def run(con: Any, key: int) -> Run:
     return make_run(dict(zip(names, found, strict=True)))
 
 
-def has_random_answers(con: Any, tasks: Sequence[str]) -> bool:
-    """Whether any run of some tasks has answers drawn at random."""
+def has_controls(con: Any, tasks: Sequence[str]) -> bool:
+    """Whether any run of some tasks has random answers, or is of a model before training."""
+    from circuitdb.controls import UNTRAINED
+
     found = con.execute(
-        "SELECT 1 FROM run WHERE task IN ? AND task_params ->> 'answers' = 'random' LIMIT 1",
-        [list(tasks)],
+        "SELECT 1 FROM run WHERE task IN ? "
+        "AND (task_params ->> 'answers' = 'random' OR checkpoint = ?) LIMIT 1",
+        [list(tasks), UNTRAINED],
     ).fetchone()
     return found is not None
 

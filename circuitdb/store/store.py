@@ -395,10 +395,10 @@ class Store:
         with self._reading() as con:
             return read.run(con, read.run_key(con, run_id))
 
-    def has_random_answers(self, tasks: Sequence[str]) -> bool:
-        """Whether any run of some tasks has answers drawn at random: cheaper than to list them."""
+    def has_controls(self, tasks: Sequence[str]) -> bool:
+        """Whether any run of some tasks has random answers, or is of a model before training."""
         with self._reading() as con:
-            return read.has_random_answers(con, tasks)
+            return read.has_controls(con, tasks)
 
     def distinct(self, column: str) -> list[str]:
         """The values that a column of the view ``circuits`` has, ascending, nulls left out."""
