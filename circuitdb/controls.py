@@ -8,14 +8,12 @@ circuit's own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from circuitdb import imported
 from circuitdb.circuit import Circuit, Granularity, Run, Selection, canonical_json
 from circuitdb.text import number
 
-UNTRAINED: Final = 0
-"""The checkpoint before training, where a model has it."""
 _SAMPLE = frozenset({"answers", "replicate"})
 # Sample sizes stay; what follows from the sample drawn does not count.
 _FOLLOWS = {"task_params", "prompt_set", "model", "checkpoint", "seed"}

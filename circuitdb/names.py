@@ -25,6 +25,9 @@ from urllib.parse import quote, unquote
 
 from circuitdb.errors import NameSyntaxError
 
+UNTRAINED: Final = 0
+"""The name of a model's checkpoint before training: its step."""
+
 Kind = Literal[
     "input", "head", "mlp", "neuron", "feature", "error", "direction", "logit", "logits", "kv"
 ]

@@ -50,7 +50,7 @@ from circuitdb.evaluate import Bench, figures
 from circuitdb.metrics import Metric
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
-from circuitdb.names import parse_component
+from circuitdb.names import UNTRAINED, parse_component
 from circuitdb.others import NO_OTHERS, Others
 from circuitdb.outcomes import CircuitTest, Knockouts
 from circuitdb.own_metrics import check_same
@@ -123,12 +123,12 @@ def untrained_plan(circuit: Circuit) -> Plan | None:
     """The plan of a circuit's search in its model before training; None where that is not at hand."""
     run = circuit.run
     steps = catalogue.steps_of(run.model, run.seed)
-    if controls.UNTRAINED not in steps or run.checkpoint == controls.UNTRAINED:
+    if UNTRAINED not in steps or run.checkpoint == UNTRAINED:
         return None
     _, equal = controls.selections(circuit.selection, circuit.granularity, controls.size(circuit))
     ranking = "abs_mean" if equal.ranking == "none" else equal.ranking
     return plan_of(
-        circuit, checkpoint=controls.UNTRAINED, force=True, band=0, ranking=ranking,
+        circuit, checkpoint=UNTRAINED, force=True, band=0, ranking=ranking,
         **_rule_fields(equal),
     )  # fmt: skip
 

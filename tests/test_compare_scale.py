@@ -56,9 +56,9 @@ def test_a_ceiling_not_above_the_floor_corrects_nothing(
 
 def test_missing_controls_are_null_one_by_one() -> None:
     assert scale(0.5, [], [0.7]) == Scaled(None, 0.7, None)
-    assert scale(0.5, [0.1], []) == (0.1, None, None, None)
-    assert scale(None, [0.1], [0.7]) == (0.1, 0.7, None, None)
-    assert scale_pair(0.5, None) == (None, None, None, None)
+    assert scale(0.5, [0.1], []) == Scaled(0.1, None, None)
+    assert scale(None, [0.1], [0.7]) == Scaled(0.1, 0.7, None)
+    assert scale_pair(0.5, None) == Scaled(None, None, None)
 
 
 def test_both_tasks_count_alike_however_many_replicates_they_have() -> None:
@@ -72,7 +72,7 @@ def test_both_tasks_count_alike_however_many_replicates_they_have() -> None:
 
 def test_controls_that_are_empty_circuits_are_left_out() -> None:
     given = Controls(square(1, 0.0), square(2, 0.5), np.array([np.nan]), np.array([0.1, np.nan]))
-    assert scale_pair(0.3, given) == (pytest.approx(0.1), 0.5, pytest.approx(0.5), None)
+    assert scale_pair(0.3, given) == Scaled(pytest.approx(0.1), 0.5, pytest.approx(0.5))
 
 
 def test_an_interval_needs_enough_replicates_of_both_tasks() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,23 @@ import numpy as np
 import pytest
 
 from circuitdb import api
+from circuitdb.circuit import Discovery, Draft, Selection
 from circuitdb.cli import run
 from circuitdb.compare.maxent import fit_edges
 from circuitdb.errors import CircuitReferenceError, ComparisonError
 from circuitdb.outcomes import NullFit
 from circuitdb.store import Store
-from tests.stored import TINY
+from tests.stored import IOI as IOI_EDGES
+from tests.stored import MONTHS as MONTHS_EDGES
+from tests.stored import TINY, everything, ioi, months
 
 
 @pytest.fixture
-def path(stored_path: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(stored_path, tmp_path / "own.duckdb"))
+def path(tmp_path: Path) -> Path:
+    with Store.open(tmp_path / "own.duckdb") as store:
+        for discovery in everything():
+            store.add(discovery)
+    return tmp_path / "own.duckdb"
 
 
 def labelled(path: Path, *selections: str) -> list[list[tuple[str, str, str]]]:
@@ -121,8 +127,8 @@ def test_similar_finds_the_nearest_of_those_that_are_alike(path):
     # Three of six; ioi has five.
     assert nearest.jaccard == pytest.approx(3 / 6)
     assert nearest.containment == pytest.approx(3 / 5)
-    everything = db.similar("ioi,engine=eap", everything=True)
-    assert everything.among == 4 - 1 + 1 - 1
+    # Its nodes and the control of months beside it; the random engine's only where it is named.
+    assert db.similar("ioi,engine=eap", everything=True).among == 3
     assert len(db.similar("ioi,engine=eap", n=1, everything=True).nearest) == 1
 
 
@@ -142,11 +148,11 @@ def test_a_null_is_solved_once_and_kept(path, monkeypatch):
 
 
 def test_a_stored_null_is_the_one_that_was_solved(path):
-    everything = TINY.everything()
+    universe = TINY.everything()
     with Store.open(path) as store:
         (found,) = store.select(["months"])
         circuit_id = found[0].circuit_id
-        fit = fit_edges(TINY, store.member_ids(circuit_id), everything)
+        fit = fit_edges(TINY, store.member_ids(circuit_id), universe)
         store.add_fits({(circuit_id, "u"): fit, ("gone", "u"): fit})
         store.add_fits({(circuit_id, "u"): fit, (circuit_id, "v"): fit})
         back = store.fits([circuit_id])
@@ -205,3 +211,29 @@ def test_the_command_shows_neighbours(ask):
     assert code == 0
     assert "among 1 other circuit:" in out
     assert parsed(ask("similar", "ioi,engine=eap", "--json"))["nearest"][0]["shared"] == 3
+
+
+def untrained(task: str, names: tuple[str, ...]) -> Discovery:
+    """The search of a task at step 0, selected to its circuit's size."""
+    found = (ioi if task == "ioi" else months)()
+    edges = np.sort(TINY.edge_ids(names)).astype(np.int32)
+    rule = Selection(rule="edges", value=float(len(names)), unit="edges", ranking="abs_mean")
+    draft = Draft("edge", rule, edges, TINY.nodes_of(edges))
+    run = found.run.model_copy(update={"checkpoint": 0, "weights": "w-before"})
+    return replace(found, run=run, circuits=(draft,), prompts=None)
+
+
+def test_circuits_of_the_model_before_training_are_a_control(path):
+    with Store.open(path) as store:
+        for task, names in (("ioi", IOI_EDGES), ("months", MONTHS_EDGES[:3] + IOI_EDGES[2:3])):
+            store.add(untrained(task, names))
+    db = api.Database(path)
+    found = db.overlap("ioi,engine=eap", "months")
+    # The references still mean the trained model, though the other circuits are newer.
+    assert found.circuits[0].run.checkpoint is None
+    # Five and four edges, four of them in both.
+    assert found.pairs[0].untrained == pytest.approx(4 / 5)
+    assert db.matrix("engine=eap").placed.untrained[0, 1] == pytest.approx(4 / 5)
+    assert labelled(path, "engine=eap") == [[IOI, MONTHS]]
+    assert labelled(path, "engine=eap,step=0") == [[IOI, MONTHS]]
+    assert len(labelled(path, "engine=eap,step=*")[0]) == 4

@@ -17,8 +17,9 @@ from circuitdb.compare import scale
 from circuitdb.compare.chance import Fits
 from circuitdb.compare.comparable import Compared, Level
 from circuitdb.compare.scale import Controls
-from circuitdb.controls import UNTRAINED, Named
+from circuitdb.controls import Named
 from circuitdb.errors import StoreError
+from circuitdb.names import UNTRAINED
 from circuitdb.space import shared
 from circuitdb.store import CircuitRow, Store
 

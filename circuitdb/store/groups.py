@@ -3,7 +3,7 @@
 A selection is written like a reference, ``task[,key=value…]``, but stands for every circuit that matches,
 not the newest. The task may be left out (``engine=eap,step=500``), and ``key=*`` lets a key be anything
 (``months,replicate=*``: with its replicates). An id or ``@alias`` selects that circuit. As in references,
-controls and the circuits of ``random`` runs, those written by hand and imports are in only where a key
+controls, circuits of a model before training and those of ``random`` runs, those written by hand and imports are in only where a key
 says so.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from circuitdb.errors import CircuitReferenceError
+from circuitdb.names import UNTRAINED
 from circuitdb.store import reference
 
 if TYPE_CHECKING:
@@ -127,6 +128,9 @@ def _condition(con: Any, text: str) -> tuple[str, list[Any]]:
     if task is not None:
         parts.append("r.task = ?")
         values.append(task)
+    if "step" not in stated:
+        parts.append("r.checkpoint IS DISTINCT FROM ?")
+        values.append(UNTRAINED)
     if "engine" not in stated:
         parts.append("split_part(r.engine, '-', 1) NOT IN ?")
         values.append(list(reference.NOT_UNLESS_NAMED))

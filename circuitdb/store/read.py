@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from circuitdb.errors import CircuitReferenceError, StoreError, UnknownNameError
+from circuitdb.names import UNTRAINED
 from circuitdb.store.connection import one
 
 # Numpy, pydantic and the writing half are loaded where they are used: listing needs none.
@@ -468,7 +469,6 @@ def run(con: Any, key: int) -> Run:
 
 def has_controls(con: Any, tasks: Sequence[str]) -> bool:
     """Whether any run of some tasks has random answers, or is of a model before training."""
-    from circuitdb.controls import UNTRAINED
 
     found = con.execute(
         "SELECT 1 FROM run WHERE task IN ? "

@@ -20,7 +20,8 @@ and ``ranking=`` by what members were ranked by. Several references are resolved
 
 A reference that could have stood for other selections, or for circuits from other prompts, is told of. Circuits of
 random runs, those written by hand and imports take part only where ``engine=`` names them (or an id
-or alias does; an alias that is no stored task needs no ``@``), circuits of control runs only where ``answers=random`` or ``replicate=N`` does. A run is as new as
+or alias does; an alias that is no stored task needs no ``@``), circuits of control runs only where ``answers=random`` or ``replicate=N`` does, those of a model before
+training only where ``step=0`` does. A run is as new as
 its newest circuit, and of the circuits of one run the edge circuits come before the node circuits.
 """
 
@@ -35,6 +36,7 @@ from typing import Any, Final, NamedTuple
 
 from circuitdb.engines import unaliased
 from circuitdb.errors import CircuitReferenceError
+from circuitdb.names import UNTRAINED
 from circuitdb.store.connection import one
 from circuitdb.store.read import CircuitRow, rows_where
 
@@ -319,6 +321,8 @@ def _candidates(con: Any, reference: Reference, of_task: _Rows) -> _Rows:
     rows = [row for row in of_task if all(_holds(row, k, v) for k, v in stated.items())]
     if "engine" not in stated:
         rows = [row for row in rows if is_search(row.engine)]
+    if "step" not in stated:
+        rows = [row for row in rows if row.checkpoint != UNTRAINED]
     if not rows:
         raise CircuitReferenceError(
             f"no stored circuit is {reference.text!r}; of {reference.task!r} there are: "
