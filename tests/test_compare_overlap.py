@@ -235,6 +235,20 @@ def test_corruptions_must_be_equal_within_a_task_and_are_named_across_tasks() ->
     assert "corruptions: ioi 'abc', months 'flip'" in across.notes
 
 
+@pytest.mark.parametrize(
+    "changes", [{"engine": "exact"}, {"metric": "kl"}, {"settings": {"direction": "denoising"}}]
+)
+def test_scores_of_different_estimators_are_in_no_weighted_measure(changes: dict[str, Any]) -> None:
+    forced = overlap([circuit(IOI), circuit(MONTHS, "months", **changes)], force=True)
+    assert forced.pairs[0].jaccard == 0.5
+    assert (forced.pairs[0].weighted_jaccard, forced.pairs[0].rank_correlation) == (None, None)
+    assert any("different estimators" in note for note in forced.notes)
+    # Another ablation is measured by the same estimator.
+    other = overlap([circuit(IOI), circuit(MONTHS, "months", ablation="zero")], force=True)
+    assert other.pairs[0].weighted_jaccard == pytest.approx(5 / 11)
+    assert not any("different estimators" in note for note in other.notes)
+
+
 def test_another_graph_space_is_refused_even_by_force() -> None:
     other = circuit({"m0->logits": 1.0}, "months", SMALL)
     for force in (False, True):

@@ -8,7 +8,7 @@ their metric, ablation and corruption, and the difference is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -153,13 +153,20 @@ def differences(circuits: Sequence[Aspects]) -> tuple[Difference, ...]:
     return tuple(d for d in found if len(set(d.values)) > 1)
 
 
-def like_for_like(circuits: Sequence[Aspects], force: bool) -> tuple[str, ...]:
+def like_for_like(
+    circuits: Sequence[Aspects], force: bool, apart: Collection[str] = ()
+) -> tuple[str, ...]:
     """What `force` lets pass.
+
+    Args:
+        circuits: of one space.
+        force: compare all the same.
+        apart: in what circuits may differ, as that is asked about: ``engine``, ``ablation`` …
 
     Raises:
         ComparisonError: the circuits differ in what must be equal, unless `force`.
     """
-    found = differences(circuits)
+    found = [d for d in differences(circuits) if d.what not in apart]
     if found and not force:
         raise ComparisonError(
             "these circuits are not like for like: "
@@ -288,6 +295,20 @@ def _methods(circuits: Sequence[Compared]) -> list[str]:
     return [f"their sources did not work alike, which moves an overlap: {told}"]
 
 
+def estimators(runs: Sequence[Run]) -> tuple[str, ...]:
+    """The estimators that runs' scores come from, once each: engine, its version, metric and way.
+
+    Scores of different estimators have no common scale, so no measure that weighs by them applies.
+    """
+    return tuple(
+        dict.fromkeys(
+            f"{r.engine} {r.engine_version} of {r.metric}, {r.settings.get('direction', 'noising')}, "
+            f"measured in context {r.score_context}"
+            for r in runs
+        )
+    )
+
+
 def caveats(circuits: Sequence[Compared], level: Level, aligned: bool = False) -> list[str]:
     """What does not forbid a comparison, but whoever reads it must know.
 
@@ -319,6 +340,12 @@ def caveats(circuits: Sequence[Compared], level: Level, aligned: bool = False) -
     elif len(set(corruptions)) > 1:
         each = (f"{c.label} {v}" for c, v in zip(circuits, corruptions, strict=True))
         notes.append("corruptions: " + ", ".join(each))
+    found = estimators([c.run for c in circuits if c.level_scores(level) is not None])
+    if len(found) > 1:
+        notes.append(
+            f"scores are of different estimators ({'; '.join(found)}): weighted Jaccard and rank "
+            "correlation of such pairs are left out"
+        )
     if level == "edges" and any(c.granularity == "node" for c in circuits):
         notes.append(
             "edges of a node circuit follow from its nodes and are not independent: read its "

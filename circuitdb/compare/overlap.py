@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from circuitdb.circuit import Json, finite
 from circuitdb.compare.chance import Fits, Side, chance
-from circuitdb.compare.comparable import Compared, Level, caveats, check
+from circuitdb.compare.comparable import Compared, Level, caveats, check, estimators
 from circuitdb.compare.grid import AtSize, grid
 from circuitdb.compare.maxent import edge_probabilities
 from circuitdb.compare.measures import (
@@ -204,7 +204,7 @@ def overlap(
     ]
     common = functools.reduce(shared_ids, [side.members for side in sides])
     return Overlap(
-        level, tuple(circuits), tuple(pairs), tuple(_items(common, sides, level)),
+        level, tuple(circuits), tuple(pairs), tuple(shared_items(common, sides, level)),
         tuple(notes + _missing(pairs, circuits)),
     )  # fmt: skip
 
@@ -216,14 +216,17 @@ def _pair(
     allowed = universe(a.circuit, b.circuit, level)
     expected = chance(a, b, allowed, level)
     scaled = scale_pair(sets.jaccard, given)
-    items = _items(shared_ids(a.members, b.members), [a, b], level)
+    items = shared_items(shared_ids(a.members, b.members), [a, b], level)
     inside = expected.n_a + expected.n_b - expected.shared
+    weighs = len(estimators([a.circuit.run, b.circuit.run])) == 1
     return PairOverlap(
         a=a.circuit.circuit_id,
         b=b.circuit.circuit_id,
         **sets._asdict(),
-        weighted_jaccard=weighted_jaccard(a.members, b.members, a.mean, b.mean),
-        rank_correlation=rank_correlation(a.mean, b.mean, allowed),
+        weighted_jaccard=(
+            weighted_jaccard(a.members, b.members, a.mean, b.mean) if weighs else None
+        ),
+        rank_correlation=rank_correlation(a.mean, b.mean, allowed) if weighs else None,
         outside_universe=sets.union - inside,
         edges_given_nodes=_given_nodes(a, b, allowed) if level == "edges" else None,
         items=tuple(items),
@@ -255,11 +258,17 @@ def _given_nodes(a: Side, b: Side, allowed: Bools) -> GivenNodes:
     )
 
 
-def _items(ids: Ids, sides: Sequence[Side], level: Level) -> list[SharedItem]:
+def shared_items(ids: Ids, sides: Sequence[Side], level: Level) -> list[SharedItem]:
     """Shared members by name, by falling importance; of unknown importance in forward order."""
+    return ranked_items(ids, _least_share(ids, sides), sides, level)
+
+
+def ranked_items(
+    ids: Ids, importance: Floats | None, sides: Sequence[Side], level: Level
+) -> list[SharedItem]:
+    """Edges or components by name, with what each circuit scored, by falling importance ``[id]``."""
     space = sides[0].circuit.space
-    least = _least_share(ids, sides)
-    order = np.arange(len(ids)) if least is None else np.argsort(-least, kind="stable")
+    order = np.arange(len(ids)) if importance is None else np.argsort(-importance, kind="stable")
     made = []
     for at in order.tolist():
         item = int(ids[at])
@@ -269,7 +278,7 @@ def _items(ids: Ids, sides: Sequence[Side], level: Level) -> list[SharedItem]:
                 str(space.edge(item) if level == "edges" else space.nodes[item]),
                 tuple(scores),
                 tuple(_contribution(s, side) for s, side in zip(scores, sides, strict=True)),
-                None if least is None else float(least[at]),
+                None if importance is None else float(importance[at]),
             )
         )
     return made
