@@ -27,7 +27,8 @@ def test_every_command_is_on_the_page():
 
 def test_the_commands_are_those_of_the_contract():
     wanted = (
-        "discover ls show add evaluate curve knockout test overlap matrix similar align sql query queries render models tasks "
+        "discover ls show add evaluate curve knockout test overlap matrix similar align "
+        "clusters consensus diff variance sql query queries render models tasks "
         "engines train pull rm alias note merge verify backup doctor replay stability import"
     )
     assert sorted(COMMANDS) == sorted(wanted.split())

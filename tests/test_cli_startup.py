@@ -48,6 +48,8 @@ def imported(arguments: list[str]) -> set[str]:
         ["ls"],
         ["show", IOI],
         ["overlap", IOI, "months"],
+        ["diff", IOI, "months"],
+        ["consensus", "engine=eap"],
         ["sql", "SELECT * FROM circuits"],
         ["query", "jaccard", "-p", f"a={IOI}", "-p", "b=months"],
         ["queries"],

@@ -67,6 +67,20 @@ def test_every_method_of_a_database_is_on_the_page() -> None:
     assert named == public
 
 
+def test_the_groups_of_the_page_are_those_of_the_published_circuits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shell = re.search(r"```sh\n(.*?)```", (DOCS / "groups.md").read_text("utf-8"), re.DOTALL)
+    assert shell is not None
+    for command in shell[1].splitlines():
+        assert run([*command.split()[1:], "--quiet"]) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert "3 heads are in at least 0.8 of 5 circuits" in told
+    shown = re.findall(r"^(a\d+\.h\d+) +(\d) +[\d.]+ +0", told, re.M)
+    assert shown == [("a0.h1", "5"), ("a8.h8", "4"), ("a9.h1", "4")]
+    assert re.search(r"^ +0.8 +4 +3 +0.227$", told, re.M)
+
+
 def test_the_task_of_the_page_is_discovered(capsys: pytest.CaptureFixture[str]) -> None:
     carry_out("tasks.md")
     shell = re.search(r"```sh\n(.*?)```", (DOCS / "tasks.md").read_text("utf-8"), re.DOTALL)

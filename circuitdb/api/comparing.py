@@ -12,6 +12,7 @@ from circuitdb.api.access import Access, Report
 from circuitdb.api.compared import fits_of, keep, labelled, scales, sides_of
 from circuitdb.circuit import Circuit
 from circuitdb.compare.comparable import Compared, Level, check, known_level, own_level
+from circuitdb.compare.diff import Diff, diff
 from circuitdb.compare.grid import check_sizes
 from circuitdb.compare.overlap import overlap
 from circuitdb.errors import CircuitReferenceError, OptionError
@@ -71,6 +72,15 @@ _LEVEL_TOLD: Final[dict[Level, str]] = {
         "--level nodes counts MLPs too"
     ),
 }
+
+
+def diff_of(access: Access, a: str, b: str, *, level: str | None, force: bool) -> Diff:
+    """What tells two stored circuits apart."""
+    named = None if level is None else known_level(level)
+    with access.reading() as store:
+        rows = access.resolve(store, a, b)
+        counted = named or _own_level(store, rows)
+        return diff(labelled(sides_of(store, rows, counted), rows), counted, force)
 
 
 def _own_level(store: Store, rows: Sequence[CircuitRow]) -> Level:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from circuitdb.api.compared import fits_of, keep, scales, sides_of
 from circuitdb.compare.allpairs import Membership
 from circuitdb.compare.comparable import (
     Aspects,
+    Compared,
     Level,
     component_mask,
     countable,
@@ -45,23 +46,54 @@ def matrix_of(
     """All pairs of the circuits that selections stand for."""
     counted = known_level(level)
     with access.reading() as store:
-        found = _selected(store, selections)
-        _enough(found, selections)
-        aspects = _aspects(found)
-        space = _space_of_all(store, found, aspects, counted)
-        notes = like_for_like(aspects, force)
-        members = _members(store, found, space, counted)
-        wanted = len(found) <= CHANCE_BY_ITSELF if chance is None else chance
-        rows = _rows(store, found) if wanted else []
-        sides = sides_of(store, rows, counted)
+        crowd = crowd_of(store, selected(store, selections), counted, force)
+        _enough(crowd.found, selections)
+        sides, rows = with_scores(store, crowd, chance)
         given = scales(store, rows, sides, counted) if rows else None
         fits = fits_of(store, sides)
     made = matrix(
-        aspects, members, counted, sides=sides if wanted else None, controls=given, fits=fits,
-        notes=notes, report=report,
+        crowd.aspects, crowd.members, counted, sides=sides or None, controls=given, fits=fits,
+        notes=crowd.notes, report=report,
     )  # fmt: skip
     keep(access, fits)
     return made
+
+
+class Crowd(NamedTuple):
+    """Many circuits of one graph, with what each holds at a level."""
+
+    found: list[Outline]
+    aspects: list[Aspects]
+    space: Space
+    level: Level
+    members: Membership
+    notes: tuple[str, ...]
+    """What was compared by force."""
+
+
+def crowd_of(
+    store: Store, found: list[Outline], level: Level, force: bool, apart: Collection[str] = ()
+) -> Crowd:
+    """Circuits to compare with each other.
+
+    Raises:
+        ComparisonError: they live in several graphs; or they differ in what must be equal, unless
+            `force` or that is one of `apart`.
+    """
+    aspects = _aspects(found)
+    space = _space_of_all(store, found, aspects, level)
+    notes = like_for_like(aspects, force, apart)
+    return Crowd(found, aspects, space, level, _members(store, found, space, level), notes)
+
+
+def with_scores(
+    store: Store, crowd: Crowd, chance: bool | None
+) -> tuple[list[Compared], list[CircuitRow]]:
+    """The circuits as comparing with chance needs them; none where that is not wanted."""
+    if not (len(crowd.found) <= CHANCE_BY_ITSELF if chance is None else chance):
+        return [], []
+    rows = _rows(store, crowd.found)
+    return sides_of(store, rows, crowd.level), rows
 
 
 def _rows(store: Store, found: Sequence[Outline]) -> list[CircuitRow]:
@@ -120,7 +152,7 @@ def similar_to(access: Access, ref: str, *, level: str, n: int, everything: bool
     return Similar(own.circuit_id, labels[0], counted, int(sizes[0]), len(others), tuple(nearest))
 
 
-def _selected(store: Store, selections: Sequence[str]) -> list[Outline]:
+def selected(store: Store, selections: Sequence[str]) -> list[Outline]:
     """The circuits of all selections, each once, in their order."""
     found = store.select(selections or [""])
     return [*{o.circuit_id: o for some in found for o in some}.values()]
@@ -169,10 +201,23 @@ def _space_of_all(
 
 def _members(store: Store, found: Sequence[Outline], space: Space, level: Level) -> Membership:
     keys = [o.circuit_key for o in found]
-    if level == "edges":
-        return Membership(*store.membership(keys, nodes=False), space.n_edges)
-    made = Membership(*store.membership(keys, nodes=True), space.n_nodes)
-    return made.among(component_mask(space, level))
+    if level != "edges":
+        made = Membership(*store.membership(keys, nodes=True), space.n_nodes)
+        return made.among(component_mask(space, level))
+    own = Membership(*store.membership(keys, nodes=False), space.n_edges)
+    if all(o.granularity == "edge" for o in found):
+        return own
+    nodes = Membership(*store.membership(keys, nodes=True), space.n_nodes)
+    # A node circuit stands for every edge among its nodes, and no edge of it is stored.
+    return Membership.of(
+        [
+            np.unique(space.edges_among(nodes.members(i))).astype(np.int32)
+            if o.granularity == "node"
+            else own.members(i)
+            for i, o in enumerate(found)
+        ],
+        space.n_edges,
+    )
 
 
 def _comparable(store: Store, own: Outline, everything: bool) -> list[Outline]:

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from circuitdb.circuit import Figures
     from circuitdb.compare.align import Alignment
     from circuitdb.compare.aligned import AlignedComparison
+    from circuitdb.compare.clusters import Clusters
+    from circuitdb.compare.consensus import Consensus
+    from circuitdb.compare.diff import Diff
+    from circuitdb.compare.groups import GroupMatrix
     from circuitdb.compare.matrix import Matrix
     from circuitdb.compare.stability import Stability
+    from circuitdb.compare.variance import Variance
     from circuitdb.curves import StoredCurves
     from circuitdb.outcomes import CircuitTest, Knockouts
     from circuitdb.overlaps import StoredOverlap
@@ -410,6 +415,141 @@ class Database:
 
         check_names("option", options, aligning.AlignOptions._fields, of="an alignment")
         return aligning.align_models(self._access, a, b, aligning.AlignOptions(**options), report)
+
+    def group_matrix(
+        self,
+        *selections: str,
+        by: Sequence[str] = ("task",),
+        level: str = "edges",
+        chance: bool | None = None,
+        force: bool = False,
+        report: Report = silent,
+    ) -> GroupMatrix:
+        """The overlap within groups of circuits and between them.
+
+        Args:
+            selections: as for :meth:`matrix`.
+            by: keys that tell the groups apart, such as ``task`` and ``engine``; circuits of different
+                groups may differ in them. ``selection`` makes each selection a group.
+            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            chance: as for :meth:`matrix`.
+            force: compare although the circuits are not like for like in what is no key.
+            report: progress.
+
+        Raises:
+            CircuitReferenceError: a selection is malformed, or nothing matches it.
+            ComparisonError: there is one group only, groups share a circuit, or circuits cannot be
+                compared.
+            UnknownNameError: no such key or level.
+        """
+        from circuitdb.api import groups
+
+        return groups.group_matrix_of(
+            self._access, selections, by=by, level=level, chance=chance, force=force, report=report
+        )
+
+    def clusters(
+        self, *selections: str, least: float = 0.5, level: str = "edges", force: bool = False
+    ) -> Clusters:
+        """The circuits in clusters: joined while the mean Jaccard index between two is at least `least`.
+
+        Args:
+            selections: as for :meth:`matrix`.
+            least: between 0 and 1.
+            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            force: compare although the circuits are not like for like.
+
+        Raises:
+            CircuitReferenceError: a selection is malformed, or nothing matches it.
+            ComparisonError: the circuits cannot be compared.
+            OptionError: `least` is out of range.
+        """
+        from circuitdb.api import groups
+
+        return groups.clusters_of(self._access, selections, least=least, level=level, force=force)
+
+    def consensus(
+        self,
+        *selections: str,
+        at_least: float = 0.8,
+        level: str = "edges",
+        chance: bool | None = None,
+        force: bool = False,
+    ) -> Consensus:
+        """What at least a share of some circuits holds, beside what chance expects.
+
+        Args:
+            selections: as for :meth:`matrix`.
+            at_least: share of the circuits, above 0 and at most 1.
+            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            chance: whether chance is asked, some milliseconds a circuit; by default of up to 40.
+            force: although the circuits are not like for like.
+
+        Raises:
+            CircuitReferenceError: a selection is malformed, or nothing matches it.
+            ComparisonError: the circuits cannot be compared.
+            OptionError: `at_least` is out of range.
+        """
+        from circuitdb.api import groups
+
+        return groups.consensus_of(
+            self._access, selections, at_least=at_least, level=level, chance=chance, force=force
+        )
+
+    def diff(self, a: str, b: str, *, level: str | None = None, force: bool = False) -> Diff:
+        """What tells two circuits apart: members of one alone, and what shared ones do in each.
+
+        Args:
+            a: a reference.
+            b: another.
+            level: ``edges``, ``nodes``, ``heads`` or ``mlps``; by default edges, of node circuits
+                their nodes.
+            force: although they are not like for like.
+
+        Raises:
+            CircuitReferenceError: a reference names no circuit, or several.
+            ComparisonError: the circuits cannot be compared.
+            UnknownNameError: no such level.
+        """
+        from circuitdb.api import comparing
+
+        return comparing.diff_of(self._access, a, b, level=level, force=force)
+
+    def variance(
+        self,
+        *selections: str,
+        factors: Sequence[str],
+        distance: str = "jaccard",
+        level: str = "edges",
+        permutations: int = 999,
+        seed: int = 0,
+        report: Report = silent,
+    ) -> Variance:
+        """How much of the distance between circuits is due to task, engine, ablation … (PERMANOVA).
+
+        Args:
+            selections: as for :meth:`matrix`.
+            factors: keys, and interactions of two as ``task:engine``, in the order in which they
+                are taken.
+            distance: ``jaccard``, ``weighted`` or ``rank`` (:mod:`circuitdb.compare.variance`).
+            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            permutations: drawn for each p-value.
+            seed: of the permutations.
+            report: progress.
+
+        Raises:
+            CircuitReferenceError: a selection is malformed, or nothing matches it.
+            ComparisonError: the circuits live in several graphs, are fewer than three or all equal,
+                or their scores do not compare.
+            OptionError: no factor, or what is no term.
+            UnknownNameError: no such key, distance or level.
+        """
+        from circuitdb.api import groups
+
+        return groups.variance_of(
+            self._access, selections, factors=factors, distance=distance, level=level,
+            permutations=permutations, seed=seed, report=report,
+        )  # fmt: skip
 
     def render(self, *refs: str, path: str | Path) -> Path:
         """Draw one circuit, or two or three in one diagram coloured by who has what.

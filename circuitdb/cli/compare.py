@@ -22,13 +22,7 @@ if TYPE_CHECKING:
 
 def overlap(
     ref: options.Refs,
-    level: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LEVEL",
-            help="What is counted: edges (by default; of node circuits their nodes), nodes, heads or mlps.",
-        ),
-    ] = None,
+    level: options.OwnLevel = None,
     controls: Annotated[
         bool,
         typer.Option(

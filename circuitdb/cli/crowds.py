@@ -9,9 +9,11 @@ import typer
 
 from circuitdb import api
 from circuitdb.cli import options
+from circuitdb.cli.groups import listed, show_groups
 from circuitdb.cli.output import Output, line, plural, share
 from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Cell, Column, table
+from circuitdb.errors import OptionError
 from circuitdb.text import number
 
 if TYPE_CHECKING:
@@ -22,29 +24,19 @@ _SQUARE: Final = 9
 """Up to so many circuits the square fits 80 columns."""
 _SIGNIFICANT: Final = 0.05
 
-_Selections = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[SELECTION...]",
-        help="task[,key=value…] for all circuits that match (key=* is any), an id or @alias; all circuits by default.",
-        show_default=False,
-    ),
-]
-
 
 def matrix(
-    selection: _Selections = None,
+    selection: options.Selections = None,
     level: options.Level = "edges",
-    chance: Annotated[
-        bool | None,
+    by: Annotated[
+        str | None,
         typer.Option(
-            "--chance/--no-chance",
-            help="Compare every pair with chance; by default up to 40 circuits.",
+            metavar="KEY[,KEY…]",
+            help="Of groups, told apart by task, engine, seed …; selection: each SELECTION is one.",
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Compare although they are not like for like.")
-    ] = False,
+    chance: options.Chance = None,
+    force: options.Alike = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -64,9 +56,15 @@ def matrix(
     pair stands beside what chance gives; q-values are corrected for the number of pairs
     (Benjamini–Hochberg). Circuits that go together stand together.
 
+    With --by a cell is of two groups of circuits: the mean over pairs of one of each, and on the
+    diagonal over the pairs within one. Its interval resamples circuits; p asks whether they share
+    more than chance gives, and "differ" whether less across than within (permuted labels).
+
     \b
     Examples:
       circuitdb matrix
+      circuitdb matrix replicate=* --by task
+      circuitdb matrix months,replicate=* ioi,replicate=* --by selection
       circuitdb matrix ioi months,replicate=* engine=eap --level heads
       circuitdb matrix engine=eap -o overlaps.parquet --no-chance
     """
@@ -75,6 +73,16 @@ def matrix(
     if output is not None:
         check_table(output)
     out = Output(as_json, quiet)
+    if by is not None:
+        if output is not None:
+            raise OptionError("-o writes pairs of circuits; leave out --by, or use --json")
+        with reporting(out) as report:
+            groups = api.Database(db, notice=out.remark).group_matrix(
+                *selection or (), by=listed(by), level=level, chance=chance, force=force,
+                report=report,
+            )  # fmt: skip
+        out.result(groups.to_json() if as_json else {}, lambda: show_groups(groups))
+        return
     with reporting(out) as report:
         found = api.Database(db, notice=out.remark).matrix(
             *selection or (), level=level, chance=chance, force=force, report=report

@@ -37,6 +37,22 @@ Refs = Annotated[
     ),
 ]  # fmt: skip
 
+Selections = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SELECTION...]",
+        help="task[,key=value…] for all circuits that match (key=* is any), an id or @alias; all circuits by default.",
+        show_default=False,
+    ),
+]
+Alike = Annotated[
+    bool, typer.Option("--force", help="Compare although they are not like for like.")
+]
+Chance = Annotated[
+    bool | None,
+    typer.Option("--chance/--no-chance", help="Compare with chance; by default up to 40 circuits."),
+]
+
 Level = Annotated[
     str, typer.Option(metavar="LEVEL", help="What is counted: edges, nodes, heads or mlps.")
 ]
@@ -58,6 +74,13 @@ Depth = Annotated[
     typer.Option(metavar="COST", help="Align: cost of a difference in relative depth of 1."),
 ]
 
+OwnLevel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LEVEL",
+        help="What is counted: edges (by default; of node circuits their nodes), nodes, heads or mlps.",
+    ),
+]
 Model = Annotated[
     str, typer.Option(metavar="NAME", help="A model's name, a Hugging Face directory, or hub name.")
 ]

@@ -103,15 +103,16 @@ def rank_correlation(
         both &= among
     if np.count_nonzero(both) < 3:
         return None
-    x = _ranks(np.abs(scores_a[both]))
-    y = _ranks(np.abs(scores_b[both]))
+    x = ranks(np.abs(scores_a[both]))
+    y = ranks(np.abs(scores_b[both]))
     x -= x.mean()
     y -= y.mean()
     scale = float(np.sqrt((x @ x) * (y @ y)))
     return float(np.clip((x @ y) / scale, -1.0, 1.0)) if scale > 0 else None
 
 
-def _ranks(values: Reals) -> NDArray[np.float64]:
+def ranks(values: Reals) -> NDArray[np.float64]:
+    """Ranks from 1, the mean rank where values are equal, float64 ``[value]``."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     mean_rank: NDArray[np.float64] = last - (counts - 1) / 2

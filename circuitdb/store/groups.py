@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from circuitdb.errors import CircuitReferenceError
+from circuitdb.errors import CircuitReferenceError, UnknownNameError
 from circuitdb.names import UNTRAINED
 from circuitdb.store import reference
+from circuitdb.text import number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +42,7 @@ _EXPRESSIONS: Final = {
     "ablation": "r.ablation",
     "direction": "coalesce(r.settings ->> 'direction', 'noising')",
     "corruption": "r.task_params ->> 'corruption'",
+    "drop_templates": "array_to_string(CAST(r.task_params -> 'drop_templates' AS VARCHAR[]), ' ')",
     "examples": "CAST(r.task_params ->> '$.sizes.train' AS INTEGER)",
     "data_seed": "r.data_seed",
     "dtype": "r.dtype",
@@ -74,6 +76,8 @@ class Outline(NamedTuple):
     ablation: str
     direction: str
     corruption: str | None
+    drop_templates: str | None
+    """The templates left out, if any, with spaces between."""
     examples: int | None
     data_seed: int
     dtype: str
@@ -83,6 +87,35 @@ class Outline(NamedTuple):
     ranking: str
     n_nodes: int
     n_edges: int
+
+
+FACTORS: Final = {
+    "task": "task",
+    **reference.COLUMNS,
+    **{
+        key: key
+        for key in (
+            "corruption", "drop_templates", "examples", "data_seed", "dtype", "answers", "replicate",
+            "rule", "value", "ranking",
+        )
+    },
+}  # fmt: skip
+"""Key that tells circuits apart → what an outline calls it."""
+
+
+def values(found: Sequence[Outline], key: str) -> list[str]:
+    """What a key says of each circuit, as text; ``none`` where it has no value.
+
+    Raises:
+        UnknownNameError: there is no such key.
+    """
+    if key not in FACTORS:
+        raise UnknownNameError("key", key, FACTORS)
+    given = [getattr(outline, FACTORS[key]) for outline in found]
+    return [
+        "none" if v in (None, "") else number(v, 6) if isinstance(v, float) else str(v)
+        for v in given
+    ]
 
 
 _SELECT: Final = (

@@ -1,0 +1,315 @@
+"""Groups of stored circuits: their matrix, clusters, consensus, difference, and what determines them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from circuitdb import api
+from circuitdb.circuit import Discovery, Scores
+from circuitdb.cli import run
+from circuitdb.cli.discover import edge_names
+from circuitdb.compare.maxent import edge_probabilities
+from circuitdb.errors import ComparisonError, OptionError, UnknownNameError
+from circuitdb.store import Store
+from tests.stored import TINY, a_run, came, edge_draft, ioi_nodes
+
+TASKS, ENGINES, REPLICATES = ("ioi", "months"), ("eap", "exact"), 5
+
+
+def found_by(task: str, engine: str, replicate: int) -> Discovery:
+    """A circuit of 10 edges whose scores are mostly the task's, a little the engine's, and noise."""
+    rng = [np.random.default_rng(seed) for seed in (TASKS.index(task), ENGINES.index(engine) + 10)]
+    noise = np.random.default_rng([TASKS.index(task), ENGINES.index(engine), replicate])
+    mean = 2 * rng[0].standard_normal(TINY.n_edges) + 0.5 * rng[1].standard_normal(TINY.n_edges)
+    mean += 0.5 * noise.standard_normal(TINY.n_edges)
+    strongest = np.argsort(-np.abs(mean))[:10]
+    params = {"corruption": "abc", "replicate": replicate, "answers": "task"}
+    changes = {"task_params": params, "prompt_set": f"{task} {replicate}", "engine": engine}
+    names = [str(TINY.edge(i)) for i in strongest.tolist()]
+    return Discovery(
+        a_run(task, **changes), TINY, came(replicate), (edge_draft(names),),
+        edge_scores=Scores(mean.astype(np.float32)),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("groups") / "many.duckdb"
+    with Store.open(path, create=True) as store:
+        for task in TASKS:
+            for engine in ENGINES:
+                for replicate in range(REPLICATES):
+                    store.add(found_by(task, engine, replicate))
+    return path
+
+
+@pytest.fixture(scope="module")
+def db(made: Path) -> api.Database:
+    return api.Database(made)
+
+
+def circuit_ids(db: api.Database, **filters: Any) -> dict[str, set[str]]:
+    """Id → names of the members of circuits."""
+    return {
+        row.circuit_id: {e.name for e in db.get(row.circuit_id).members}
+        for row in db.rows(**filters)
+    }
+
+
+def test_groups_are_told_apart_by_keys(db: api.Database) -> None:
+    found = db.group_matrix("engine=eap,replicate=*", by=["task"])
+    assert found.labels == TASKS
+    sets = circuit_ids(db, engine="eap")
+    for group in found.groups:
+        assert {db.get(i).run.task for i in group.circuits} == {group.label}
+    across = [
+        len(sets[a] & sets[b]) / len(sets[a] | sets[b])
+        for a in found.groups[0].circuits
+        for b in found.groups[1].circuits
+    ]
+    assert found.between.jaccard[0, 1] == pytest.approx(np.mean(across))
+    assert found.between.jaccard[0, 0] > found.between.jaccard[0, 1]
+    assert found.between.differ_p_value[0, 1] == pytest.approx(2 / 252)
+    matrix = db.matrix("engine=eap,replicate=*")
+    assert matrix.chance is not None
+    expected = matrix.chance.expected_jaccard[:5, 5:].mean()
+    assert found.between.expected_jaccard[0, 1] == pytest.approx(expected)
+    assert found.between.low[0, 1] < np.mean(across) < found.between.high[0, 1]
+
+
+def test_circuits_may_differ_in_the_keys_of_groups_only(db: api.Database) -> None:
+    both = db.group_matrix("replicate=*", by=["task", "engine"], chance=False)
+    assert both.labels == ("ioi eap", "ioi exact", "months eap", "months exact")
+    with pytest.raises(ComparisonError, match="engine 'eap' at"):
+        db.group_matrix("replicate=*", by=["task"])
+    forced = db.group_matrix("replicate=*", by=["task"], force=True, chance=False)
+    assert any("compared by force: engine" in note for note in forced.notes)
+    samples = db.group_matrix("engine=eap,replicate=*", by=["replicate"], chance=False)
+    assert samples.labels == tuple(f"replicate {k}" for k in range(5))
+
+
+def test_each_selection_is_a_group(db: api.Database) -> None:
+    first, second = "ioi,engine=eap,replicate=*", "months,engine=eap,replicate=*"
+    found = db.group_matrix(first, second, by=["selection"], chance=False)
+    assert found.labels == (first, second)
+    with pytest.raises(
+        ComparisonError, match=r"share ioi .*; groups must have no circuit in common"
+    ):
+        db.group_matrix(first, "ioi,engine=eap", by=["selection"])
+    with pytest.raises(ComparisonError, match="are in the one group"):
+        db.group_matrix(first, by=["selection"])
+
+
+def test_keys_that_are_none_are_refused(db: api.Database) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'engine'"):
+        db.group_matrix("replicate=*", by=["engin"])
+    with pytest.raises(OptionError, match="groups need a key"):
+        db.group_matrix("replicate=*", by=[])
+
+
+def test_clusters_are_the_tasks(db: api.Database) -> None:
+    found = db.clusters("engine=eap,replicate=*", least=0.4)
+    assert [{a.task for a in c.circuits} for c in found.clusters] == [{"ioi"}, {"months"}]
+    sets = circuit_ids(db, engine="eap")
+    for cluster in found.clusters:
+        ids = [a.circuit_id for a in cluster.circuits]
+        inner = {
+            a: [len(sets[a] & sets[b]) / len(sets[a] | sets[b]) for b in ids if b != a] for a in ids
+        }
+        assert cluster.jaccard == pytest.approx(np.mean([*inner.values()]))
+        assert np.mean(inner[cluster.medoid.circuit_id]) == pytest.approx(
+            max(np.mean(values) for values in inner.values())
+        )
+    assert len(found.to_frame()) == 10
+    with pytest.raises(OptionError, match="least is 2"):
+        db.clusters("engine=eap", least=2.0)
+
+
+def test_the_core_is_what_most_circuits_hold(db: api.Database) -> None:
+    found = db.consensus("ioi,engine=eap,replicate=*", at_least=0.6)
+    sets = [*circuit_ids(db, task="ioi", engine="eap").values()]
+    counts = {name: sum(name in s for s in sets) for name in set.union(*sets)}
+    assert {h.name: h.n for h in found.core} == {k: v for k, v in counts.items() if v >= 3}
+    assert [h.n for h in found.core] == sorted((h.n for h in found.core), reverse=True)
+    assert {s.at_least: s.n for s in found.sizes}[1.0] == sum(v == 5 for v in counts.values())
+    everything = np.ones(TINY.n_edges, np.bool_)
+    with Store.open(db.path, read_only=True) as store:
+        ids = [store.member_ids(row.circuit_id) for row in db.rows(task="ioi", engine="eap")]
+        inside = TINY.prune_dead_ends(everything)
+    expected = np.mean([edge_probabilities(TINY, i, inside) for i in ids], axis=0)
+    for held in found.core:
+        (edge,) = TINY.edge_ids([held.name])
+        assert held.expected == pytest.approx(expected[edge])
+    assert db.consensus("ioi,engine=eap,replicate=*", chance=False).core[0].expected is None
+    with pytest.raises(OptionError, match="it is a share above 0"):
+        db.consensus("engine=eap", at_least=0.0)
+
+
+def test_a_core_is_written_as_edges_that_can_be_added(db: api.Database, tmp_path: Path) -> None:
+    found = db.consensus("ioi,engine=eap,replicate=*", chance=False)
+    path = found.save(tmp_path / "core.txt")
+    assert edge_names(path) == [h.name for h in found.core]
+
+
+def test_a_difference_parts_the_members_of_two(db: api.Database) -> None:
+    found = db.diff("ioi,engine=eap", "months,engine=eap")
+    a, b = (db.get(f"{task},engine=eap") for task in TASKS)
+    names_a, names_b = ({e.name for e in c.members} for c in (a, b))
+    assert {i.name for i in found.only_a} == names_a - names_b
+    assert {i.name for i in found.only_b} == names_b - names_a
+    assert {i.name for i in found.shared} == names_a & names_b
+    scored = {e.name: e.score for e in a.members}
+    for item in found.only_a:
+        assert item.scores[0] == pytest.approx(scored[item.name])
+        assert item.scores[1] is not None
+    sizes = [abs(i.scores[0] or 0.0) for i in found.only_a]
+    assert sizes == sorted(sizes, reverse=True)
+    assert {i.name for i in found.flipped} == {
+        i.name for i in found.shared if (i.contributions[0] or 0) * (i.contributions[1] or 0) < 0
+    }
+    assert sum(p.only_a for p in found.places) == len(found.only_a)
+    assert sum(p.shared for p in found.places) == len(found.shared)
+    assert len(found.to_frame()) == len(names_a | names_b)
+    heads = db.diff("ioi,engine=eap", "months,engine=eap", level="heads")
+    assert {p.kind for p in heads.places} <= {"head"}
+    with pytest.raises(ComparisonError, match="not like for like"):
+        db.diff("ioi,engine=eap", "months,engine=exact")
+
+
+def test_variance_finds_what_the_circuits_were_made_of(db: api.Database) -> None:
+    for distance in ("jaccard", "weighted", "rank"):
+        if distance == "jaccard":
+            found = db.variance("replicate=*", factors=["task", "engine", "replicate"])
+            assert (found.n, found.cells, found.possible_cells) == (20, 20, 20)
+        else:
+            found = db.variance(
+                "engine=eap,replicate=*", factors=["task", "replicate"], distance=distance
+            )
+        shares = {t.name: t.marginal_r2 for t in found.fit.terms}
+        assert shares["task"] > 0.4
+        assert shares["task"] > 3 * shares.get("engine", 0.0)
+        assert sum(t.r2 for t in found.fit.terms) + found.residual_r2 == pytest.approx(1)
+    by_engine = db.variance("replicate=*", factors=["task", "engine", "task:engine"])
+    task, engine, both = by_engine.fit.terms
+    assert (task.p_value, engine.scheme, engine.within) == (0.001, "within", ("task",))
+    assert engine.p_value is not None
+    assert engine.p_value < 0.05
+    assert both.scheme == "residuals"
+    assert [*by_engine.to_frame().name] == ["task", "engine", "task:engine", "residual", "total"]
+
+
+def test_what_variance_leaves_out_is_noted(db: api.Database) -> None:
+    found = db.variance("engine=eap,replicate=*", factors=["task", "ablation"])
+    told = " ".join(found.notes)
+    assert "ablation is left out: it has one level here" in told
+    assert "the circuits differ in replicate too" in told
+    with pytest.raises(ComparisonError, match="scores are of different estimators"):
+        db.variance("replicate=*", factors=["task", "engine"], distance="rank")
+    with pytest.raises(UnknownNameError, match="unknown distance"):
+        db.variance("replicate=*", factors=["task"], distance="euclid")
+    with pytest.raises(ComparisonError, match="three circuits or more"):
+        db.variance("ioi", factors=["engine"])
+
+
+def test_the_edges_of_node_circuits_are_those_among_their_nodes(tmp_path: Path) -> None:
+    path = tmp_path / "nodes.duckdb"
+    with Store.open(path, create=True) as store:
+        store.add(ioi_nodes())
+        store.add(ioi_nodes(3, seed=1, weights="other"))
+    db = api.Database(path)
+    pair = db.overlap("ioi,seed=0", "ioi,seed=1", level="edges").pairs[0]
+    found = db.matrix("granularity=node")
+    assert found.sizes.tolist() == [pair.n_a, pair.n_b]
+    assert pair.n_a > 0
+    assert found.jaccard[0, 1] == pytest.approx(pair.jaccard)
+
+
+@pytest.fixture
+def ask(made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def asked(*arguments: str) -> str:
+        code = run([*arguments, "--db", str(made)])
+        told = capsys.readouterr()
+        assert code == 0, told.err
+        assert max(map(len, told.out.splitlines())) <= 80 or "--json" in arguments
+        return told.out
+
+    return asked
+
+
+def test_the_matrix_of_groups_is_shown(ask: Any) -> None:
+    arguments = ("matrix", "engine=eap,replicate=*", "--by", "task")
+    shown = ask(*arguments)
+    assert "2 groups of 10 circuits" in shown
+    assert "ioi / months" in shown
+    document = json.loads(ask(*arguments, "--json"))
+    assert document["labels"] == ["ioi", "months"]
+    assert [(c["a"], c["b"]) for c in document["cells"]] == [
+        ("ioi", "ioi"), ("ioi", "months"), ("months", "months"),
+    ]  # fmt: skip
+    assert {"jaccard", "expected_jaccard", "p_value", "q_value", "interval"} <= {
+        *document["cells"][1]
+    }
+
+
+def test_a_matrix_of_groups_goes_to_no_table(made: Path, capsys: Any) -> None:
+    assert run(["matrix", "--by", "task", "-o", "m.csv", "--db", str(made)]) == 2
+    assert "leave out --by" in capsys.readouterr().err
+
+
+def test_clusters_are_shown(ask: Any) -> None:
+    arguments = ("clusters", "engine=eap,replicate=*", "--least", "0.4")
+    assert "2 clusters of 10 circuits" in ask(*arguments)
+    document = json.loads(ask(*arguments, "--json"))
+    assert [c["n"] for c in document["clusters"]] == [5, 5]
+
+
+@pytest.mark.parametrize("level", ["edges", "nodes"])
+def test_a_core_is_shown_written_and_drawn(ask: Any, tmp_path: Path, level: str) -> None:
+    core, drawn = tmp_path / "core.txt", tmp_path / "core.dot"
+    arguments = ("consensus", "ioi,engine=eap,replicate=*", "--level", level)
+    shown = ask(*arguments, "-o", str(core), "--render", str(drawn))
+    assert "of the core" in shown
+    names = [line for line in core.read_text("utf-8").splitlines() if not line.startswith("#")]
+    document = json.loads(ask(*arguments, "--json"))
+    assert [held["name"] for held in document["core"]] == names
+    assert f"{len(names)} {level} are in at least 0.8 of 5 circuits" in shown
+    text = drawn.read_text("utf-8")
+    assert all(f"{name}: " in text for name in names)
+
+
+def test_a_difference_is_shown_and_drawn(ask: Any, tmp_path: Path) -> None:
+    drawn = tmp_path / "diff.dot"
+    arguments = ("diff", "ioi,engine=eap", "months,engine=eap")
+    shown = ask(*arguments, "--render", str(drawn))
+    document = json.loads(ask(*arguments, "--json"))
+    assert f"{len(document['only_a'])} edges only in ioi" in shown
+    assert "ioi only" in drawn.read_text("utf-8")
+
+
+def test_variance_is_shown(ask: Any) -> None:
+    arguments = (
+        "variance",
+        "replicate=*",
+        "--factors",
+        "task,engine,replicate",
+        "--permutations",
+        "99",
+    )
+    shown = ask(*arguments)
+    assert "within engine, replicate" in " ".join(shown.split())
+    assert "residual" in shown
+    document = json.loads(ask(*arguments, "--json"))
+    assert [t["name"] for t in document["terms"]] == ["task", "engine", "replicate"]
+    assert document["residual"]["df"] == 13
+
+
+def test_variance_of_nothing_is_refused(made: Path, capsys: Any) -> None:
+    assert run(["variance", "--db", str(made)]) == 2
+    assert "as in --factors task,engine" in capsys.readouterr().err
