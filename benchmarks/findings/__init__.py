@@ -1,0 +1,1 @@
+"""The recipes of docs/findings: each module makes a page's figures anew."""

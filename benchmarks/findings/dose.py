@@ -1,0 +1,198 @@
+"""Dose and response: does overlap see how much two tasks have in common? `python -m benchmarks.findings.dose`.
+
+Two tasks over disjoint vocabularies of sixteen words, three words and a question mark each:
+
+    a07 a02 a11 ?  →  a12      the word after the last one
+    b05 b14 b03 ?  →  by regime:
+        common     the word after the last one    the same rule
+        partly     the word after the first one   another place to look, the same succession
+        unrelated  the first one                  another place to look, nothing after it
+
+For each regime GPT-2s of two layers and eight heads are trained from several seeds, until both tasks are
+answered. In every one circuits of both are found, with replicates and random answers. Overlap between the
+tasks should order the regimes; between seeds, overlap by name should be at chance, and after alignment above
+its null. Prints the page and draws the plot beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import circuitdb
+from benchmarks.timing import table
+from circuitdb.overlaps import StoredOverlap
+
+SEEDS, N_WORDS, STEPS, BATCH = (0, 1, 2, 3), 16, 1500, 256
+EDGES, EXAMPLES, REPLICATES = 40, 64, 5
+N_LINES = 2400
+WORDS = [f"{side}{i:02}" for side in "ab" for i in range(N_WORDS)]
+VOCABULARY = {word: i for i, word in enumerate(["<unk>", "?", *WORDS])}
+
+Rule = Callable[[np.ndarray], np.ndarray]
+"""From word numbers ``[prompt, 3]`` to the answer's ``[prompt]``."""
+
+
+def after_last(x: np.ndarray) -> np.ndarray:
+    return (x[:, 2] + 1) % N_WORDS
+
+
+def after_first(x: np.ndarray) -> np.ndarray:
+    return (x[:, 0] + 1) % N_WORDS
+
+
+def first(x: np.ndarray) -> np.ndarray:
+    return x[:, 0]
+
+
+REGIMES: dict[str, Rule] = {"common": after_last, "partly": after_first, "unrelated": first}
+
+
+def ids(x: np.ndarray, side: int) -> np.ndarray:
+    return 2 + side * N_WORDS + x
+
+
+def trained(rule: Rule, seed: int) -> tuple[GPT2LMHeadModel, float]:
+    """A model that does the first task and the second by a rule, and its worse accuracy."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    config = GPT2Config(
+        vocab_size=len(VOCABULARY), n_positions=8, n_embd=64, n_layer=2, n_head=8, n_inner=128,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=STEPS)
+    for _ in range(STEPS):
+        prompts, answers = batch(rng, rule)
+        loss = torch.nn.functional.cross_entropy(model(prompts).logits[:, -1], answers)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        prompts, answers = batch(rng, rule, 2048)
+        right = (model(prompts).logits[:, -1].argmax(1) == answers).float()
+        halves = (right[:1024].mean(), right[1024:].mean())
+    return model.eval(), float(min(halves))
+
+
+def batch(rng: np.random.Generator, rule: Rule, n: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts and answers, half of each task."""
+    x = rng.integers(N_WORDS, size=(2, n // 2, 3))
+    answers = [ids(after_last(x[0]), 0), ids(rule(x[1]), 1)]
+    marks = np.ones((n, 1), dtype=np.int64)
+    prompts = np.concatenate([ids(x[0], 0), ids(x[1], 1)])
+    return torch.from_numpy(np.hstack([prompts, marks])), torch.from_numpy(np.concatenate(answers))
+
+
+def write_model(model: GPT2LMHeadModel, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def write_task(path: Path, side: int, rule: Rule) -> Path:
+    """Prompt pairs whose three words all differ from their corruption's, as do the answers."""
+    rng = np.random.default_rng(side)
+    lines = []
+    while len(lines) < N_LINES:
+        clean, other = rng.integers(N_WORDS, size=(2, 1, 3))
+        right, wrong = int(rule(clean)[0]), int(rule(other)[0])
+        if (clean == other).any() or right == wrong:
+            continue
+        lines.append(
+            {
+                "clean": [*ids(clean[0], side).tolist(), 1],
+                "corrupted": [*ids(other[0], side).tolist(), 1],
+                "correct": int(ids(np.asarray(right), side)),
+                "incorrect": int(ids(np.asarray(wrong), side)),
+                "roles": {"first": 0, "last": 2, "END": 3},
+            }
+        )
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return path
+
+
+def discover(db: circuitdb.Database, task: Path, model: Path) -> str:
+    found = db.discover(
+        str(task), model=str(model), engine="eap-ig-inputs", edges=EDGES, examples=EXAMPLES, band=3
+    )
+    assert found.circuit.figures is not None
+    return str(found.circuit.circuit_id)
+
+
+def run(folder: Path) -> dict[str, Any]:
+    """Everything the page says."""
+    db = circuitdb.open(folder / "dose.duckdb")
+    within: dict[str, list[StoredOverlap]] = {}
+    accuracy: list[float] = []
+    circuits: dict[tuple[str, int], list[str]] = {}
+    for regime, rule in REGIMES.items():
+        tasks = [write_task(folder / f"{n}_{regime}.jsonl", i, r) for i, (n, r) in enumerate((("one", after_last), ("two", rule)))]
+        within[regime] = []
+        for seed in SEEDS:
+            model, right = trained(rule, seed)
+            accuracy.append(right)
+            where = write_model(model, folder / f"{regime}-{seed}")
+            found = [discover(db, task, where) for task in tasks]
+            circuits[regime, seed] = found
+            within[regime].append(db.overlap(*found, with_controls=True, replicates=REPLICATES))
+            print_progress(regime, seed, right, within[regime][-1])
+    between = [
+        db.overlap(circuits["common", i][t], circuits["common", j][t], align=True)
+        for t in (0, 1) for i in SEEDS for j in SEEDS if i < j
+    ]  # fmt: skip
+    return {"within": within, "between": between, "accuracy": accuracy}
+
+
+def print_progress(regime: str, seed: int, right: float, found: StoredOverlap) -> None:
+    import sys
+
+    pair = found.pairs[0]
+    figures = f"J {pair.jaccard} floor {pair.floor} ceiling {pair.ceiling} corrected {pair.corrected}"
+    print(f"{regime} {seed}: accuracy {right:.3f}, {figures}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path)
+    chosen = parser.parse_args().folder
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = chosen or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = run(folder)
+        print(report(found))
+
+
+def mean(values: Iterable[float | None]) -> float:
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    return statistics.fmean(known) if known else math.nan
+
+
+def report(found: dict[str, Any]) -> str:
+    rows = []
+    for regime, overlaps in found["within"].items():
+        pairs = [o.pairs[0] for o in overlaps]
+        keys = ("jaccard", "expected_jaccard", "p_value", "floor", "ceiling", "corrected")
+        rows.append([regime, *(f"{mean(getattr(p, k) for p in pairs):.2f}" for k in keys)])
+        rows.append(["", *(" ".join(f"{getattr(p, k):.2f}" if getattr(p, k) is not None else "–" for p in pairs) for k in keys)])
+    return table(["regime", "Jaccard", "chance", "p", "floor", "ceiling", "corrected"], rows)
+
+
+if __name__ == "__main__":
+    main()
