@@ -505,6 +505,11 @@ def test_every_embedded_model_agrees_with_transformer_lens(name, seed, fresh_cac
     assert catalogue.compare(fast.forward, slow.forward, fast.tokenizer.vocab_size) < 1e-5
 
 
+def test_a_model_of_a_short_context_is_checked_within_it(tmp_path, fresh_cache):
+    write("gpt2", tmp_path, n_positions=8)
+    assert isinstance(catalogue.load(str(tmp_path)).forward, ResidualForward)
+
+
 def test_what_the_cache_remembers_survives_damage(fresh_cache):
     assert cache.recall("compared", "x") is None
     cache.remember("compared", "x", {"deviation": 0.5})

@@ -17,11 +17,13 @@ its null. Prints the page and draws the plot beside it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
+import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import circuitdb
 from benchmarks.timing import table
-from circuitdb.overlaps import StoredOverlap
+from circuitdb.results import StoredCircuit
 
 SEEDS, N_WORDS, STEPS, BATCH = (0, 1, 2, 3), 16, 1500, 256
 EDGES, EXAMPLES, REPLICATES = 40, 64, 5
@@ -88,7 +90,9 @@ def trained(rule: Rule, seed: int) -> tuple[GPT2LMHeadModel, float]:
     return model.eval(), float(min(halves))
 
 
-def batch(rng: np.random.Generator, rule: Rule, n: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(
+    rng: np.random.Generator, rule: Rule, n: int = BATCH
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts and answers, half of each task."""
     x = rng.integers(N_WORDS, size=(2, n // 2, 3))
     answers = [ids(after_last(x[0]), 0), ids(rule(x[1]), 1)]
@@ -127,71 +131,115 @@ def write_task(path: Path, side: int, rule: Rule) -> Path:
     return path
 
 
-def discover(db: circuitdb.Database, task: Path, model: Path) -> str:
-    found = db.discover(
-        str(task), model=str(model), engine="eap-ig-inputs", edges=EDGES, examples=EXAMPLES, band=3
-    )
-    assert found.circuit.figures is not None
-    return str(found.circuit.circuit_id)
-
-
 def run(folder: Path) -> dict[str, Any]:
-    """Everything the page says."""
+    """Every figure of the page."""
     db = circuitdb.open(folder / "dose.duckdb")
-    within: dict[str, list[StoredOverlap]] = {}
-    accuracy: list[float] = []
-    circuits: dict[tuple[str, int], list[str]] = {}
+    between_tasks, circuits, files = [], {}, {}
     for regime, rule in REGIMES.items():
-        tasks = [write_task(folder / f"{n}_{regime}.jsonl", i, r) for i, (n, r) in enumerate((("one", after_last), ("two", rule)))]
-        within[regime] = []
+        rules = {"one": after_last, "two": rule}
+        files[regime] = [
+            write_task(folder / f"{name}_{regime}.jsonl", side, r)
+            for side, (name, r) in enumerate(rules.items())
+        ]
         for seed in SEEDS:
             model, right = trained(rule, seed)
-            accuracy.append(right)
             where = write_model(model, folder / f"{regime}-{seed}")
-            found = [discover(db, task, where) for task in tasks]
-            circuits[regime, seed] = found
-            within[regime].append(db.overlap(*found, with_controls=True, replicates=REPLICATES))
-            print_progress(regime, seed, right, within[regime][-1])
-    between = [
-        db.overlap(circuits["common", i][t], circuits["common", j][t], align=True)
-        for t in (0, 1) for i in SEEDS for j in SEEDS if i < j
+            found = [discover(db, task, where) for task in files[regime]]
+            circuits[regime, seed] = [c.circuit_id for c in found]
+            pair = db.overlap(
+                *circuits[regime, seed], with_controls=True, replicates=REPLICATES
+            ).pairs[0]
+            figures = [c.figures.faithfulness for c in found if c.figures is not None]
+            between_tasks.append(
+                {"regime": regime, "seed": seed, "accuracy": right, "faithfulness": figures}
+                | {k: getattr(pair, k) for k in _KEYS}
+            )
+            print(between_tasks[-1], file=sys.stderr, flush=True)
+    between_seeds = [
+        {"task": t, "a": i, "b": j}
+        | aligned(db, circuits["common", i][t], circuits["common", j][t], files["common"][1 - t])
+        for t in (0, 1)
+        for i, j in itertools.combinations(SEEDS, 2)
+    ]
+    return {"tasks": between_tasks, "seeds": between_seeds}
+
+
+_KEYS = (
+    "n_a", "n_b", "shared", "jaccard", "expected_jaccard", "p_value", "floor", "ceiling", "corrected",
+    "corrected_interval",
+)  # fmt: skip
+
+
+def discover(db: circuitdb.Database, task: Path, model: Path) -> StoredCircuit:
+    return db.discover(
+        str(task), model=str(model), engine="eap-ig-inputs", edges=EDGES, examples=EXAMPLES, band=3
+    )
+
+
+def aligned(db: circuitdb.Database, a: str, b: str, held_out: Path) -> dict[str, Any]:
+    """Two seeds' circuits of one task, by name and after alignment; the other task is held out."""
+    document = db.aligned_overlap(a, b, held_out=(str(held_out),)).to_json()["pairs"][0]
+    keys = (
+        "same_index_jaccard", "same_index_expected", "p_value", "aligned_jaccard", "aligned_expected",
+        "aligned_p", "aligned_expected_in_layers", "aligned_p_in_layers", "coverage",
+    )  # fmt: skip
+    return {k: document[k] for k in keys}
+
+
+def mean(rows: list[dict[str, Any]], key: str) -> float:
+    known = [row[key] for row in rows if row[key] is not None]
+    return statistics.fmean(known) if known else math.nan
+
+
+def report(found: dict[str, Any]) -> str:
+    """The tables of the page."""
+    by_regime = []
+    for regime in REGIMES:
+        rows = [row for row in found["tasks"] if row["regime"] == regime]
+        keys = ("jaccard", "expected_jaccard", "floor", "ceiling", "corrected")
+        each = " ".join("–" if r["corrected"] is None else f"{r['corrected']:.2f}" for r in rows)
+        by_regime.append([regime, *(f"{mean(rows, k):.2f}" for k in keys), each])
+    between = []
+    for task, name in enumerate(("first task", "second task")):
+        rows = [row for row in found["seeds"] if row["task"] == task]
+        keys = (
+            "same_index_jaccard",
+            "same_index_expected",
+            "aligned_jaccard",
+            "aligned_expected",
+            "aligned_expected_in_layers",
+        )
+        below = [
+            sum(row[k] <= 0.05 for row in rows)
+            for k in ("p_value", "aligned_p", "aligned_p_in_layers")
+        ]
+        between.append(
+            [
+                name,
+                *(f"{mean(rows, k):.2f}" for k in keys),
+                " / ".join(map(str, below)),
+                str(len(rows)),
+            ]
+        )
+    heads = ["regime", "Jaccard", "chance", "floor", "ceiling", "corrected", "seed by seed"]
+    more = [
+        "between seeds", "by name", "chance", "aligned", "shuffled", "shuffled within layers",
+        "p ≤ .05: by name / aligned / within layers", "pairs",
     ]  # fmt: skip
-    return {"within": within, "between": between, "accuracy": accuracy}
-
-
-def print_progress(regime: str, seed: int, right: float, found: StoredOverlap) -> None:
-    import sys
-
-    pair = found.pairs[0]
-    figures = f"J {pair.jaccard} floor {pair.floor} ceiling {pair.ceiling} corrected {pair.corrected}"
-    print(f"{regime} {seed}: accuracy {right:.3f}, {figures}", file=sys.stderr, flush=True)
+    return f"{table(heads, by_regime)}\n\n{table(more, between)}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--folder", type=Path, help="where models, tasks and the database are kept")
     chosen = parser.parse_args().folder
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = chosen or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         found = run(folder)
+        (folder / "dose.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
         print(report(found))
-
-
-def mean(values: Iterable[float | None]) -> float:
-    known = [v for v in values if v is not None and math.isfinite(v)]
-    return statistics.fmean(known) if known else math.nan
-
-
-def report(found: dict[str, Any]) -> str:
-    rows = []
-    for regime, overlaps in found["within"].items():
-        pairs = [o.pairs[0] for o in overlaps]
-        keys = ("jaccard", "expected_jaccard", "p_value", "floor", "ceiling", "corrected")
-        rows.append([regime, *(f"{mean(getattr(p, k) for p in pairs):.2f}" for k in keys)])
-        rows.append(["", *(" ".join(f"{getattr(p, k):.2f}" if getattr(p, k) is not None else "–" for p in pairs) for k in keys)])
-    return table(["regime", "Jaccard", "chance", "p", "floor", "ceiling", "corrected"], rows)
 
 
 if __name__ == "__main__":
