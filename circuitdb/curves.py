@@ -48,7 +48,7 @@ class StoredCurves:
         return pd.DataFrame(list(self.rows))
 
     def plot(self, path: str | Path) -> Path:
-        """Draw the curves to a file, ``.svg`` or ``.png``.
+        """Draw the curves to a file, ``.svg``, ``.png`` or ``.pdf``.
 
         Raises:
             RenderError: the suffix is another, the file cannot be written, or matplotlib is not

@@ -1,4 +1,4 @@
-"""What the Python face hands out for an overlap: a comparison that tabulates, graphs and draws itself."""
+"""What the Python face hands out for overlaps: comparisons that tabulate, graph and draw themselves."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import numpy as np
 
 from circuitdb.circuit import Circuit, Json, finite
 from circuitdb.compare.comparable import Compared, Level
+from circuitdb.compare.matrix import Matrix
 from circuitdb.compare.overlap import Ids, Overlap
 
 if TYPE_CHECKING:
     import networkx
     import pandas
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
 class StoredOverlap(Overlap):
-    """An overlap of circuits of a database. In a notebook it draws itself, of up to three circuits."""
+    """An overlap of circuits of a database. In a notebook it draws itself."""
 
     load: Callable[[], Sequence[Circuit]]
     """Reads the circuits by name, in their order; asked when they are drawn."""
@@ -105,40 +107,58 @@ class StoredOverlap(Overlap):
     def _dot(self, circuits: Sequence[Circuit]) -> str:
         from circuitdb import render
 
-        return render.overlap_dot(circuits, self.labels, self._figures())
+        return render.overlap_dot(circuits, self.labels, self._figures(), self.level)
 
     def render(self, path: str | Path) -> Path:
-        """Draw to a file; the suffix says what: .svg, .png, .pdf, .dot or .html.
+        """Draw to a file; the suffix says what.
+
+        Two or three circuits are drawn in one diagram (.svg, .png, .pdf, .dot or .html), more as an
+        UpSet plot (.svg, .png or .pdf).
 
         Raises:
-            RenderError: there are more than three circuits, the suffix is unknown, or the file
-                cannot be written.
+            RenderError: the suffix is unknown, the file cannot be written, or an UpSet plot needs
+                matplotlib, which is not installed.
             CircuitReferenceError: a circuit is stored no longer.
         """
         from circuitdb import render
+        from circuitdb.render import plot
 
+        if len(self.circuits) not in render.DRAWN:
+            return plot.save(self._upset, path)
         circuits = self.load()
         return render.save(
             self._dot(circuits), path, table=render.edge_table(circuits, self.labels)
         )
 
+    def _upset(self) -> Figure:
+        from circuitdb.render import upset
+
+        sizes = [len(c.members(self.level)) for c in self.circuits]
+        return upset.figure(self.labels, sizes, self.regions, self.level)
+
     def _figures(self) -> Json:
         """The figures a drawing's legend carries."""
         if len(self.pairs) > 1:
             named = {c.circuit_id: c.label for c in self.circuits}
-            return {f"{named[p.a]} / {named[p.b]}: Jaccard": p.jaccard for p in self.pairs}
+            return {
+                f"{named[p.a]} / {named[p.b]}: Jaccard of {self.level}": p.jaccard
+                for p in self.pairs
+            }
         pair = self.pairs[0]
         return {
-            "Jaccard": pair.jaccard, "by chance": pair.expected_jaccard, "z": pair.z,
+            f"Jaccard of {self.level}": pair.jaccard, "by chance": pair.expected_jaccard, "z": pair.z,
             "p": pair.p_value, "floor": pair.floor, "ceiling": pair.ceiling,
             "corrected": pair.corrected,
         }  # fmt: skip
 
     def _repr_svg_(self) -> str | None:
-        """The diagram; null where there are more circuits than one diagram can show."""
+        """The picture; null where it would need matplotlib and that is not installed."""
         from circuitdb import render
+        from circuitdb.render import plot
 
-        return render.to_svg(self.dot()) if len(self.circuits) in render.DRAWN else None
+        if len(self.circuits) in render.DRAWN:
+            return render.to_svg(self.dot())
+        return plot.to_svg(self._upset) if plot.installed() else None
 
     def __repr__(self) -> str:
         if len(self.pairs) > 1:
@@ -148,6 +168,51 @@ class StoredOverlap(Overlap):
             jaccard = "undefined" if pair.jaccard is None else f"{pair.jaccard:.2f}"
             shared = f"{pair.shared} of {pair.union} {self.level} shared, Jaccard {jaccard}"
         return f"<overlap of {', '.join(self.labels)}: {shared}>"
+
+
+IN_NOTEBOOK = 300
+"""Up to so many circuits are drawn by a matrix that a notebook shows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class StoredMatrix(Matrix):
+    """A matrix of circuits of a database. In a notebook it draws itself, up to :data:`IN_NOTEBOOK`."""
+
+    @classmethod
+    def of(cls, found: Matrix) -> StoredMatrix:
+        """The same matrix."""
+        return cls(**{f.name: getattr(found, f.name) for f in fields(Matrix)})
+
+    def render(self, path: str | Path, show: str = "jaccard") -> Path:
+        """Draw a heat map to a file, .svg, .png or .pdf.
+
+        Args:
+            path: the file.
+            show: ``jaccard``, ``expected`` (by chance), ``excess`` (Jaccard − expected), ``z`` or
+                ``corrected``.
+
+        Raises:
+            UnknownNameError: no such figure.
+            RenderError: the matrix does not have it, there are more than 2,000 circuits, the suffix
+                is unknown, the file cannot be written, or matplotlib is not installed.
+        """
+        from circuitdb.render import heatmap, plot
+
+        heatmap.check_drawable(self, show)
+        return plot.save(functools.partial(heatmap.figure, self, show), path)
+
+    def _repr_svg_(self) -> str | None:
+        """The heat map of the Jaccard index; null of more circuits, and without matplotlib."""
+        from circuitdb.render import heatmap, plot
+
+        if len(self.circuits) > IN_NOTEBOOK or not plot.installed():
+            return None
+        return plot.to_svg(functools.partial(heatmap.figure, self))
+
+    def __repr__(self) -> str:
+        n = len(self.circuits)
+        beside = "" if self.chance is None else ", compared with chance"
+        return f"<matrix of {self.level} of {n} circuits{beside}>"
 
 
 def _holders(circuits: Sequence[Compared], level: Level) -> dict[int, tuple[str, ...]]:

@@ -256,7 +256,7 @@ def test_overlap_draws_both_circuits_with_its_figures(ask, tmp_path):
     code, _, err = ask("overlap", IOI_REF, "months", "--render", str(drawn))
     assert code == 0
     assert "drawn to" in err
-    assert "Jaccard 0.5" in drawn.read_text()
+    assert "Jaccard of edges 0.5" in drawn.read_text()
 
 
 def test_render_writes_the_file_and_says_its_name(ask, tmp_path):

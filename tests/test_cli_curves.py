@@ -147,7 +147,7 @@ def test_what_cannot_be_ranked_is_refused_in_one_line(ask, tasks):
         (["gifts", "--sizes", "3", "--points", "4"], "not both"),
         (["gifts", "--ranking", "sined"], "did you mean 'signed'"),
         (["gifts", "--band", "-1"], "--band is -1; give 0"),
-        (["gifts", "--plot", "curve.pdf"], "end it in .svg, .png"),
+        (["gifts", "--plot", "curve.html"], "end it in .svg, .png, .pdf"),
     ):
         code, out, err = ask("curve", *asked)
         assert (code, out) == (2, ""), asked

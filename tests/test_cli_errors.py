@@ -52,7 +52,7 @@ def refused(stored_path: Path, capsys: pytest.CaptureFixture[str]):
         (["overlap", IOI, "months", "--level", "edgs"], "unknown level 'edgs'; did you mean 'edges'"),
         (["overlap", IOI, "months", "--level", "foo"], "Known: edges, heads, mlps, nodes"),
         (["overlap", IOI, "months", "--render", "x.gif"], "cannot tell the format"),
-        (["overlap", IOI, "months", "ioi", "ioi", "--render", "x.svg"], "two or three circuits, not of 4"),
+        (["overlap", IOI, "months", "ioi", "ioi", "--render", "x.dot"], "end it in .svg, .png, .pdf"),
         (["overlap", "deadbeef", "ioi", "--discover"], "no circuit id begins with 'deadbeef'"),
         (["discover"], "--task"),
         (["discover", "--task", "ioi", "--examples", "many"], "--examples"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,12 @@ from circuitdb.overlaps import StoredOverlap
 from tests.stored import IOI, MONTHS, TINY
 
 IOI_REF = "ioi,engine=eap"
+
+
+@pytest.fixture
+def stored_path(stored_path: Path, tmp_path: Path) -> Path:
+    """A copy: nulls that are solved for an overlap are kept in the file."""
+    return Path(shutil.copy(stored_path, tmp_path / "stored.duckdb"))
 
 
 @pytest.fixture
@@ -91,7 +98,7 @@ def test_its_graph_says_of_every_node_and_edge_who_has_it(both: StoredOverlap) -
 def test_it_draws_itself_with_its_figures(both: StoredOverlap, tmp_path: Path) -> None:
     path = both.render(tmp_path / "both.dot")
     assert path.read_text() == both.dot()
-    assert "Jaccard 0.5" in both.dot()
+    assert "Jaccard of edges 0.5" in both.dot()
     svg = both._repr_svg_()
     assert svg is not None
     assert svg.startswith("<svg")
@@ -99,11 +106,13 @@ def test_it_draws_itself_with_its_figures(both: StoredOverlap, tmp_path: Path) -
     assert "contribution, months" in both.render(tmp_path / "both.html").read_text()
 
 
-def test_more_circuits_than_colours_tabulate_and_are_not_drawn(stored_path: Path) -> None:
+def test_more_circuits_than_colours_tabulate_and_are_drawn_as_an_upset_plot(
+    stored_path: Path,
+) -> None:
     refs = (IOI_REF, "months", "months,answers=random", "ioi,engine=random")
     many = circuitdb.open(stored_path).overlap(*refs, force=True)
-    assert many._repr_svg_() is None
-    with pytest.raises(RenderError, match="two or three circuits, not of 4"):
+    assert "memberships" in (many._repr_svg_() or "")
+    with pytest.raises(RenderError, match="two or three circuits apart, not 4"):
         many.dot()
     frame = many.to_frame()
     assert [c for c in frame.columns if c.startswith("in_")] == [f"in_{x}" for x in many.labels]

@@ -497,7 +497,7 @@ def test_width_in_an_overlap_is_relative_to_each_circuit() -> None:
 def test_circuits_that_cannot_lie_over_each_other_are_refused() -> None:
     one = circuit(SMALL)
     other = circuit(SMALL, SpaceSpec(n_layers=3, n_heads=2, n_kv_heads=2))
-    with pytest.raises(RenderError, match="two or three circuits, not of 1"):
+    with pytest.raises(RenderError, match="two or three circuits apart, not 1"):
         overlap_dot([one])
     with pytest.raises(RenderError, match="as many labels"):
         overlap_dot([one, one], ["x"])

@@ -22,10 +22,11 @@ from circuitdb.compare.comparable import (
     named,
     no_common_names,
 )
-from circuitdb.compare.matrix import Matrix, matrix
+from circuitdb.compare.matrix import matrix
 from circuitdb.compare.measures import ratio
 from circuitdb.errors import ComparisonError
 from circuitdb.imported import ENGINE as IMPORT
+from circuitdb.overlaps import StoredMatrix
 from circuitdb.space import Space
 from circuitdb.store import CircuitRow, Store
 from circuitdb.store.groups import Outline
@@ -42,7 +43,7 @@ def matrix_of(
     chance: bool | None,
     force: bool,
     report: Report,
-) -> Matrix:
+) -> StoredMatrix:
     """All pairs of the circuits that selections stand for."""
     counted = known_level(level)
     with access.reading() as store:
@@ -56,7 +57,7 @@ def matrix_of(
         notes=crowd.notes, report=report,
     )  # fmt: skip
     keep(access, fits)
-    return made
+    return StoredMatrix.of(made)
 
 
 class Crowd(NamedTuple):

@@ -27,12 +27,11 @@ if TYPE_CHECKING:
     from circuitdb.compare.consensus import Consensus
     from circuitdb.compare.diff import Diff
     from circuitdb.compare.groups import GroupMatrix
-    from circuitdb.compare.matrix import Matrix
     from circuitdb.compare.stability import Stability
     from circuitdb.compare.variance import Variance
     from circuitdb.curves import StoredCurves
     from circuitdb.outcomes import CircuitTest, Knockouts
-    from circuitdb.overlaps import StoredOverlap
+    from circuitdb.overlaps import StoredMatrix, StoredOverlap
     from circuitdb.plan import Plan
     from circuitdb.replay import Replay, Rethreshold
     from circuitdb.results import StoredCircuit
@@ -312,7 +311,7 @@ class Database:
         chance: bool | None = None,
         force: bool = False,
         report: Report = silent,
-    ) -> Matrix:
+    ) -> StoredMatrix:
         """The overlap of all pairs of many circuits.
 
         Args:

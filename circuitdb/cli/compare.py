@@ -50,7 +50,10 @@ def overlap(
     ] = None,
     render: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Draw them too: .svg, .png, .pdf, .dot or .html."),
+        typer.Option(
+            metavar="FILE",
+            help="Draw them too: .svg, .png, .pdf, .dot or .html; of more than three an UpSet plot, .svg, .png or .pdf.",
+        ),
     ] = None,
     top: Annotated[int, typer.Option(metavar="N", min=0, help="Shared items to list.")] = 20,
     align: Annotated[
@@ -74,6 +77,7 @@ def overlap(
     Examples:
       circuitdb overlap ioi greater_than
       circuitdb overlap ioi greater_than --controls --render overlap.svg
+      circuitdb overlap ioi months numerals greater_than --render upset.png
       circuitdb overlap ioi,seed=0 ioi,seed=1 --align
     """
     out = Output(as_json, quiet)
@@ -88,10 +92,9 @@ def overlap(
         _aligned(out, db, ref, level=level, discover=discover, force=force, **how)
         return
     if render is not None:
-        from circuitdb.render import check_number, check_path
+        from circuitdb.render import DRAWN, check_path, plot
 
-        check_path(render)
-        check_number(len(ref))
+        check_path(render) if len(ref) <= max(DRAWN) else plot.check_plot(render)
     with reporting(out) as report:
         found = api.Database(db, notice=out.remark).overlap(
             *ref, level=level, with_controls=controls, replicates=replicates, discover=discover,
@@ -169,6 +172,7 @@ def _show(found: Overlap, top: int) -> None:
         _show_grid(pair, labels)
     else:
         table(_PAIR_COLUMNS, [_pair_row(pair, labels) for pair in found.pairs])
+        _show_regions(found, top)
         _show_items(found, found.common, top)
     if found.notes:
         line()
@@ -273,6 +277,22 @@ def _pair_row(pair: PairOverlap, labels: dict[str, str]) -> list[Cell]:
         share(pair.expected_jaccard), number(pair.z), number(pair.p_value, 2), share(pair.floor),
         share(pair.ceiling), share(pair.corrected),
     ]  # fmt: skip
+
+
+def _show_regions(found: Overlap, top: int) -> None:
+    """What some hold and the others do not."""
+    regions = found.regions
+    if not regions[:top]:
+        return
+    line()
+    line(
+        f"{found.level} held by just these ({min(top, len(regions))} of {len(regions)} intersections):"
+    )
+    rows: list[list[Cell]] = [
+        [", ".join(found.circuits[i].label for i in region.holders), len(region.members)]
+        for region in regions[:top]
+    ]
+    table(("circuits", Column("n", right=True)), rows)
 
 
 def _show_items(found: Overlap, items: tuple[SharedItem, ...], top: int) -> None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _SQUARE: Final = 9
 """Up to so many circuits the square fits 80 columns."""
-_SIGNIFICANT: Final = 0.05
 
 
 def matrix(
@@ -43,6 +42,17 @@ def matrix(
             "-o", "--output", metavar="FILE", help="Write it too: .csv, .parquet or .npz."
         ),
     ] = None,
+    render: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw a heat map too: .svg, .png or .pdf."),
+    ] = None,
+    show: Annotated[
+        str,
+        typer.Option(
+            metavar="FIGURE",
+            help="What --render shows: jaccard, expected (by chance), excess (above chance), z or corrected.",
+        ),
+    ] = "jaccard",
     top: Annotated[
         int, typer.Option(metavar="N", min=0, help="Pairs to list where the square is too large.")
     ] = 20,
@@ -67,15 +77,25 @@ def matrix(
       circuitdb matrix months,replicate=* ioi,replicate=* --by selection
       circuitdb matrix ioi months,replicate=* engine=eap --level heads
       circuitdb matrix engine=eap -o overlaps.parquet --no-chance
+      circuitdb matrix engine=eap --chance --render excess.svg --show excess
     """
     from circuitdb.compare.table import check_table, save_table
+    from circuitdb.render import heatmap, plot
 
     if output is not None:
         check_table(output)
+    needs = heatmap.known_figure(show).needs
+    if render is not None:
+        plot.check_plot(render)
+        # What is asked for is measured, unless --no-chance says otherwise.
+        chance = True if chance is None and needs else chance
+    elif show != "jaccard":
+        raise OptionError("--show says what --render draws: name a file with --render")
     out = Output(as_json, quiet)
     if by is not None:
-        if output is not None:
-            raise OptionError("-o writes pairs of circuits; leave out --by, or use --json")
+        if output is not None or render is not None:
+            what = "-o writes" if output is not None else "--render draws"
+            raise OptionError(f"{what} pairs of circuits; leave out --by, or use --json")
         with reporting(out) as report:
             groups = api.Database(db, notice=out.remark).group_matrix(
                 *selection or (), by=listed(by), level=level, chance=chance, force=force,
@@ -89,9 +109,13 @@ def matrix(
         )
     if output is not None:
         save_table(found, output)
+    if render is not None:
+        found.render(render, show)
     out.result(found.to_json() if as_json else {}, lambda: _show(found, top))
     if output is not None:
         out.note(f"written to {output}")
+    if render is not None:
+        out.note(f"drawn to {render}")
 
 
 def _show(found: Matrix, top: int) -> None:
@@ -118,17 +142,21 @@ def _show_square(found: Matrix) -> None:
         rows.append([f"{k + 1} {found.labels[i]}", int(found.sizes[i]), *cells])
     table(("circuit", Column("n", right=True), *numbers), rows)
     if found.chance is not None:
+        from circuitdb.compare.matrix import SIGNIFICANT
+
         line()
-        line(f"* more than by chance, q ≤ {_SIGNIFICANT} over all pairs; - less than chance gives.")
+        line(f"* more than by chance, q ≤ {SIGNIFICANT} over all pairs; - less than chance gives.")
         line()
         _show_pairs(found, len(order) * (len(order) - 1) // 2)
 
 
 def _in_square(found: Matrix, i: int, j: int) -> str:
+    from circuitdb.compare.matrix import SIGNIFICANT
+
     value = share(float(found.jaccard[i, j])) if found.jaccard[i, j] == found.jaccard[i, j] else ""
     if i == j or found.chance is None:
         return value
-    if found.chance.q_value[i, j] <= _SIGNIFICANT:
+    if found.chance.q_value[i, j] <= SIGNIFICANT:
         return f"{value}*"
     less = found.jaccard[i, j] < found.chance.expected_jaccard[i, j]
     return f"{value}-" if less else f"{value} "

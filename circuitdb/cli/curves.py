@@ -45,7 +45,7 @@ def curve(
     ] = None,
     band: options.Band = 20,
     plot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Draw them too: .svg or .png.")
+        str | None, typer.Option(metavar="FILE", help="Draw them too: .svg, .png or .pdf.")
     ] = None,
     device: options.Device = "cpu",
     threads: options.Threads = None,
@@ -66,7 +66,7 @@ def curve(
       circuitdb curve ioi --beside ioi,engine=acdc --points 20
     """
     if plot is not None:
-        from circuitdb.render.curve import check_plot
+        from circuitdb.render.plot import check_plot
 
         check_plot(plot)
     out = Output(as_json, quiet)

@@ -23,7 +23,11 @@ from circuitdb.space import EdgeIds, Space
 
 Level = Literal["edges", "nodes", "heads", "mlps"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
-_KINDS: Final = {"nodes": ("head", "mlp", "neuron"), "heads": ("head",), "mlps": ("mlp",)}
+KINDS: Final[dict[str, tuple[str, ...]]] = {
+    "nodes": ("head", "mlp", "neuron"),
+    "heads": ("head",),
+    "mlps": ("mlp",),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,8 +88,8 @@ def known_level(level: str) -> Level:
 
 def component_mask(space: Space, level: Level) -> NDArray[np.bool_]:
     """Bool ``[component]``, true at the components a level counts."""
-    counted = np.asarray([c.kind in _KINDS[level] for c in space.components], dtype=np.bool_)
-    return np.append(counted, np.full(space.n_neurons, "neuron" in _KINDS[level]))
+    counted = np.asarray([c.kind in KINDS[level] for c in space.components], dtype=np.bool_)
+    return np.append(counted, np.full(space.n_neurons, "neuron" in KINDS[level]))
 
 
 class Aspects(NamedTuple):

@@ -32,6 +32,8 @@ Floats = NDArray[np.float64]
 Ids = NDArray[np.int32]
 Report = Callable[[str, int, int], None]
 
+SIGNIFICANT = 0.05
+"""Pairs of at most this q-value are marked."""
 CLUSTERED = 2000
 """Up to so many circuits are put in the order of a dendrogram, whose cost grows as their square."""
 

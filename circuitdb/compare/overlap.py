@@ -36,9 +36,11 @@ from circuitdb.compare.null import (
     HYPERGEOMETRIC_WARNING,
     degree_preserving,
 )
+from circuitdb.compare.regions import Region, regions
 from circuitdb.compare.scale import Controls, scale_pair
 from circuitdb.compare.universe import universe
 from circuitdb.imported import is_import
+from circuitdb.space import Space
 
 Ids = NDArray[np.int32]
 Bools = NDArray[np.bool_]
@@ -161,12 +163,18 @@ class Overlap:
     notes: tuple[str, ...] = field(default=())
     """What whoever reads the figures must know, one sentence each."""
 
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The exclusive intersections of the circuits' members, the largest first."""
+        return regions([c.members(self.level) for c in self.circuits])
+
     def to_json(self) -> Json:
         """The document of ``overlap --json``; of two circuits the pair's keys also stand on top."""
         document: Json = {
             "level": self.level,
             "circuits": [describe(c, self.level) for c in self.circuits],
             "pairs": [pair.to_json() for pair in self.pairs],
+            "regions": [self._region_json(region) for region in self.regions],
             "notes": list(self.notes),
             "hypergeometric_warning": HYPERGEOMETRIC_WARNING,
         }
@@ -174,6 +182,14 @@ class Overlap:
             return {**document, **document["pairs"][0]}
         names = [c.circuit_id for c in self.circuits]
         return document | {"common": [_common_json(item, names) for item in self.common]}
+
+    def _region_json(self, region: Region) -> Json:
+        space = self.circuits[0].space
+        return {
+            "circuits": [self.circuits[i].circuit_id for i in region.holders],
+            "n": len(region.members),
+            "members": [_name(space, self.level, i) for i in region.members.tolist()],
+        }
 
 
 def overlap(
@@ -275,13 +291,17 @@ def ranked_items(
         scores = [_score(side, item) for side in sides]
         made.append(
             SharedItem(
-                str(space.edge(item) if level == "edges" else space.nodes[item]),
+                _name(space, level, item),
                 tuple(scores),
                 tuple(_contribution(s, side) for s, side in zip(scores, sides, strict=True)),
                 None if importance is None else float(importance[at]),
             )
         )
     return made
+
+
+def _name(space: Space, level: Level, item: int) -> str:
+    return str(space.edge(item) if level == "edges" else space.nodes[item])
 
 
 def _least_share(ids: Ids, sides: Sequence[Side]) -> Floats | None:

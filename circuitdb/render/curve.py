@@ -1,11 +1,8 @@
-"""Faithfulness curves as SVG or PNG, by matplotlib (the extra ``plots``).
-
-Equal curves give equal bytes of SVG.
-"""
+"""Faithfulness curves as SVG, PNG or PDF, by matplotlib (the extra ``plots``)."""
 
 from __future__ import annotations
 
-import io
+import functools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -14,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from circuitdb.circuit import Run
 from circuitdb.curve import Curve
-from circuitdb.errors import RenderError
-from circuitdb.render.output import PNG_DPI, check_path, write
+from circuitdb.render import plot
 from circuitdb.render.style import FAINT, INK, OPPOSES, QUIET, SUPPORTS
 
 if TYPE_CHECKING:
@@ -23,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUFFIXES: Final = (".svg", ".png")
 _INCHES: Final = (7.2, 5.4)
 _SHARES: Final = (0.001, 0.01, 0.1, 0.2, 0.5, 1.0)
 _STYLES: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
@@ -33,28 +28,15 @@ _STYLES: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
 """Name, colour and line of a ranking: where the curves agree, the broad one shows below."""
 _NOTE: Final = 110
 """Characters on a line of a note below the picture."""
-_SETTINGS: Final = {"svg.hashsalt": "circuitdb", "font.family": "DejaVu Sans", "font.size": 10}
-
-
-def check_plot(path: str | Path) -> Path:
-    """The file a plot would go to; worth knowing before the curves are measured.
-
-    Raises:
-        RenderError: it has another suffix or no directory, or matplotlib is not installed.
-    """
-    _matplotlib()
-    return check_path(path, SUFFIXES)
 
 
 def save(curves: Sequence[Curve], run: Run, path: str | Path) -> Path:
     """Draw the curves of one run.
 
     Raises:
-        RenderError: as :func:`check_plot`, or the file cannot be written.
+        RenderError: as :func:`~circuitdb.render.plot.check_plot`, or the file cannot be written.
     """
-    target = check_plot(path)
-    write(target, _drawn(curves, run, target.suffix.lower().removeprefix(".")))
-    return target
+    return plot.save(functools.partial(_figure, curves, run), path)
 
 
 def to_svg(curves: Sequence[Curve], run: Run) -> str:
@@ -63,27 +45,7 @@ def to_svg(curves: Sequence[Curve], run: Run) -> str:
     Raises:
         RenderError: matplotlib is not installed.
     """
-    svg = _drawn(curves, run, "svg").decode()
-    return svg[svg.index("<svg") :]
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise RenderError(
-            "plots need matplotlib: run pip install 'circuitdb[plots]', or leave the plot out"
-        ) from error
-    return matplotlib
-
-
-def _drawn(curves: Sequence[Curve], run: Run, kind: str) -> bytes:
-    matplotlib, buffer = _matplotlib(), io.BytesIO()
-    with matplotlib.rc_context(_SETTINGS):
-        # No date: equal curves give equal files.
-        metadata = {"Date": None} if kind == "svg" else None
-        _figure(curves, run).savefig(buffer, format=kind, dpi=PNG_DPI, metadata=metadata)
-    return buffer.getvalue()
+    return plot.to_svg(functools.partial(_figure, curves, run))
 
 
 def _figure(curves: Sequence[Curve], run: Run) -> Figure:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from circuitdb.circuit import Circuit, CircuitEdge
+from circuitdb.compare.comparable import KINDS, Level
 from circuitdb.errors import RenderError
 from circuitdb.names import parse_component
 from circuitdb.render.caption import (
@@ -42,6 +43,7 @@ def overlap_dot(
     circuits: Sequence[Circuit],
     labels: Sequence[str] | None = None,
     figures: Mapping[str, Value] | None = None,
+    level: Level = "edges",
 ) -> str:
     """Two or three circuits as DOT source, coloured by who has what.
 
@@ -50,6 +52,7 @@ def overlap_dot(
         labels: a name for each; default: their tasks, or A, B, C where those are equal.
         figures: what to say about the overlap, in order, such as Jaccard index, its expectation
             and floor. None values are left out.
+        level: what is drawn and counted; at other levels than edges components alone.
 
     Raises:
         RenderError: fewer than two or more than three circuits, labels that do not match them, or
@@ -57,19 +60,27 @@ def overlap_dot(
     """
     names = _labels(circuits, labels)
     spec = circuits[0].space
-    edges = _union(circuits)
-    nodes = _regions([node_names([c]) for c in circuits])
+    edges = _union(circuits) if level == "edges" else []
+    nodes = _regions([_counted_names(c, level) for c in circuits])
     lines = tuple(_lines(edges, names))
     return write(
         Picture(
             title="overlap of " + " and ".join(c.circuit_id[:12] for c in circuits),
             boxes=boxes_of(with_ends(nodes), spec),
             lines=lines,
-            looks=_looks(nodes, names),
-            caption=_caption(circuits, names, figures or {}, edges, nodes),
+            looks=_looks(nodes, names, pale=bool(edges)),
+            caption=_caption(circuits, names, figures or {}, edges, nodes, level),
             spec=spec,
         )
     )
+
+
+def _counted_names(circuit: Circuit, level: Level) -> list[str]:
+    """What of a circuit is drawn: at `edges` all it touches, else the components of the level."""
+    names = node_names([circuit])
+    if level == "edges":
+        return names
+    return [name for name in names if parse_component(name).kind in KINDS[level]]
 
 
 def region_text(region: int, labels: Sequence[str]) -> str:
@@ -91,7 +102,10 @@ def check_number(n: int) -> None:
         RenderError: it is neither two nor three.
     """
     if n not in DRAWN:
-        raise RenderError(f"an overlap is drawn of two or three circuits, not of {n}")
+        raise RenderError(
+            f"a diagram tells two or three circuits apart, not {n}: draw fewer, or many as an UpSet "
+            "plot (circuitdb overlap … --render) or a heat map (circuitdb matrix … --render)"
+        )
 
 
 def _labels(circuits: Sequence[Circuit], labels: Sequence[str] | None) -> list[str]:
@@ -159,13 +173,14 @@ def _lines(edges: Sequence[_Shared], labels: Sequence[str]) -> Iterator[Line]:
         )
 
 
-def _looks(nodes: Mapping[str, int], labels: Sequence[str]) -> dict[str, Look]:
+def _looks(nodes: Mapping[str, int], labels: Sequence[str], *, pale: bool) -> dict[str, Look]:
+    """Boxes in the colour of their region; pale behind lines, which are what is counted then."""
     looks = {}
     everywhere = (1 << len(labels)) - 1
     for name, region in nodes.items():
         if name in ENDS:
             continue
-        cover = 0.8 if region == everywhere else 0.4
+        cover = (0.8 if region == everywhere else 0.4) if pale else 1.0
         fill = tint(_colours(labels)[region], cover)
         looks[name] = Look(fill, tip=f"{name}: {region_text(region, labels)}")
     return looks
@@ -177,15 +192,20 @@ def _caption(
     figures: Mapping[str, Value],
     edges: Sequence[_Shared],
     nodes: Mapping[str, int],
+    level: Level,
 ) -> str:
-    lines = [_circuit_line(c, label) for c, label in zip(circuits, labels, strict=True)]
+    lines = [
+        _circuit_line(c, label, widths=bool(edges))
+        for c, label in zip(circuits, labels, strict=True)
+    ]
     inner = [region for n, region in nodes.items() if parse_component(n).kind not in UNCOUNTED]
     held = Counter(e.region for e in edges) if edges else Counter(inner)
     keys = [
         Key(colour, 3.0, f"{region_text(region, labels)}: {held[region]}")
         for region, colour in sorted(_colours(labels).items(), key=lambda item: _ring(item[0]))
     ]
-    what = "edges" if edges else "components; the edges among them are not drawn"
+    counted = "components" if level in ("edges", "nodes") else level
+    what = "edges" if edges else f"{counted}; the edges among them are not drawn"
     said = f"numbers: {what}"
     if edges:
         said += (
@@ -202,9 +222,9 @@ def _listed(labels: Sequence[str]) -> str:
     return f"{', '.join(labels[:-1])} and {labels[-1]}"
 
 
-def _circuit_line(circuit: Circuit, label: str) -> str:
+def _circuit_line(circuit: Circuit, label: str, *, widths: bool) -> str:
     name = heading(circuit) if label == circuit.run.task else f"{label}: {heading(circuit)}"
-    scores = span(drawn_edges(circuit)[0])
-    widths = [f"|score| {scores}"] if scores else []
-    parts = [name, *search(circuit), *outcome(circuit), *widths, *identity(circuit)]
+    scores = span(drawn_edges(circuit)[0]) if widths else None
+    least_and_most = [f"|score| {scores}"] if scores else []
+    parts = [name, *search(circuit), *outcome(circuit), *least_and_most, *identity(circuit)]
     return " · ".join(parts)

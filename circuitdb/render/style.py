@@ -36,6 +36,15 @@ THREE: Final = {
     7: "#000000",
 }
 
+GROUPS: Final = (
+    "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255",
+    "#aa4499", "#222222",
+)  # fmt: skip
+"""Colours of groups of circuits, such as tasks: Tol's muted scheme and ink, safe for colour-blind
+readers."""
+NO_VALUE: Final = "#e4e4e4"
+"""A cell without a figure, and a group beyond the colours there are."""
+
 DOT_LIMIT: Final = 60
 """More edges than this are drawn on the fixed layer grid instead of by Graphviz's `dot`."""
 DERIVED_LIMIT: Final = 60
