@@ -293,7 +293,7 @@ def test_a_difference_is_shown_and_drawn(ask: Any, tmp_path: Path) -> None:
     assert "ioi only" in drawn.read_text("utf-8")
 
 
-def test_variance_is_shown(ask: Any) -> None:
+def test_variance_is_shown_and_drawn(ask: Any, tmp_path: Path) -> None:
     arguments = (
         "variance",
         "replicate=*",
@@ -302,7 +302,9 @@ def test_variance_is_shown(ask: Any) -> None:
         "--permutations",
         "99",
     )
-    shown = ask(*arguments)
+    drawn = tmp_path / "shares.svg"
+    shown = ask(*arguments, "--render", str(drawn))
+    assert "What determines 20 circuits" in drawn.read_text("utf-8")
     assert "within engine, replicate" in " ".join(shown.split())
     assert "residual" in shown
     document = json.loads(ask(*arguments, "--json"))

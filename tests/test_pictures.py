@@ -20,10 +20,12 @@ import circuitdb
 from circuitdb.cli import run
 from circuitdb.compare.comparable import Aspects
 from circuitdb.compare.matrix import CLUSTERED, Chance, Placed
+from circuitdb.compare.permanova import Fit, Term
 from circuitdb.compare.regions import regions
+from circuitdb.compare.variance import Variance
 from circuitdb.errors import RenderError, UnknownNameError
 from circuitdb.overlaps import IN_NOTEBOOK, StoredMatrix
-from circuitdb.render import heatmap, upset
+from circuitdb.render import heatmap, upset, variance
 from tests.stored import IOI, MONTHS
 
 IOI_REF = "ioi,engine=eap"
@@ -424,3 +426,33 @@ def test_without_matplotlib_a_picture_is_refused_before_the_work(
 def test_the_examples_of_the_heat_map_hold() -> None:
     assert doctest.testmod(heatmap).attempted
     assert doctest.testmod(heatmap).failed == 0
+
+
+def a_variance() -> Variance:
+    """Two terms: of one the share in order is not the marginal one."""
+    terms = [
+        Term("task", 3, 2, 6.0, 0.6, 2, 5.0, 0.5, 0.2, 4.5, "residual", 0.001, "within", (), 1e6),
+        Term("engine", 2, 1, 1.0, 0.1, 1, 1.0, 0.1, 0.1, None, "residual", None, "within", (), 1e6),
+    ]
+    fit = Fit(tuple(terms), 4, 3.0, 10.0, ())
+    factors = {"task": ("a", "b", "c"), "engine": ("x", "y")}
+    return Variance("edges", "jaccard", 8, factors, 6, fit, 999, ("sizes differ",))
+
+
+def test_a_term_has_both_its_shares_and_the_mark_of_chance(tmp_path: Path) -> None:
+    figure = variance.figure(a_variance())
+    axes = axes_of(figure, "shares")
+    widths = {p.get_gid(): p.get_width() for p in axes.patches}
+    assert widths == {
+        "marginal-0": 0.5, "in-order-0": 0.6, "marginal-1": 0.1, "in-order-1": 0.1, "residual": 0.3,
+    }  # fmt: skip
+    marks = {c.get_gid(): c.get_segments()[0][0][0] for c in axes.collections}
+    assert marks == {"chance-0": 0.2, "chance-1": 0.1}
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["task", "engine", "residual"]
+    assert [t.get_text() for t in axes.texts] == ["F 4.5, p 0.001", "F –, p –"]
+    assert axes.get_xlim() == (0, 1)
+    first, second = (variance.save(a_variance(), tmp_path / f"{k}.svg").read_bytes() for k in "ab")
+    assert first == second
+    said = " ".join(words(first.decode()))
+    assert "What determines 8 circuits: jaccard distance of edges" in said
+    assert "sizes differ" in said

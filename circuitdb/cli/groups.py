@@ -311,6 +311,10 @@ def variance(
         int, typer.Option(metavar="N", help="Permutations behind each p-value.")
     ] = 999,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the permutations.")] = 0,
+    render: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the shares too: .svg, .png or .pdf."),
+    ] = None,
     db: options.Db = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -325,16 +329,26 @@ def variance(
     Examples:
       circuitdb variance replicate=* --factors task,engine,ablation,replicate
       circuitdb variance ioi months --factors task,engine,task:engine
+      circuitdb variance engine=eap --factors task,seed --render shares.svg
     """
+    from circuitdb.render import plot
+    from circuitdb.render.variance import save
+
     if not listed(factors):
         raise OptionError("say of what, as in --factors task,engine")
+    if render is not None:
+        plot.check_plot(render)
     out = Output(as_json, quiet)
     with reporting(out) as report:
         found = api.Database(db, notice=out.remark).variance(
             *selection or (), factors=listed(factors), distance=distance, level=level,
             permutations=permutations, seed=seed, report=report,
         )  # fmt: skip
+    if render is not None:
+        save(found, render)
     out.result(found.to_json(), lambda: _show_variance(found))
+    if render is not None:
+        out.note(f"drawn to {render}")
 
 
 def _show_variance(found: Variance) -> None:
