@@ -38,7 +38,6 @@ from circuitdb.results import StoredCircuit
 
 SEEDS, N_WORDS, STEPS, BATCH = (0, 1, 2, 3), 16, 1500, 256
 EDGES, EXAMPLES, REPLICATES = 40, 64, 5
-N_LINES = 2400
 WORDS = [f"{side}{i:02}" for side in "ab" for i in range(N_WORDS)]
 VOCABULARY = {word: i for i, word in enumerate(["<unk>", "?", *WORDS])}
 
@@ -110,20 +109,19 @@ def write_model(model: GPT2LMHeadModel, folder: Path) -> Path:
 
 
 def write_task(path: Path, side: int, rule: Rule) -> Path:
-    """Prompt pairs whose three words all differ from their corruption's, as do the answers."""
+    """All prompts, each with a corruption of three other words and another answer."""
     rng = np.random.default_rng(side)
     lines = []
-    while len(lines) < N_LINES:
-        clean, other = rng.integers(N_WORDS, size=(2, 1, 3))
-        right, wrong = int(rule(clean)[0]), int(rule(other)[0])
-        if (clean == other).any() or right == wrong:
-            continue
+    for clean in rng.permutation(list(itertools.product(range(N_WORDS), repeat=3)))[:, None]:
+        other = clean
+        while (clean == other).any() or rule(clean) == rule(other):
+            other = rng.integers(N_WORDS, size=(1, 3))
         lines.append(
             {
                 "clean": [*ids(clean[0], side).tolist(), 1],
                 "corrupted": [*ids(other[0], side).tolist(), 1],
-                "correct": int(ids(np.asarray(right), side)),
-                "incorrect": int(ids(np.asarray(wrong), side)),
+                "correct": int(ids(rule(clean), side)[0]),
+                "incorrect": int(ids(rule(other), side)[0]),
                 "roles": {"first": 0, "last": 2, "END": 3},
             }
         )
