@@ -299,7 +299,8 @@ def _tested(
     draws = range(permutations)
 
     def labels_moved(scheme: Scheme, within: tuple[str, ...], ways: float, moved: Moved) -> _Test:
-        drawn = np.asarray([_marginal(codes, model, given.g) for codes in moved])
+        left = _beyond_model(given.g, model)
+        drawn = np.asarray([_marginal(codes, model, left) for codes in moved])
         p_value = _p_value(drawn, explained(own, given.g), given.total)
         return _Test(scheme, within, ways, float(drawn.mean()), p_value)
 
@@ -348,9 +349,26 @@ def _shuffled(codes: Ids, strata: Ids, rng: np.random.Generator) -> Ids:
     return found
 
 
-def _marginal(codes: Ids, model: Floats, g: Floats) -> float:
-    """What a factor of these labels explains beyond a model."""
-    return explained(_beyond(model, dummies(codes)), g)
+def _marginal(codes: Ids, model: Floats, left: Floats) -> float:
+    """What a factor of these labels explains beyond a model; `left` is G without what that explains.
+
+    With D the dummies and M the model's basis, tr((DᵀD − DᵀM MᵀD)⁺ Dᵀ left D): nothing larger than
+    the number of levels is decomposed.
+    """
+    columns = dummies(codes)
+    in_model = columns.T @ model
+    size = np.diag(columns.sum(axis=0)) - in_model @ in_model.T
+    values, vectors = np.linalg.eigh(size)
+    kept = values > _RANK * len(codes)
+    basis = vectors[:, kept] / np.sqrt(values[kept])
+    return float(np.sum(basis * ((columns.T @ (left @ columns)) @ basis)))
+
+
+def _beyond_model(g: Floats, model: Floats) -> Floats:
+    """(I − M Mᵀ) G (I − M Mᵀ)."""
+    half = g - model @ (model.T @ g)
+    found: Floats = half - (half @ model) @ model.T
+    return found
 
 
 def _residuals_moved(
@@ -361,17 +379,16 @@ def _residuals_moved(
     They lie in fewer dimensions than what permutations make of them, so the quotient of explained
     and residual sum is compared, not the explained sum. None where nothing is left over.
     """
-    half = given.g - model @ (model.T @ given.g)
-    residuals = half - (half @ model) @ model.T
+    residuals = _beyond_model(given.g, model)
     left = float(np.trace(residuals))
     chance = left / max(1, len(given.g) - model.shape[1]) * own.shape[1]
     if given.residual <= _ROUNDING * given.total:
         return _Test("residuals", (), math.inf, chance, None)
     drawn = np.empty(permutations)
     for k in range(permutations):
+        # Permuting the rows of a basis is permuting the residuals the other way.
         order = rng.permutation(len(residuals))
-        moved = residuals[np.ix_(order, order)]
-        over = left - explained(given.whole, moved)
-        drawn[k] = explained(own, moved) / max(over, _ROUNDING * left)
+        over = left - explained(given.whole[order], residuals)
+        drawn[k] = explained(own[order], residuals) / max(over, _ROUNDING * left)
     observed = explained(own, given.g) / given.residual
     return _Test("residuals", (), math.inf, chance, _p_value(drawn, observed, observed))
