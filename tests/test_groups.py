@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from circuitdb.circuit import Discovery, Scores
 from circuitdb.cli import run
 from circuitdb.cli.discover import edge_names
 from circuitdb.compare.maxent import edge_probabilities
-from circuitdb.errors import ComparisonError, OptionError, UnknownNameError
+from circuitdb.errors import CircuitReferenceError, ComparisonError, OptionError, UnknownNameError
 from circuitdb.store import Store
 from tests.stored import TINY, a_run, came, edge_draft, ioi_nodes
 
@@ -101,6 +102,8 @@ def test_each_selection_is_a_group(db: api.Database) -> None:
         ComparisonError, match=r"share ioi .*; groups must have no circuit in common"
     ):
         db.group_matrix(first, "ioi,engine=eap", by=["selection"])
+    with pytest.raises(CircuitReferenceError, match="no stored circuit is 'engine=acdc'"):
+        db.group_matrix(first, "engine=acdc", by=["selection"])
     with pytest.raises(ComparisonError, match="are in the one group"):
         db.group_matrix(first, by=["selection"])
 
@@ -227,6 +230,12 @@ def test_the_edges_of_node_circuits_are_those_among_their_nodes(tmp_path: Path) 
     assert found.sizes.tolist() == [pair.n_a, pair.n_b]
     assert pair.n_a > 0
     assert found.jaccard[0, 1] == pytest.approx(pair.jaccard)
+    told = " ".join(found.notes)
+    assert "edges of a node circuit follow from its nodes" in told
+    assert "the models were trained apart" in told
+    assert "the models were trained apart" in " ".join(
+        db.consensus("granularity=node", level="nodes").notes
+    )
 
 
 @pytest.fixture
@@ -258,9 +267,22 @@ def test_the_matrix_of_groups_is_shown(ask: Any) -> None:
     }
 
 
-def test_a_matrix_of_groups_goes_to_no_table(made: Path, capsys: Any) -> None:
-    assert run(["matrix", "--by", "task", "-o", "m.csv", "--db", str(made)]) == 2
-    assert "leave out --by" in capsys.readouterr().err
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
+def test_a_matrix_of_groups_is_written(
+    ask: Any, db: api.Database, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"groups{suffix}"
+    ask("matrix", "engine=eap,replicate=*", "--by", "task", "-o", str(path))
+    frame = db.group_matrix("engine=eap,replicate=*", by=["task"]).to_frame()
+    if suffix == ".npz":
+        with np.load(path) as squares:
+            assert squares["label"].tolist() == ["ioi", "months"]
+            assert squares["jaccard"][np.triu_indices(2)] == pytest.approx(frame.jaccard.tolist())
+        return
+    rows = duckdb.sql(f"SELECT a, b, jaccard, differ_p_value FROM '{path}'").fetchall()
+    assert [row[:2] for row in rows] == [(a, b) for a, b in zip(frame.a, frame.b, strict=True)]
+    assert [row[2] for row in rows] == pytest.approx(frame.jaccard.tolist())
+    assert [row[3] for row in rows] == [None, pytest.approx(2 / 252), None]
 
 
 def test_clusters_are_shown(ask: Any) -> None:
@@ -291,6 +313,15 @@ def test_a_difference_is_shown_and_drawn(ask: Any, tmp_path: Path) -> None:
     document = json.loads(ask(*arguments, "--json"))
     assert f"{len(document['only_a'])} edges only in ioi" in shown
     assert "ioi only" in drawn.read_text("utf-8")
+
+
+def test_members_that_nobody_scored_are_listed_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--db", str(tmp_path / "published.duckdb")]
+    assert run(["import", "months-lan2024", "numerals-lan2024", *given]) == 0
+    assert run(["diff", "months-lan2024", "numerals-lan2024", "--level", "heads", *given]) == 0
+    assert "5 of 5 heads only in months-lan2024: a0.h5, " in capsys.readouterr().out
 
 
 def test_variance_is_shown_and_drawn(ask: Any, tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from circuitdb.compare.comparable import (
     known_level,
     like_for_like,
     named,
+    names_caveat,
     no_common_names,
+    null_caveats,
 )
 from circuitdb.compare.matrix import matrix
 from circuitdb.compare.measures import ratio
@@ -69,7 +71,7 @@ class Crowd(NamedTuple):
     level: Level
     members: Membership
     notes: tuple[str, ...]
-    """What was compared by force."""
+    """What was compared by force, and what of these circuits means little."""
 
 
 def crowd_of(
@@ -83,8 +85,12 @@ def crowd_of(
     """
     aspects = _aspects(found)
     space = _space_of_all(store, found, aspects, level)
-    notes = like_for_like(aspects, force, apart)
-    return Crowd(found, aspects, space, level, _members(store, found, space, level), notes)
+    notes = [
+        *like_for_like(aspects, force, apart),
+        *names_caveat([(o.model, o.seed) for o in found]),
+        *null_caveats([o.granularity for o in found], level),
+    ]
+    return Crowd(found, aspects, space, level, _members(store, found, space, level), tuple(notes))
 
 
 def with_scores(

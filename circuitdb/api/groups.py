@@ -10,7 +10,7 @@ from circuitdb.api.compared import fits_of, keep
 from circuitdb.api.crowds import Crowd, crowd_of, selected, with_scores
 from circuitdb.compare.allpairs import jaccards
 from circuitdb.compare.clusters import Clusters, clusters
-from circuitdb.compare.comparable import known_level
+from circuitdb.compare.comparable import known_level, names_caveat
 from circuitdb.compare.consensus import Consensus, consensus
 from circuitdb.compare.groups import GroupMatrix, grouped
 from circuitdb.compare.matrix import matrix
@@ -155,7 +155,8 @@ def variance_of(
         given = {name: values(crowd.found, name) for name in names}
         sides, _ = with_scores(store, crowd, chance=kind != "jaccard")
     measured, apart = distances(kind, crowd.members, sides, counted)
-    notes = [*_unasked(crowd, names), *_sizes(crowd), *_dependence(crowd)]
+    trained = names_caveat([(o.model, o.seed) for o in crowd.found])
+    notes = [*_unasked(crowd, names), *trained, *_sizes(crowd), *_dependence(crowd)]
     return variance(
         apart, given, factors, counted, measured, permutations=permutations, seed=seed, notes=notes,
         report=report,

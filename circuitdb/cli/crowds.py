@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -18,6 +19,7 @@ from circuitdb.text import number
 
 if TYPE_CHECKING:
     from circuitdb.api.crowds import Similar
+    from circuitdb.compare.groups import GroupMatrix
     from circuitdb.compare.matrix import Matrix
 
 _SQUARE: Final = 9
@@ -92,26 +94,25 @@ def matrix(
     elif show != "jaccard":
         raise OptionError("--show says what --render draws: name a file with --render")
     out = Output(as_json, quiet)
-    if by is not None:
-        if output is not None or render is not None:
-            what = "-o writes" if output is not None else "--render draws"
-            raise OptionError(f"{what} pairs of circuits; leave out --by, or use --json")
-        with reporting(out) as report:
-            groups = api.Database(db, notice=out.remark).group_matrix(
-                *selection or (), by=listed(by), level=level, chance=chance, force=force,
-                report=report,
-            )  # fmt: skip
-        out.result(groups.to_json() if as_json else {}, lambda: show_groups(groups))
-        return
-    with reporting(out) as report:
-        found = api.Database(db, notice=out.remark).matrix(
-            *selection or (), level=level, chance=chance, force=force, report=report
+    if by is not None and render is not None:
+        raise OptionError(
+            "--render draws pairs of circuits; leave out --by, or write cells with -o"
         )
+    with reporting(out) as report:
+        database = api.Database(db, notice=out.remark)
+        how: dict[str, Any] = {"level": level, "chance": chance, "force": force, "report": report}
+        found: Matrix | GroupMatrix
+        if by is None:
+            found = circuits = database.matrix(*selection or (), **how)
+            told = partial(_show, circuits, top)
+        else:
+            found = groups = database.group_matrix(*selection or (), by=listed(by), **how)
+            told = partial(show_groups, groups)
     if output is not None:
         save_table(found, output)
-    if render is not None:
-        found.render(render, show)
-    out.result(found.to_json() if as_json else {}, lambda: _show(found, top))
+    if by is None and render is not None:
+        circuits.render(render, show)
+    out.result(found.to_json() if as_json else {}, told)
     if output is not None:
         out.note(f"written to {output}")
     if render is not None:

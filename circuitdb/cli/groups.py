@@ -283,12 +283,14 @@ def _show_members(what: str, items: tuple[SharedItem, ...], found: Diff, top: in
     if not shown:
         return
     line()
-    line(f"{len(shown)} of {len(items)} {found.level} {what}, with contributions:")
+    said = f"{len(shown)} of {len(items)} {found.level} {what}"
+    if all(c is None for item in shown for c in item.contributions):
+        line(f"{said}: {', '.join(item.name for item in shown)}")
+        return
+    line(f"{said}, with contributions:")
+    heads = (Column(label, right=True) for label in found.labels)
     table(
-        (
-            "edge" if found.level == "edges" else "item",
-            *(Column(label, right=True) for label in found.labels),
-        ),
+        ("edge" if found.level == "edges" else "item", *heads),
         [[item.name, *map(number, item.contributions)] for item in shown],
     )
 

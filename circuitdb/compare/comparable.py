@@ -333,11 +333,8 @@ def caveats(circuits: Sequence[Compared], level: Level, aligned: bool = False) -
             f"circuit {twice[:12]} stands here more than once: it shares everything with itself, "
             "and the p-value of that says nothing"
         )
-    if not aligned and len({(c.run.model, c.run.seed) for c in circuits}) > 1:
-        notes.append(
-            "the models were trained apart: components are matched by name, though heads of "
-            "two trainings have no common order (--align matches them by what they do)"
-        )
+    if not aligned:
+        notes += names_caveat([(c.run.model, c.run.seed) for c in circuits])
     corruptions = [repr(c.run.task_params.get("corruption")) for c in circuits]
     if imports:
         notes += _methods(circuits)
@@ -350,7 +347,13 @@ def caveats(circuits: Sequence[Compared], level: Level, aligned: bool = False) -
             f"scores are of different estimators ({'; '.join(found)}): weighted Jaccard and rank "
             "correlation of such pairs are left out"
         )
-    if level == "edges" and any(c.granularity == "node" for c in circuits):
+    return notes + null_caveats([c.granularity for c in circuits], level)
+
+
+def null_caveats(granularities: Collection[str], level: Level) -> list[str]:
+    """Where the null of a level says little of circuits."""
+    notes = []
+    if level == "edges" and "node" in granularities:
         notes.append(
             "edges of a node circuit follow from its nodes and are not independent: read its "
             "p-value at --level nodes"
@@ -361,3 +364,13 @@ def caveats(circuits: Sequence[Compared], level: Level, aligned: bool = False) -
             "chance: p-value 1"
         )
     return notes
+
+
+def names_caveat(models: Collection[tuple[str, int | None]]) -> list[str]:
+    """What to say of circuits of several models, each with its seed, whose components go by name."""
+    if len(set(models)) < 2:
+        return []
+    return [
+        "the models were trained apart: components are matched by name, though heads of "
+        "two trainings have no common order (--align matches them by what they do)"
+    ]

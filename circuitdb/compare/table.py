@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
+from circuitdb.compare.groups import GroupMatrix
 from circuitdb.compare.matrix import Matrix
 from circuitdb.errors import OptionError
 
@@ -27,57 +28,62 @@ def check_table(path: Path) -> None:
         raise OptionError(f"{str(path.parent)!r} is no folder; make it first")
 
 
-def save_table(matrix: Matrix, path: Path) -> Path:
+def save_table(found: Matrix | GroupMatrix, path: Path) -> Path:
     """Write a matrix; a file of the name is replaced only by a whole one.
 
-    ``.csv`` and ``.parquet`` have one row a pair. ``.npz`` has ``jaccard`` (float32, square), ``circuit_id``,
-    ``label``, ``size`` and the squares of what else was measured.
+    ``.csv`` and ``.parquet`` have one row a pair, of groups one a cell. ``.npz`` has ``jaccard`` (square),
+    ``label`` and the squares of what else was measured, of circuits also ``circuit_id`` and ``size``.
     """
     beside = path.with_name(f".{path.name}.part")
     try:
         if path.suffix.lower() == ".npz":
-            _save_square(matrix, beside)
+            with beside.open("wb") as file:
+                np.savez(file, **_squares(found))
         else:
-            _save_rows(matrix, beside, path.suffix.lower())
+            _save_rows(found, beside, path.suffix.lower())
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
     return path
 
 
-def _save_square(matrix: Matrix, path: Path) -> None:
+def _squares(found: Matrix | GroupMatrix) -> dict[str, Any]:
+    if isinstance(found, GroupMatrix):
+        return {"label": np.asarray(found.labels), **found.between._asdict()}
     squares = {
         name: square
-        for given in (matrix.chance, matrix.placed)
+        for given in (found.chance, found.placed)
         if given is not None
         for name, square in given._asdict().items()
     }
-    with path.open("wb") as file:
-        np.savez(
-            file,
-            circuit_id=np.asarray([c.circuit_id for c in matrix.circuits]),
-            label=np.asarray(matrix.labels),
-            size=matrix.sizes,
-            jaccard=matrix.jaccard,
-            **squares,
-        )
+    return {
+        "circuit_id": np.asarray([c.circuit_id for c in found.circuits]),
+        "label": np.asarray(found.labels), "size": found.sizes, "jaccard": found.jaccard, **squares,
+    }  # fmt: skip
 
 
-def _save_rows(matrix: Matrix, path: Path, suffix: str) -> None:
+def _save_rows(found: Matrix | GroupMatrix, path: Path, suffix: str) -> None:
     import duckdb
 
-    n = len(matrix.circuits)
-    first, second = np.triu_indices(n, 1)
+    groups = isinstance(found, GroupMatrix)
+    n = len(found.labels)
+    first, second = np.triu_indices(n, 0 if groups else 1)
+    squares = found.between._asdict() if isinstance(found, GroupMatrix) else found.figures()
+    figures = {k: v[first, second] for k, v in squares.items()}
+    names = {"label": np.asarray(found.labels, dtype=object)}
+    if isinstance(found, Matrix):
+        names["circuit_id"] = np.asarray([c.circuit_id for c in found.circuits], dtype=object)
+    sides = (
+        "a.label AS a, b.label AS b"
+        if groups
+        else "a.circuit_id AS a, b.circuit_id AS b, a.label AS label_a, b.label AS label_b"
+    )
     with duckdb.connect() as con:
-        ids = np.asarray([c.circuit_id for c in matrix.circuits], dtype=object)
-        names = np.asarray(matrix.labels, dtype=object)
-        con.register("circuits", {"i": np.arange(n), "circuit_id": ids, "label": names})
-        figures = {k: v[first, second] for k, v in matrix.figures().items()}
-        con.register("pairs", {"i": first, "j": second, **figures})
-        columns = ", ".join(f"if(isnan(p.{k}), NULL, p.{k}) AS {k}" for k in figures)
+        con.register("named", {"i": np.arange(n), **names})
+        con.register("cells", {"i": first, "j": second, **figures})
+        columns = ", ".join(f"if(isnan(c.{k}), NULL, c.{k}) AS {k}" for k in figures)
         how = "(FORMAT parquet)" if suffix == ".parquet" else "(FORMAT csv, HEADER)"
         con.execute(
-            "COPY (SELECT a.circuit_id AS a, b.circuit_id AS b, a.label AS label_a, "
-            f"b.label AS label_b, {columns} FROM pairs p JOIN circuits a ON a.i = p.i "
-            f"JOIN circuits b ON b.i = p.j ORDER BY p.i, p.j) TO '{path.as_posix()}' {how}"
+            f"COPY (SELECT {sides}, {columns} FROM cells c JOIN named a ON a.i = c.i "
+            f"JOIN named b ON b.i = c.j ORDER BY c.i, c.j) TO '{path.as_posix()}' {how}"
         )
