@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.calibration import answers, planted, rates
-from benchmarks.calibration.planted import Drawn, Planted
+from benchmarks.calibration.planted import Levels, Planted
 from circuitdb.compare.maxent import edge_probabilities
 from circuitdb.compare.null import degree_preserving, layer_stratified
 from tests.joined import alike
@@ -29,7 +29,7 @@ def disjoint() -> Planted:
 
 
 @pytest.fixture(scope="module")
-def drawn(disjoint: Planted) -> Drawn:
+def drawn(disjoint: Planted) -> Levels:
     return disjoint.draw(DRAWS, seed=0)
 
 
@@ -52,40 +52,38 @@ def test_p_values_of_draws_are_those_of_overlap(disjoint: Planted):
     heads = np.asarray([c.kind == "head" for c in space.components])
     for _ in range(3):
         places = disjoint.places(rng)
-        drawn = disjoint.at(*places)
+        drawn = disjoint.at(places)
         a, b = planted.carried(disjoint, places)
         p_a, p_b = (edge_probabilities(space, e, disjoint.universe) for e in (a, b))
         edges = degree_preserving(a, b, disjoint.universe, p_a, p_b)
-        assert drawn.edges_p == pytest.approx(edges.p_value, rel=1e-6)
-        assert drawn.hypergeometric_p == pytest.approx(edges.hypergeometric_p)
+        assert drawn.edges.p[0] == pytest.approx(edges.p_value, rel=1e-6)
+        assert drawn.edges.hypergeometric[0] == pytest.approx(edges.hypergeometric_p)
         of_heads = (e[heads[e]] for e in map(space.nodes_of, (a, b)))
-        assert drawn.heads_p == pytest.approx(layer_stratified(space, *of_heads, heads).p_value)
+        assert drawn.heads.p[0] == pytest.approx(layer_stratified(space, *of_heads, heads).p_value)
 
 
 def test_what_disjoint_programs_share_is_significant_no_oftener_than_it_should_be(
-    drawn: Drawn,
+    drawn: Levels,
 ):
-    for values in (drawn.heads, drawn.edges):
+    for p in (drawn.heads.p, drawn.edges.p):
         # Three standard deviations of a share of .05 of so many draws, or of .01.
-        assert rates.share(values.printed, 0.05) <= 0.05 + 0.033
-        assert rates.share(values.printed, 0.01) <= 0.01 + 0.015
-    assert drawn.heads_jaccard.max() > 0.2, "chance has given them something"
+        assert rates.share(p, 0.05) <= 0.05 + 0.033
+        assert rates.share(p, 0.01) <= 0.01 + 0.015
+    assert drawn.heads.jaccard.max() > 0.2, "chance has given them something"
 
 
-def test_the_p_values_of_disjoint_programs_heads_are_uniform(drawn: Drawn):
-    uniform = drawn.heads.randomised(np.random.default_rng(0))
+def test_the_p_values_of_disjoint_programs_heads_are_uniform(drawn: Levels):
+    uniform = drawn.heads.values.randomised(np.random.default_rng(0))
     # Kolmogorov's: a larger distance has probability .001.
     assert rates.distance(uniform) < 1.95 / np.sqrt(DRAWS)
 
 
-def test_the_hypergeometric_calls_disjoint_programs_alike(drawn: Drawn):
-    assert rates.share(drawn.hypergeometric, 0.05) > 0.3
+def test_the_hypergeometric_calls_disjoint_programs_alike(drawn: Levels):
+    assert rates.share(drawn.edges.hypergeometric, 0.05) > 0.3
 
 
 def test_three_shared_heads_are_significant_and_four_among_many_pairs_too():
-    none, three, four = (
-        dyck_twice(k, n_heads=12).draw(100, seed=0).heads.printed for k in (0, 3, 4)
-    )
+    none, three, four = (dyck_twice(k, n_heads=12).draw(100, seed=0).heads.p for k in (0, 3, 4))
     assert three.max() <= 0.05
     called = rates.called(four, none, np.random.default_rng(0))
     assert called.planted > 0.95

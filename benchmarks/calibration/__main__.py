@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.calibration import answers, planted, rates
-from benchmarks.calibration.planted import Drawn, Planted
+from benchmarks.calibration.planted import Drawn, Levels, Planted
 from benchmarks.calibration.rates import Floats, share
 from benchmarks.timing import table
 from tests.joined import Pairs, alike
@@ -41,9 +41,9 @@ class Case(NamedTuple):
     names: tuple[str, str]
     k: int
     width: int
-    sizes: tuple[str, str]
-    """Heads and edges of both circuits."""
-    drawn: Drawn
+    sizes: dict[str, str]
+    """Members of both circuits at each level."""
+    drawn: Levels
 
     @property
     def label(self) -> str:
@@ -70,23 +70,15 @@ def _cases(names: tuple[str, str], k: int, choices: Sequence[Pairs]) -> Iterator
     for width in WIDTHS:
         made = [Planted.of(n, edges, width) for n, edges in zip(networks, found, strict=True)]
         parts = [p.draw(DRAWS // len(made), seed) for seed, p in enumerate(made)]
-        heads, edges = (tuple(int(x.sum()) for x in made[0].heads), [len(e) for e in found[0]])
-        yield Case(
-            names, k, width, (f"{heads[0]}, {heads[1]}", f"{edges[0]}, {edges[1]}"), _joined(parts)
-        )
+        drawn = Levels(*(Drawn.joined(some) for some in zip(*parts, strict=True)))
+        yield Case(names, k, width, _sizes(made[0]), drawn)
 
 
-def _joined(parts: Sequence[Drawn]) -> Drawn:
-    """The draws of all parts, one after the other."""
-    heads, edges = (
-        rates.Values(*np.concatenate([getattr(p, what) for p in parts], axis=1))
-        for what in ("heads", "edges")
-    )
-    columns = {
-        name: np.concatenate([getattr(p, name) for p in parts])
-        for name in ("heads_jaccard", "edges_jaccard", "hypergeometric")
-    }
-    return Drawn(heads=heads, edges=edges, **columns)
+def _sizes(made: Planted) -> dict[str, str]:
+    """Members of both circuits at each level."""
+    heads = [len(made.heads_of(edges)) for edges in made.edges]
+    edges = [len(edges) for edges in made.edges]
+    return {"heads": f"{heads[0]}, {heads[1]}", "edges": f"{edges[0]}, {edges[1]}"}
 
 
 def searches_section() -> str:
@@ -110,16 +102,13 @@ def disjoint_section(found: Sequence[Case]) -> str:
     rng = np.random.default_rng(0)
     rows = []
     for case in found:
-        for level, sizes, jaccard in zip(
-            ("heads", "edges"), case.sizes, case.drawn[:2], strict=True
-        ):
-            values: rates.Values = getattr(case.drawn, level)
-            uniform = values.randomised(rng)
-            hyper = f"{share(case.drawn.hypergeometric, 0.05):.3f}" if level == "edges" else ""
+        for level, drawn in case.drawn._asdict().items():
+            uniform = drawn.values.randomised(rng)
             rows.append([
-                case.label, str(case.width), level, sizes, f"{jaccard.mean():.3f}",
-                f"{share(values.printed, 0.05):.3f}", f"{share(values.printed, 0.01):.3f}",
-                f"{share(uniform, 0.05):.3f}", f"{rates.distance(uniform):.3f}", hyper,
+                case.label, str(case.width), level, case.sizes[level], f"{drawn.jaccard.mean():.3f}",
+                f"{share(drawn.p, 0.05):.3f}", f"{share(drawn.p, 0.01):.3f}",
+                f"{share(uniform, 0.05):.3f}", f"{rates.distance(uniform):.3f}",
+                f"{share(drawn.hypergeometric, 0.05):.3f}",
             ])  # fmt: skip
     heads = [
         "programs", "heads a layer", "level", "sizes", "Jaccard", "p ≤ .05", "p ≤ .01",
@@ -133,9 +122,7 @@ def quantiles_section(found: Sequence[Case]) -> str:
     rng = np.random.default_rng(1)
     rows = [["uniform", *(f"{limit:g}" for limit in LIMITS), ""]]
     for level in ("heads", "edges"):
-        values = rates.Values(
-            *np.concatenate([getattr(case.drawn, level) for case in found], axis=1)
-        )
+        values = Drawn.joined([getattr(case.drawn, level) for case in found]).values
         kinds = {
             "printed": values.printed,
             "mid": values.mid,
@@ -157,17 +144,31 @@ def power_section(found: Sequence[Case]) -> str:
     return table(heads, [_power_row(case, none[case.names, case.width]) for case in found])
 
 
-def _power_row(case: Case, none: Drawn) -> list[str]:
+def _power_row(case: Case, none: Levels) -> list[str]:
     row = [case.label, str(case.width), str(case.k)]
-    for level, jaccard in zip(("heads", "edges"), case.drawn[:2], strict=True):
-        p, other = (getattr(drawn, level).printed for drawn in (case.drawn, none))
-        called = rates.called(p, other, np.random.default_rng(2))
-        row += [f"{jaccard.mean():.3f}", f"{share(p, 0.05):.3f}"]
+    for level, drawn in case.drawn._asdict().items():
+        called = rates.called(drawn.p, getattr(none, level).p, np.random.default_rng(2))
+        row += [f"{drawn.jaccard.mean():.3f}", f"{share(drawn.p, 0.05):.3f}"]
         # Without a shared head there is nothing to find.
         row += [f"{called.planted:.3f}" if case.k else "–"]
         if level == "heads":
             row += [f"{called.false:.3f}" if case.k else "–"]
     return row
+
+
+def coinciding_section(case: Case) -> str:
+    """Shared edges of a pair that shares nothing, by how many of its heads chance put at one place."""
+    edges, heads = case.drawn.edges, case.drawn.heads.shared
+    rows = []
+    for n in np.unique(heads).tolist():
+        at = heads == n
+        z = edges.z[at][np.isfinite(edges.z[at])]
+        rows.append([
+            f"{n:g}", str(at.sum()), f"{edges.shared[at].mean():.2f}",
+            f"{edges.expected[at].mean():.2f}", *([f"{z.mean():.2f}", f"{z.std():.2f}"] if len(z) else ["", ""]),
+        ])  # fmt: skip
+    names = ["heads at one place", "draws", "shared edges", "expected", "z, mean", "z, deviation"]
+    return f"{case.label}, {case.width} heads a layer:\n\n" + table(names, rows)
 
 
 def answers_section(path: Path) -> str:
@@ -210,6 +211,7 @@ def sections(folder: Path) -> Iterator[str]:
     disjoint = [case for case in found if case.k == 0]
     yield disjoint_section(disjoint)
     yield quantiles_section(disjoint)
+    yield coinciding_section(disjoint[-2])
     yield "## Planted sharing of k heads\n\n" + power_section(found)
     yield "## A trained model\n\n" + answers_section(folder / "answers.duckdb")
 

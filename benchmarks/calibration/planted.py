@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,14 +26,11 @@ from numpy.typing import NDArray
 
 from benchmarks.calibration.rates import Values
 from circuitdb import engines
+from circuitdb.compare.comparable import component_mask
 from circuitdb.compare.maxent import edge_probabilities
 from circuitdb.compare.measures import set_measures
-from circuitdb.compare.tail import (
-    hypergeometric_log_tail,
-    p_value,
-    poisson_binomial_log_tail,
-    stratified_log_tail,
-)
+from circuitdb.compare.null import Expectation, degree_preserving, layer_stratified
+from circuitdb.compare.tail import p_value, poisson_binomial_log_tail, stratified_log_tail
 from circuitdb.engines.engine import Problem
 from circuitdb.models.weights import Attention, Block, Mlp, Weights
 from circuitdb.names import Component
@@ -134,31 +132,52 @@ def _of_heads(space: Space, index: Callable[[Component], int]) -> NDArray[np.int
     return np.asarray([[index(Component("head", i, h)) for h in heads] for i in layers])
 
 
-class Draw(NamedTuple):
-    """What two circuits share at places drawn at random, and how likely so much is by chance."""
-
-    heads_jaccard: float
-    heads_p: float
-    """P(as many shared heads, or more) under the layer-stratified null."""
-    heads_above: float
-    """P(more)"""
-    edges_jaccard: float
-    edges_p: float
-    """The same of edges, under the degree-preserving null."""
-    edges_above: float
-    hypergeometric_p: float
-    """P(as many shared edges, or more) when all edges are equally likely."""
-
-
 class Drawn(NamedTuple):
-    """Many draws."""
+    """What two circuits share at one level at places drawn at random, and what chance says of it.
 
-    heads_jaccard: Floats
-    """``[draw]``, as the others."""
-    edges_jaccard: Floats
-    heads: Values
-    edges: Values
+    Each field has one value a draw.
+    """
+
+    jaccard: Floats
+    shared: Floats
+    expected: Floats
+    """Mean number of shared members under the level's null, as the next three."""
+    z: Floats
+    """NaN where nothing is left to chance."""
+    p: Floats
+    """P(as many shared, or more): what `overlap` prints."""
+    above: Floats
+    """P(more)"""
     hypergeometric: Floats
+    """P(as many shared, or more) when all members are equally likely."""
+
+    @property
+    def values(self) -> Values:
+        """The p-values."""
+        return Values(self.p, self.above)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Drawn]) -> Drawn:
+        """The draws of all parts, one after the other."""
+        return cls(*np.concatenate(parts, axis=1))
+
+
+class Levels(NamedTuple):
+    """The same draws at both levels."""
+
+    heads: Drawn
+    """Under the layer-stratified null."""
+    edges: Drawn
+    """Under the degree-preserving null."""
+
+
+def _drawn(said: Expectation, jaccard: float | None, log_above: float) -> tuple[float, ...]:
+    """One draw's values in the order of :class:`Drawn`."""
+    z = np.nan if said.z is None else said.z
+    return (
+        jaccard or 0.0, said.shared, said.expected_shared, z, said.p_value, p_value(log_above),
+        said.hypergeometric_p,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -195,11 +214,14 @@ class Planted:
         return first, second
 
     @functools.cached_property
-    def heads(self) -> tuple[Bools, Bools]:
-        """The heads of both circuits, bool ``[layer, head]``."""
-        ids = _of_heads(self.space, lambda c: self.space.writer_index[c])
-        first, second = (np.isin(ids, self.space.nodes_of(e)) for e in self.edges)
-        return first, second
+    def heads(self) -> Bools:
+        """Bool ``[component]``, true at heads."""
+        return component_mask(self.space, "heads")
+
+    def heads_of(self, edges: EdgeIds) -> NDArray[np.int32]:
+        """The heads that some edges touch."""
+        nodes = self.space.nodes_of(edges)
+        return nodes[self.heads[nodes]]
 
     def places(self, rng: np.random.Generator) -> tuple[Places, Places]:
         """Places in both copies; shared heads have one place, all else is drawn independently."""
@@ -213,54 +235,39 @@ class Planted:
             second[layer, free] = rng.permutation(first[layer, free])
         return first, second
 
-    def draw(self, n: int, seed: int) -> Drawn:
+    def draw(self, n: int, seed: int) -> Levels:
         """Both circuits n times, at places drawn at random."""
         rng = np.random.default_rng(seed)
-        columns = dict(
-            zip(
-                Draw._fields,
-                np.asarray([self.at(*self.places(rng)) for _ in range(n)]).T,
-                strict=True,
-            )
-        )
-        heads, edges = (
-            Values(columns[f"{x}_p"], columns[f"{x}_above"]) for x in ("heads", "edges")
-        )
-        return Drawn(
-            columns["heads_jaccard"],
-            columns["edges_jaccard"],
-            heads,
-            edges,
-            columns["hypergeometric_p"],
-        )
+        heads, edges = zip(*(self._at(self.places(rng)) for _ in range(n)), strict=True)
+        return Levels(Drawn(*np.asarray(heads).T), Drawn(*np.asarray(edges).T))
 
-    def at(self, first: Places, second: Places) -> Draw:
-        """Both circuits at some places."""
-        return Draw(*self._heads_at(first, second), *self._edges_at(first, second))
+    def at(self, places: tuple[Places, Places]) -> Levels:
+        """Both circuits at some places, one draw."""
+        heads, edges = self._at(places)
+        return Levels(Drawn(*np.asarray([heads]).T), Drawn(*np.asarray([edges]).T))
 
-    def _heads_at(self, first: Places, second: Places) -> tuple[float, float, float]:
-        in_a, in_b = np.zeros_like(self.heads[0]), np.zeros_like(self.heads[1])
-        for carried, own, places in zip((in_a, in_b), self.heads, (first, second), strict=True):
-            np.put_along_axis(carried, places, own, axis=1)
+    def _at(self, places: tuple[Places, Places]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        to = [edges_moved(self.space, at) for at in places]
+        a, b = (there[own] for there, own in zip(to, self.edges, strict=True))
+        return self._heads_at(a, b), self._edges_at(a, b, to)
+
+    def _heads_at(self, a: EdgeIds, b: EdgeIds) -> tuple[float, ...]:
+        in_a, in_b = self.heads_of(a), self.heads_of(b)
+        said = layer_stratified(self.space, in_a, in_b, self.heads)
         n = self.space.spec.n_heads
-        strata = [(n, int(a.sum()), int(b.sum())) for a, b in zip(in_a, in_b, strict=True)]
-        both = int((in_a & in_b).sum())
-        p, above = (p_value(stratified_log_tail(strata, k)) for k in (both, both + 1))
-        return both / int((in_a | in_b).sum()), p, above
+        layers = [
+            Counter(self.space.components[i].layer for i in of.tolist()) for of in (in_a, in_b)
+        ]
+        strata = [(n, layers[0][i], layers[1][i]) for i in range(self.space.spec.n_layers)]
+        above = stratified_log_tail(strata, said.shared + 1)
+        return _drawn(said, set_measures(in_a, in_b).jaccard, above)
 
-    def _edges_at(self, first: Places, second: Places) -> tuple[float, float, float, float]:
-        to_a, to_b = (edges_moved(self.space, places) for places in (first, second))
-        a, b = to_a[self.edges[0]], to_b[self.edges[1]]
-        chances = np.empty((2, self.space.n_edges))
-        for carried, own, to in zip(chances, self.probabilities, (to_a, to_b), strict=True):
-            carried[to] = own
-        either = (chances[0] * chances[1])[self.universe]
-        sets = set_measures(a, b)
-        p, above = (
-            p_value(poisson_binomial_log_tail(either, k)) for k in (sets.shared, sets.shared + 1)
-        )
-        drawn = hypergeometric_log_tail(int(self.universe.sum()), len(a), len(b), sets.shared)
-        return sets.jaccard or 0.0, p, above, p_value(drawn)
+    def _edges_at(self, a: EdgeIds, b: EdgeIds, to: Sequence[EdgeIds]) -> tuple[float, ...]:
+        p_a, p_b = np.empty((2, self.space.n_edges))
+        p_a[to[0]], p_b[to[1]] = self.probabilities
+        said = degree_preserving(a, b, self.universe, p_a, p_b)
+        above = poisson_binomial_log_tail((p_a * p_b)[self.universe], said.shared + 1)
+        return _drawn(said, set_measures(a, b).jaccard, above)
 
 
 def searched_again(of: Joined, n_heads: int, places: tuple[Places, Places]) -> list[EdgeIds]:

@@ -1,9 +1,9 @@
 """The scale a Jaccard index is read on: a floor, a ceiling, and where between them it lies.
 
 *Floor*: each circuit against one found on the same prompts with random answers: what the model's
-hubs alone give. *Ceiling*: replicates of one task on disjoint prompts against each other: what
-the engine's own noise leaves. *Corrected overlap* = (J − floor) / (ceiling − floor): 0 is no more
-alike than hubs, 1 as alike as one task is to itself. It is not clipped.
+hubs and equal prompts give. *Ceiling*: replicates of one task on disjoint prompts against each other:
+what the engine's own noise leaves. *Corrected overlap* = (J − floor) / (ceiling − floor): 0 is no more
+alike than that floor, 1 as alike as one task is to itself. It is not clipped.
 """
 
 from __future__ import annotations
