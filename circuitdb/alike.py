@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuitdb import controls
 from circuitdb.select import Ranked, rankable
 from circuitdb.store.reference import is_search
 
@@ -42,6 +43,23 @@ def of_other_tasks(
         if row.task not in told and runs[row.run_id].settings == run.settings:
             told.add(row.task)
             yield row
+
+
+def random_answers(store: Store, run: Run, granularity: str, **filters: Any) -> CircuitRow | None:
+    """The newest circuit of the same work on the same prompt sample with random answers.
+
+    Args:
+        store: where it is.
+        run: what it is a control of.
+        granularity: of the circuit.
+        filters: what else its columns must be.
+    """
+    filters |= {name: getattr(run, name) for name in ("task", "engine", "metric", "ablation")}
+    filters |= {"answers": "random", "replicate": controls.replicate(run)}
+    found = store.find(**filters, granularity=granularity)
+    runs = store.runs(list({row.run_id for row in found}))
+    work = controls.work(run)
+    return next((row for row in found if controls.work(runs[row.run_id]) == work), None)
 
 
 def others(

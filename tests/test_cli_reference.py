@@ -27,7 +27,7 @@ def test_every_command_is_on_the_page():
 
 def test_the_commands_are_those_of_the_contract():
     wanted = (
-        "discover ls show add evaluate curve knockout test overlap matrix similar align "
+        "discover ls show add evaluate curve knockout test overlap matrix similar align functional "
         "clusters consensus diff variance sql query queries render models tasks "
         "engines train pull rm alias note merge verify backup doctor replay stability import"
     )

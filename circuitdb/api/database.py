@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from circuitdb.compare.clusters import Clusters
     from circuitdb.compare.consensus import Consensus
     from circuitdb.compare.diff import Diff
+    from circuitdb.compare.functional import FunctionalMatrix
     from circuitdb.compare.groups import GroupMatrix
     from circuitdb.compare.stability import Stability
     from circuitdb.compare.variance import Variance
@@ -550,6 +551,44 @@ class Database:
             permutations=permutations, seed=seed, report=report,
         )  # fmt: skip
 
+    def functional(
+        self,
+        *refs: str,
+        level: str = "edges",
+        split: str = "test",
+        draws: int = 100,
+        metric: str | None = None,
+        force: bool = False,
+        model_options: Mapping[str, Any] | None = None,
+        report: Report = silent,
+    ) -> FunctionalMatrix:
+        """What circuits do on each other's tasks, and whether what they share serves both; stored.
+
+        Each task keeps the prompts, metric and ablation of its circuit's run. What is stored already
+        is not measured again.
+
+        Args:
+            refs: two or more circuits of one model.
+            level: ``edges`` or ``nodes``: what parts are made of.
+            split: ``train``, ``validation``, ``test`` or ``shift``.
+            draws: random sets beside each figure.
+            metric: the runs' own metric, where that is a function of a file.
+            force: also where engine, metric, ablation or granularity differ.
+            model_options: as for :meth:`discover`.
+            report: progress.
+
+        Raises:
+            CircuitReferenceError: a reference names no circuit, or several.
+            ComparisonError: they are of different weights, of one task, or not like for like.
+            InputError: one of its kinds says what else cannot be done as asked.
+        """
+        from circuitdb.api import functional
+
+        return functional.functional_of(
+            self._access, refs, level=level, split=split, draws=draws, metric=metric, force=force,
+            model_options=model_options, report=report,
+        )  # fmt: skip
+
     def render(self, *refs: str, path: str | Path) -> Path:
         """Draw one circuit, or two or three in one diagram coloured by who has what.
 
@@ -750,7 +789,7 @@ class Database:
         """Add what another database has and this one lacks.
 
         That is circuits, and for circuits stored in both evaluations, curves, knockouts,
-        tests, aliases and notes; what is here stays as it is. The file is made where there is none.
+        tests, functional overlap, aliases and notes; what is here stays as it is. The file is made where there is none.
 
         Raises:
             StoreError: the other database is missing, damaged, or none of circuitdb's.

@@ -18,7 +18,7 @@ from circuitdb.cli.output import Output, line
 
 COMMANDS: Final[dict[str, str]] = {
     "discover": "discover", "ls": "listing", "show": "showing", "overlap": "compare", "matrix": "crowds", "similar": "crowds",
-    "clusters": "groups", "consensus": "groups", "diff": "groups", "variance": "groups",
+    "clusters": "groups", "consensus": "groups", "diff": "groups", "variance": "groups", "functional": "functional",
     "align": "aligning", "render": "draw", "evaluate": "discover", "curve": "curves", "knockout": "trials", "test": "trials", "add": "discover", "sql": "asking",
     "import": "importing", "replay": "repeat", "stability": "repeat", "query": "asking", "queries": "asking", "models": "models", "tasks": "models",
     "engines": "models", "train": "models", "pull": "models", "alias": "care", "note": "care",

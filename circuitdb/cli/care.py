@@ -98,9 +98,9 @@ def merge(
 ) -> None:
     """Add the circuits of another database.
 
-    Those that are stored here already take over evaluations, curves, knockouts and tests they lack,
-    and an alias and a note where they have none; signatures and alignments of models come too.
-    Nothing in the other file is run.
+    Those that are stored here already take over evaluations, curves, knockouts, tests and functional
+    overlap they lack, and an alias and a note where they have none; signatures and alignments of
+    models come too. Nothing in the other file is run.
 
     \b
     Example:
@@ -114,7 +114,8 @@ def merge(
         f"{plural(len(merged.added), 'circuit')} added, {merged.known} stored already, "
         f"{plural(merged.evaluations, 'evaluation')} added to them; for all of these "
         f"{plural(merged.curves, 'curve')}, {plural(merged.knockouts, 'table')} of knockouts, "
-        f"{plural(merged.tests, 'test')}; of models {plural(merged.signatures, 'signature')} and "
+        f"{plural(merged.tests, 'test')}, {plural(merged.functional, 'cell')} of functional overlap; "
+        f"of models {plural(merged.signatures, 'signature')} and "
         f"{plural(merged.alignments, 'alignment')}"
     )
     out.result(merged._asdict(), lambda: raw(said))

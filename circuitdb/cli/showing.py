@@ -33,7 +33,7 @@ def show(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show one circuit: its origin, its figures, its strongest edges.
+    """Show one circuit: origin, figures and its strongest edges.
 
     A contribution is −score × better: positive supports the task.
 

@@ -40,12 +40,22 @@ from circuitdb.errors import (
     NumericalError,
     StoreError,
 )
+from circuitdb.functional import Cell
 from circuitdb.outcomes import CircuitTest, Knockouts
 from circuitdb.signature import Assignment, Signature
 from circuitdb.space import Space, SpaceSpec
 from circuitdb.store.connection import in_our_words
-from circuitdb.store.content import FIGURES, KNOCKOUT, PROMPT, PROVENANCE, TEMPLATE, filled
+from circuitdb.store.content import (
+    FIGURES,
+    FUNCTIONAL,
+    KNOCKOUT,
+    PROMPT,
+    PROVENANCE,
+    TEMPLATE,
+    filled,
+)
 from circuitdb.store.curves import read as read_curves
+from circuitdb.store.functional import made as made_functional
 from circuitdb.store.read import (
     CircuitRow,
     make_figures,
@@ -65,8 +75,8 @@ _TABLES: Final = (
     "migration", "space", "prompt_set", "prompt", "provenance", "run", "score", "node_score",
     "edge_effect", "decision", "circuit", "member", "node_member", "evaluation",
     "template_evaluation", "curve", "curve_point", "curve_template", "knockout", "circuit_test",
-    "removal", "member_change", "signature", "signature_value", "alignment", "partner", "alias",
-    "note",
+    "removal", "member_change", "functional", "signature", "signature_value", "alignment", "partner",
+    "alias", "note",
 )  # fmt: skip
 
 
@@ -92,6 +102,8 @@ class Takes(Protocol):
         self, weights_a: str, weights_b: str, recipe_id: str, settings: dict[str, Any]
     ) -> Assignment | None: ...
     def add_alignment(self, found: Assignment) -> None: ...
+    def functional(self, cell_ids: Sequence[str]) -> dict[str, Cell]: ...
+    def add_functional(self, cell: Cell) -> None: ...
     def set_alias(self, circuit_id: str, alias: str) -> None: ...
     def set_note(self, circuit_id: str, note: str | None) -> None: ...
 
@@ -111,6 +123,8 @@ class Merged(NamedTuple):
     """Tables of knockouts taken over, also for circuits that were new."""
     tests: int
     """Tests taken over, also for circuits that were new."""
+    functional: int
+    """Cells of functional overlap taken over, of whatever runs."""
     signatures: int
     """Models' signatures taken over."""
     alignments: int
@@ -135,8 +149,8 @@ def merge(store: Takes, other: Path) -> Merged:
     """Add what another database has and this one lacks.
 
     Circuits come one transaction a run. A circuit stored in both takes over the evaluations,
-    knockouts and tests it lacks, its run the faithfulness curves, and an alias and a note where it
-    has none.
+    knockouts and tests it lacks, its run the faithfulness curves and the functional overlap, and an
+    alias and a note where it has none.
 
     Raises:
         StoreError: the other database is missing, no circuitdb database, or not trustworthy.
@@ -238,14 +252,17 @@ def _take(store: Takes, con: Any) -> Merged:
     both = {row[0]: known[row[1]] for row in theirs if row[1] in known}
     evaluations = sum(_take_evaluations(store, con, key, row) for key, row in both.items())
     curves = sum(_take_curves(store, con, key) for key in sorted({row[2] for row in theirs}))
+    functional = sum(
+        _take_functional(store, con, key) for key in sorted({row[2] for row in theirs})
+    )
     ids = {row[0]: row[1] for row in theirs}
     knockouts = sum(_take_knockouts(store, con, key, circuit) for key, circuit in ids.items())
     tests = sum(_take_tests(store, con, key, circuit) for key, circuit in ids.items())
     signatures, alignments = _take_signatures(store, con), _take_alignments(store, con)
     skipped_aliases = tuple(_take_aliases(store, con, ids))
     return Merged(
-        tuple(added), len(known), evaluations, curves, knockouts, tests, signatures, alignments,
-        skipped_aliases, tuple(_take_notes(store, con, ids)),
+        tuple(added), len(known), evaluations, curves, knockouts, tests, functional, signatures,
+        alignments, skipped_aliases, tuple(_take_notes(store, con, ids)),
     )  # fmt: skip
 
 
@@ -272,6 +289,18 @@ def _take_curves(store: Takes, con: Any, run_key: int) -> int:
     new = [curve for curve in theirs if curve.curve_id not in known]
     for curve in new:
         store.add_curve(curve)
+    return len(new)
+
+
+def _take_functional(store: Takes, con: Any, run_key: int) -> int:
+    """Copy what a run's prompts were used to measure of parts of circuits and is not here; how many."""
+    run_id = _rows(con, "run", ("run_id",), ("run_key", run_key))[0][0]
+    rows = _rows(con, "functional", ("cell_id", *FUNCTIONAL), ("run_key", run_key))
+    theirs = {cell.cell_id: cell for cell in (made_functional(run_id, row) for row in sorted(rows))}
+    known = store.functional(list(theirs))
+    new = [cell for cell_id, cell in theirs.items() if cell_id not in known]
+    for cell in new:
+        store.add_functional(cell)
     return len(new)
 
 

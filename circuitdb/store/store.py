@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Scores,
     )
     from circuitdb.curve import Curve
+    from circuitdb.functional import Cell
     from circuitdb.outcomes import CircuitTest, FitKey, Knockouts, NullFit
     from circuitdb.signature import Assignment, Signature
     from circuitdb.space import EdgeIds, Space, SpaceSpec
@@ -174,6 +175,13 @@ class Store:
 
         with self._writing() as con:
             curves.add(con, read.run_key(con, curve.run_id), curve)
+
+    def add_functional(self, cell: Cell) -> None:
+        """Store what a part of circuits does on a task; an equal question is stored once."""
+        from circuitdb.store import functional
+
+        with self._writing() as con:
+            functional.add(con, cell)
 
     def add_knockouts(self, circuit_id: str, knockouts: Knockouts) -> None:
         """Store knockouts of a circuit; those of one split, metric and ablation are stored once."""
@@ -452,6 +460,13 @@ class Store:
 
         with self._reading() as con:
             return curves.of_run(con, read.run_key(con, run_id), run_id)
+
+    def functional(self, cell_ids: Sequence[str]) -> dict[str, Cell]:
+        """What parts of circuits do on tasks, by the hash of the question; those that are stored."""
+        from circuitdb.store import functional
+
+        with self._reading() as con:
+            return functional.of_questions(con, cell_ids)
 
     def evaluations(self, circuit_id: str) -> tuple[Figures, ...]:
         """The evaluations of a circuit, the one shown first."""
