@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 
 import circuitdb
+from benchmarks.timing import table
 from circuitdb import engines, tasks
 from circuitdb.plan import Plan
+from circuitdb.render.variance import save
 
 MODEL, EDGES, EXAMPLES = "toy-4l", 60, 32
 TASKS = (
@@ -59,15 +61,42 @@ def discover(path: Path) -> None:
         db.discover_plans([plan], model_options={"threads": 1})
 
 
+FACTORS = (
+    "task", "engine", "ablation", "corruption", "drop_templates", "data_seed", "task:engine",
+    "task:ablation",
+)  # fmt: skip
+"""In the order in which they are taken; the template kept goes by those that were left out."""
+
+
+def report(path: Path, picture: Path) -> str:
+    """The table of the page; the plot goes to a file."""
+    found = circuitdb.open(path).variance("", factors=FACTORS)
+    save(found, picture)
+    rows = [
+        [
+            row["name"], str(row["df"]), f"{row['marginal_r2']:.3f}", f"{row['r2']:.3f}",
+            f"{row['chance_r2']:.3f}", f"{row['p_value']:.3g}",
+        ]
+        for row in found.to_json()["terms"]
+    ]  # fmt: skip
+    rows.append(["residual", "", f"{found.residual_r2:.3f}", "", "", ""])
+    heads = ["term", "df", "R², marginal", "R², in order", "R² of meaningless labels", "p"]
+    notes = "\n".join(f"- {note}" for note in found.notes)
+    cells = f"{found.n} circuits in {found.cells} of {found.possible_cells} cells."
+    return f"{cells}\n\n{table(heads, rows)}\n\n{notes}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where the database is kept")
-    chosen = parser.parse_args().folder
+    parser.add_argument("--picture", type=Path, default=Path("determinants.svg"))
+    chosen = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = chosen or Path(scratch)
+        folder = chosen.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         discover(folder / "determinants.duckdb")
+        print(report(folder / "determinants.duckdb", chosen.picture))
 
 
 if __name__ == "__main__":
