@@ -9,6 +9,7 @@ from benchmarks.calibration import answers, planted, rates
 from benchmarks.calibration.planted import Levels, Planted
 from circuitdb.compare.maxent import edge_probabilities
 from circuitdb.compare.null import degree_preserving, layer_stratified
+from circuitdb.space import shared
 from tests.joined import alike
 from tests.programs import program
 
@@ -18,8 +19,8 @@ DRAWS = 400
 def dyck_twice(k: int, n_heads: int) -> Planted:
     """Two copies of one program that share k of their five heads."""
     network = planted.network("dyck", "dyck", alike(program("dyck"), program("dyck"))[:k])
-    spec = planted.shared(network.weights.spec)
-    first, second = (spec.edge_ids(sorted(p.truth["zero"].edges)) for p in network.parts)
+    space = shared(network.weights.spec)
+    first, second = (space.edge_ids(sorted(p.truth["zero"].edges)) for p in network.parts)
     return Planted.of(network, (first, second), n_heads)
 
 

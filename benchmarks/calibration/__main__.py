@@ -179,15 +179,16 @@ def answers_section(path: Path) -> str:
     return table(
         [
             "circuits", "pairs", "Jaccard", "expected", "hypergeometric ≤ .05",
-            "degree-preserving ≤ .05", "≤ .01", "z, mean", "z, deviation", "corrected", "from … to", "interval above 0", "interval holds 1",
+            "degree-preserving ≤ .05", "≤ .01", "z, mean", "z, deviation", "heads ≤ .05", "corrected", "from … to", "interval above 0", "interval holds 1",
         ],
         [[name, *_answers_row(some)] for name, some in found.items()],
     )  # fmt: skip
 
 
 def _answers_row(found: Sequence[answers.Measured]) -> list[str]:
-    p, hyper = (
-        np.concatenate([getattr(m, x) for m in found]) for x in ("p_values", "hypergeometric")
+    p, hyper, heads = (
+        np.concatenate([getattr(m, x) for m in found])
+        for x in ("p_values", "hypergeometric", "of_heads")
     )
     expected = [e.expected_jaccard for m in found for e in m.expected]
     z = np.asarray([e.z for m in found for e in m.expected if e.z is not None])
@@ -198,7 +199,7 @@ def _answers_row(found: Sequence[answers.Measured]) -> list[str]:
         str(len(p)), f"{np.mean([m.jaccard.mean() for m in found]):.3f}",
         f"{np.mean([e for e in expected if e is not None]):.3f}",
         f"{share(hyper, 0.05):.3f}", f"{share(p, 0.05):.3f}", f"{share(p, 0.01):.3f}",
-        f"{z.mean():.2f}", f"{z.std():.2f}",
+        f"{z.mean():.2f}", f"{z.std():.2f}", f"{share(heads, 0.05):.3f}",
         f"{corrected.mean():.2f}", f"{corrected.min():.2f} … {corrected.max():.2f}",
         f"{above} of {len(found)}", f"{whole} of {len(found)}",
     ]  # fmt: skip

@@ -19,7 +19,7 @@ import circuitdb
 from circuitdb.api.compared import sides_of
 from circuitdb.api.plans import make_plan
 from circuitdb.compare.chance import Fits, Side, chance
-from circuitdb.compare.comparable import Compared
+from circuitdb.compare.comparable import Compared, Level
 from circuitdb.compare.measures import set_measures
 from circuitdb.compare.null import Expectation
 from circuitdb.compare.scale import Controls, Scaled, scale_pair
@@ -73,6 +73,8 @@ class Measured:
     """One block: what chance says of all its pairs, and where it lies between controls."""
 
     expected: list[Expectation]
+    """Of edges."""
+    heads: list[Expectation]
     jaccard: Floats
     """``[sample of A, sample of B]``"""
     scaled: Scaled
@@ -84,6 +86,11 @@ class Measured:
     @property
     def hypergeometric(self) -> Floats:
         return np.asarray([e.hypergeometric_p for e in self.expected])
+
+    @property
+    def of_heads(self) -> Floats:
+        """p-values of heads under the layer-stratified null."""
+        return np.asarray([e.p_value for e in self.heads])
 
 
 def blocks(tasks: Sequence[str], samples: int) -> dict[str, list[Block]]:
@@ -121,15 +128,18 @@ class Comparison:
         a, b = self.circuits[block.a][block.of_a], self.circuits[block.b][block.of_b]
         square = jaccards(a, b)
         scaled = scale_pair(float(square.mean()), self._controls(block, square))
-        return Measured([*self._expected(a, b)], square, scaled)
+        edges, heads = ([*self._expected(a, b, level)] for level in ("edges", "heads"))
+        return Measured(edges, heads, square, scaled)
 
-    def _expected(self, a: Sequence[Compared], b: Sequence[Compared]) -> Iterator[Expectation]:
-        of_b = [Side.of(c, "edges", self.fits) for c in b]
+    def _expected(
+        self, a: Sequence[Compared], b: Sequence[Compared], level: Level
+    ) -> Iterator[Expectation]:
+        of_b = [Side.of(c, level, self.fits) for c in b]
         for one in a:
-            side = Side.of(one, "edges", self.fits)
+            side = Side.of(one, level, self.fits)
             for other in of_b:
-                allowed = universe(one, other.circuit, "edges")
-                yield chance(side, other, allowed, "edges")
+                allowed = universe(one, other.circuit, level)
+                yield chance(side, other, allowed, level)
 
     def _controls(self, block: Block, across: Floats) -> Controls:
         """The controls of both tasks, whatever the answers of the circuits compared."""
