@@ -30,10 +30,12 @@ from typing import Any
 import numpy as np
 import tokenizers
 import torch
+from matplotlib.figure import Figure
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import circuitdb
 from benchmarks.timing import table
+from circuitdb.render import plot
 from circuitdb.results import StoredCircuit
 
 SEEDS, N_WORDS, STEPS, BATCH = (0, 1, 2, 3), 16, 1500, 256
@@ -227,16 +229,38 @@ def report(found: dict[str, Any]) -> str:
     return f"{table(heads, by_regime)}\n\n{table(more, between)}"
 
 
+def drawn(found: dict[str, Any]) -> Figure:
+    """Corrected overlap of every model by regime, with its interval."""
+    figure = Figure(figsize=(5.5, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for at, regime in enumerate(REGIMES):
+        rows = [r for r in found["tasks"] if r["regime"] == regime and r["corrected"] is not None]
+        for k, row in enumerate(rows):
+            x = at + (k - (len(rows) - 1) / 2) * 0.12
+            if row["corrected_interval"] is not None:
+                axes.plot([x, x], row["corrected_interval"], color="0.6", linewidth=1)
+            axes.plot(x, row["corrected"], "o", color="C0", markersize=5)
+    for level, what in ((0, "random answers"), (1, "the same task again")):
+        axes.axhline(level, color="0.75", linewidth=0.8, zorder=0)
+        axes.annotate(what, (2.45, level), ha="right", va="bottom", fontsize=8, color="0.4")
+    axes.set_xticks(range(len(REGIMES)), [*REGIMES])
+    axes.set_ylabel("corrected overlap of the two tasks")
+    axes.set_xlabel("what the tasks have in common")
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where models, tasks and the database are kept")
-    chosen = parser.parse_args().folder
+    parser.add_argument("--picture", type=Path, default=Path("dose_and_response.svg"))
+    chosen = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = chosen or Path(scratch)
+        folder = chosen.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         found = run(folder)
         (folder / "dose.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        plot.save(lambda: drawn(found), chosen.picture)
         print(report(found))
 
 
