@@ -18,13 +18,14 @@ import torch
 import circuitdb
 from benchmarks.timing import table
 from circuitdb import engines, tasks
+from circuitdb.errors import PromptError
 from circuitdb.plan import Plan
 from circuitdb.render.variance import save
 
 MODEL, EDGES, EXAMPLES = "toy-4l", 60, 32
 TASKS = (
-    "ioi", "greater_than", "months", "numerals", "number_words", "gendered_pronoun", "subject_verb",
-    "docstring",
+    "ioi", "greater_than", "months", "numerals", "number_words", "subject_verb", "docstring",
+    "induction",
 )  # fmt: skip
 ENGINES = ("eap", "eap-ig-inputs", "eap-clean-corrupted")
 ABLATIONS = ("resample", "mean", "zero")
@@ -58,7 +59,11 @@ def discover(path: Path) -> None:
     for i, plan in enumerate(every):
         if i % 20 == 0:
             print(f"{i} of {len(every)}", file=sys.stderr, flush=True)
-        db.discover_plans([plan], model_options={"threads": 1})
+        try:
+            db.discover_plans([plan], model_options={"threads": 1})
+        except PromptError as error:
+            # A single template may not have enough prompts.
+            print(f"left out: {plan.command()}: {error}", file=sys.stderr, flush=True)
 
 
 FACTORS = (
