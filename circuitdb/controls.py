@@ -51,10 +51,14 @@ def selections(
 ) -> tuple[Selection, Selection]:
     """How a circuit's replicates and its random-answer circuits are selected.
 
-    Both to the circuit's own size. Where the engine decides, replicates are left to it too; its
-    random-answer edge circuit takes as many of the edges it scored.
+    By the same number of edges or nodes where that is the circuit's rule, else to its size. Where
+    the engine decides, replicates are left to it too; its random-answer edge circuit takes as many of
+    the edges it scored.
     """
     unit = "edges" if granularity == "edge" else "nodes"
+    if selection.rule == unit:
+        equal = selection.model_copy(update={"reached": None})
+        return equal, equal
     equal = Selection(
         rule=unit,  # type: ignore[arg-type]
         value=float(n_members),

@@ -132,7 +132,7 @@ def test_stored_alignments_need_no_torch(ask: Asked, database: Path) -> None:
         (("align", PAIR[0], "toy-4l", "--held-out", "ioi"), "'ioi' is compared"),
         (("overlap", *SEEDS, "--align", "--held-out", "ioi"), "'ioi' is compared"),
         (("overlap", *SEEDS, "--align", "--controls"), "without --controls, --sizes and --render"),
-        (("overlap", *SEEDS, "--held-out", "months"), "--held-out says how to --align"),
+        (("overlap", *SEEDS, "--held-out", "months"), "say how to --align"),
     ],
 )
 def test_wrong_input_is_told_in_one_line(ask: Asked, arguments: tuple[str, ...], said: str) -> None:

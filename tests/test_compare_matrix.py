@@ -62,6 +62,13 @@ def test_counts_and_indices_are_those_of_sets(
         assert found[i, j] == pytest.approx(expected_index, nan_ok=True, rel=1e-6)
 
 
+def test_an_index_has_all_its_digits_and_a_cluster_begins_at_its_least() -> None:
+    members = [np.arange(17, dtype=np.int32), np.arange(4, 20, dtype=np.int32)]
+    found = jaccards(Membership.of(members, 20))
+    assert found[0, 1] == 13 / 20
+    assert clusters(found, 0.65).tolist() == [0, 0]
+
+
 def test_no_circuit_and_one_circuit_are_no_special_case() -> None:
     assert jaccards(Membership.of([], N_ITEMS)).shape == (0, 0)
     assert jaccards(Membership.of([np.asarray([3, 5], np.int32)], N_ITEMS)).tolist() == [[1.0]]

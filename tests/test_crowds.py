@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from circuitdb import api
-from circuitdb.circuit import Discovery, Draft, Selection
+from circuitdb.circuit import Discovery, Draft
 from circuitdb.cli import run
 from circuitdb.compare.maxent import fit_edges
 from circuitdb.errors import CircuitReferenceError, ComparisonError
@@ -127,8 +127,8 @@ def test_similar_finds_the_nearest_of_those_that_are_alike(path):
     # Three of six; ioi has five.
     assert nearest.jaccard == pytest.approx(3 / 6)
     assert nearest.containment == pytest.approx(3 / 5)
-    # Its nodes and the control of months beside it; the random engine's only where it is named.
-    assert db.similar("ioi,engine=eap", everything=True).among == 3
+    # Its nodes, the control of months and the random circuit beside it.
+    assert db.similar("ioi,engine=eap", everything=True).among == 4
     assert len(db.similar("ioi,engine=eap", n=1, everything=True).nearest) == 1
 
 
@@ -214,11 +214,10 @@ def test_the_command_shows_neighbours(ask):
 
 
 def untrained(task: str, names: tuple[str, ...]) -> Discovery:
-    """The search of a task at step 0, selected to its circuit's size."""
+    """The search of a task at step 0, selected as its circuit is."""
     found = (ioi if task == "ioi" else months)()
     edges = np.sort(TINY.edge_ids(names)).astype(np.int32)
-    rule = Selection(rule="edges", value=float(len(names)), unit="edges", ranking="abs_mean")
-    draft = Draft("edge", rule, edges, TINY.nodes_of(edges))
+    draft = Draft("edge", found.circuits[0].selection, edges, TINY.nodes_of(edges))
     run = found.run.model_copy(update={"checkpoint": 0, "weights": "w-before"})
     return replace(found, run=run, circuits=(draft,), prompts=None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -227,11 +227,14 @@ def _members(store: Store, found: Sequence[Outline], space: Space, level: Level)
     )
 
 
+_EVERYTHING: Final = "answers=*,replicate=*,engine=*,step=*"
+
+
 def _comparable(store: Store, own: Outline, everything: bool) -> list[Outline]:
     """The other circuits of its graph; unless `everything`, those that are like for like."""
     imported = own.engine == IMPORT
     usual = f"engine={IMPORT}" if imported else ""
-    (found,) = store.select(["answers=*,replicate=*" if everything else usual])
+    (found,) = store.select([_EVERYTHING if everything else usual])
     alike = ["engine", "engine_version", "granularity"]
     alike += [] if imported else ["metric", "ablation", "direction"]
     return [

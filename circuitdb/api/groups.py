@@ -163,7 +163,7 @@ def variance_of(
     )  # fmt: skip
 
 
-_ASKABLE: Final = ("model", "step", "seed", "engine", "metric", "ablation", "granularity", "corruption", "replicate", "data_seed", "examples", "answers")  # fmt: skip
+_ASKABLE: Final = ("task", "model", "step", "seed", "engine", "metric", "ablation", "granularity", "corruption", "replicate", "data_seed", "examples", "answers")  # fmt: skip
 
 
 def _unasked(crowd: Crowd, names: Sequence[str]) -> list[str]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from circuitdb.compare.groups import GroupMatrix
     from circuitdb.compare.matrix import Matrix
 
+_ROUNDING: Final = 1e-9
+"""A difference below it is none."""
 _SQUARE: Final = 9
 """Up to so many circuits the square fits 80 columns."""
 
@@ -159,7 +161,7 @@ def _in_square(found: Matrix, i: int, j: int) -> str:
         return value
     if found.chance.q_value[i, j] <= SIGNIFICANT:
         return f"{value}*"
-    less = found.jaccard[i, j] < found.chance.expected_jaccard[i, j]
+    less = found.jaccard[i, j] < found.chance.expected_jaccard[i, j] - _ROUNDING
     return f"{value}-" if less else f"{value} "
 
 

@@ -28,6 +28,8 @@ Ids = NDArray[np.int32]
 DENSE = 16
 """Items that more than n / DENSE of n circuits hold are multiplied densely, as BLAS makes a few
 hundred multiplications in the time the sparse product makes one."""
+EXACT = 4000
+"""Up to so many circuits an index has float64's digits, beyond float32's."""
 _BLOCK_BYTES = 32 * 2**20
 """Size of one block of counts."""
 
@@ -98,20 +100,19 @@ def shared_counts(circuits: Membership) -> Iterator[tuple[slice, Counts]]:
         yield here, counts
 
 
-def jaccards(circuits: Membership) -> NDArray[np.float32]:
+def jaccards(circuits: Membership) -> NDArray[np.floating]:
     """Jaccard index of all pairs, ``[circuit, circuit]``; NaN where both are empty.
 
-    Memory is four bytes a pair, and some tens of megabytes.
+    Of more than :data:`EXACT` circuits in float32: memory is then four bytes a pair.
     """
-    found = np.empty((len(circuits),) * 2, dtype=np.float32)
+    kind = np.float64 if len(circuits) <= EXACT else np.float32
+    found = np.empty((len(circuits),) * 2, dtype=kind)
     sizes = circuits.sizes
     for here, counts in shared_counts(circuits):
         union = sizes[here, None] + sizes[None, here.start :]
         union -= counts
         with np.errstate(invalid="ignore"):
-            np.divide(
-                counts, union, out=found[here, here.start :], dtype=np.float32, casting="unsafe"
-            )
+            np.divide(counts, union, out=found[here, here.start :], dtype=kind, casting="unsafe")
         found[here.start :, here] = found[here, here.start :].T
     return found
 

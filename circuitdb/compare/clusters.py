@@ -78,7 +78,7 @@ class Clusters:
 
 def clusters(
     circuits: list[Aspects],
-    jaccard: NDArray[np.float32],
+    jaccard: NDArray[np.floating],
     level: Level,
     least: float,
     notes: tuple[str, ...] = (),
@@ -100,7 +100,7 @@ def clusters(
 
 
 def _cluster(
-    circuits: list[Aspects], jaccard: NDArray[np.float32], members: NDArray[np.intp]
+    circuits: list[Aspects], jaccard: NDArray[np.floating], members: NDArray[np.intp]
 ) -> Cluster:
     inner = np.nan_to_num(jaccard[np.ix_(members, members)].astype(np.float64))
     np.fill_diagonal(inner, 0.0)

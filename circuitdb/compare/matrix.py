@@ -64,7 +64,7 @@ class Matrix:
     level: Level
     circuits: tuple[Aspects, ...]
     sizes: Ids
-    jaccard: NDArray[np.float32]
+    jaccard: NDArray[np.floating]
     """``[circuit, circuit]``, 1 on the diagonal, NaN where both are empty."""
     chance: Chance | None
     placed: Placed | None
@@ -84,7 +84,7 @@ class Matrix:
 
         Pairs of empty circuits come last.
         """
-        best, at = np.empty(0, dtype=np.float32), np.empty((0, 2), dtype=np.intp)
+        best, at = np.empty(0), np.empty((0, 2), dtype=np.intp)
         for i, row in enumerate(self.jaccard):
             values = np.nan_to_num(row[i + 1 :], nan=-1.0)
             if len(best) >= n:
@@ -207,7 +207,7 @@ def false_discovery_rates(p_values: Floats) -> Floats:
     return found
 
 
-def _placed(jaccard: NDArray[np.float32], controls: Mapping[tuple[int, int], Controls]) -> Placed:
+def _placed(jaccard: NDArray[np.floating], controls: Mapping[tuple[int, int], Controls]) -> Placed:
     placed = Placed(*(np.full(jaccard.shape, np.nan) for _ in Placed._fields))
     for (i, j), given in controls.items():
         scaled = scale_pair(finite(float(jaccard[i, j])), given)
@@ -217,7 +217,7 @@ def _placed(jaccard: NDArray[np.float32], controls: Mapping[tuple[int, int], Con
     return placed
 
 
-def dendrogram_order(jaccard: NDArray[np.float32]) -> Ids:
+def dendrogram_order(jaccard: NDArray[np.floating]) -> Ids:
     """Circuits in an order in which those that go together stand together.
 
     Average linkage on 1 − Jaccard, leaves turned so that neighbours are near (Bar-Joseph et al.
@@ -231,7 +231,7 @@ def dendrogram_order(jaccard: NDArray[np.float32]) -> Ids:
     return np.asarray(leaves_list(tree(jaccard)), dtype=np.int32)
 
 
-def tree(jaccard: NDArray[np.float32]) -> Floats:
+def tree(jaccard: NDArray[np.floating]) -> Floats:
     """The dendrogram as SciPy's linkage matrix, ``[circuit − 1, 4]``; empty circuits share nothing."""
     from scipy.cluster.hierarchy import linkage, optimal_leaf_ordering
 
@@ -240,7 +240,7 @@ def tree(jaccard: NDArray[np.float32]) -> Floats:
     return found
 
 
-def clusters(jaccard: NDArray[np.float32], least: float) -> Ids:
+def clusters(jaccard: NDArray[np.floating], least: float) -> Ids:
     """Cluster of each circuit, numbered from 0 by the place of its first circuit.
 
     Two clusters are joined while the mean Jaccard index between them is at least `least`.
@@ -249,6 +249,6 @@ def clusters(jaccard: NDArray[np.float32], least: float) -> Ids:
 
     if len(jaccard) < 2:
         return np.zeros(len(jaccard), dtype=np.int32)
-    found = fcluster(tree(jaccard), 1.0 - least, "distance")
+    found = fcluster(tree(jaccard), 1.0 - least + 1e-9, "distance")
     _, first, inverse = np.unique(found, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first)).astype(np.int32)[inverse]
