@@ -8,6 +8,7 @@ task have a Jaccard index of about 0.4, as replicates of EAP on SmolLM2-135M hav
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,3 +70,7 @@ def write(path: Path, n: int) -> None:
     with Store.open(path, create=True) as store:
         for discovery in discoveries(n):
             store.add(discovery)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), int(sys.argv[2]))
