@@ -244,7 +244,10 @@ def drawn(found: dict[str, Any]) -> Figure:
             axes.plot(x, row["corrected"], "o", color="C0", markersize=5)
     for level, what in ((0, "random answers"), (1, "the same task again")):
         axes.axhline(level, color="0.75", linewidth=0.8, zorder=0)
-        axes.annotate(what, (2.45, level), ha="right", va="bottom", fontsize=8, color="0.4")
+        across = axes.get_yaxis_transform()
+        axes.text(
+            0.99, level, what, transform=across, ha="right", va="bottom", fontsize=8, color="0.4"
+        )
     axes.set_xticks(range(len(REGIMES)), [*REGIMES])
     axes.set_ylabel("corrected overlap of the two tasks")
     axes.set_xlabel("what the tasks have in common")
