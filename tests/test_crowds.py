@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from circuitdb import api
+from circuitdb.api import crowds
 from circuitdb.circuit import Discovery, Draft
 from circuitdb.cli import run
 from circuitdb.compare.maxent import fit_edges
@@ -236,3 +237,21 @@ def test_circuits_of_the_model_before_training_are_a_control(path):
     assert labelled(path, "engine=eap") == [[IOI, MONTHS]]
     assert labelled(path, "engine=eap,step=0") == [[IOI, MONTHS]]
     assert len(labelled(path, "engine=eap,step=*")[0]) == 4
+
+
+def test_shared_edges_are_counted_in_the_database_as_outside_it(path, monkeypatch):
+    with Store.open(path) as store:
+        for seed in range(6):
+            store.add(ioi(data_seed=seed + 10))
+            store.add(months(data_seed=seed + 20))
+    db = api.Database(path)
+    counted = db.similar("months,data_seed=20", n=50)
+    monkeypatch.setattr(Store, "shared_edges", None)
+    monkeypatch.setattr(
+        crowds, "_shared",
+        lambda store, found, space, level: (
+            (m := crowds._members(store, found, space, level)).shared_with(m.members(0)), m.sizes
+        ),
+    )  # fmt: skip
+    assert db.similar("months,data_seed=20", n=50) == counted
+    assert counted.among == 13

@@ -10,7 +10,7 @@ import numpy as np
 from circuitdb import controls
 from circuitdb.api.access import Access, Report
 from circuitdb.api.compared import fits_of, keep, scales, sides_of
-from circuitdb.compare.allpairs import Membership
+from circuitdb.compare.allpairs import Counts, Membership
 from circuitdb.compare.comparable import (
     Aspects,
     Compared,
@@ -142,8 +142,7 @@ def similar_to(access: Access, ref: str, *, level: str, n: int, everything: bool
         own = store.select([access.resolve(store, ref)[0].circuit_id])[0][0]
         space = store.space(own.run_id)
         others = _comparable(store, own, everything)
-        members = _members(store, [own, *others], space, counted)
-    shared, sizes = members.shared_with(members.members(0)), members.sizes
+        shared, sizes = _shared(store, [own, *others], space, counted)
     union = sizes + sizes[0] - shared
     jaccard = np.divide(shared, union, out=np.zeros(len(union)), where=union > 0)
     order = 1 + np.argsort(-jaccard[1:], kind="stable")[:n]
@@ -157,6 +156,19 @@ def similar_to(access: Access, ref: str, *, level: str, n: int, everything: bool
         for i, o, label in zip(order.tolist(), chosen[1:], labels[1:], strict=True)
     ]  # fmt: skip
     return Similar(own.circuit_id, labels[0], counted, int(sizes[0]), len(others), tuple(nearest))
+
+
+def _shared(
+    store: Store, found: Sequence[Outline], space: Space, level: Level
+) -> tuple[Counts, Counts]:
+    """What each of some circuits shares with the first, and what it holds, each ``[circuit]``."""
+    if level == "edges" and all(o.granularity == "edge" for o in found):
+        # Stored as they are counted, so that the database counts them without handing them over.
+        keys = np.asarray([o.circuit_key for o in found])
+        shared = store.shared_edges(found[0].circuit_key)[keys]
+        return shared, np.asarray([o.n_edges for o in found], dtype=np.int32)
+    members = _members(store, found, space, level)
+    return members.shared_with(members.members(0)), members.sizes
 
 
 def selected(store: Store, selections: Sequence[str]) -> list[Outline]:

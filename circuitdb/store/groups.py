@@ -230,3 +230,18 @@ def members(
     if len(ids) == starts[-1] and (first == starts[:-1]).all():
         return starts, ids
     return starts, np.concatenate([ids[a:b] for a, b in zip(first, stop, strict=True)])
+
+
+def shared_edges(con: Any, key: int) -> NDArray[np.int32]:
+    """How many stored edges every circuit has in common with one, by surrogate key from 0."""
+    import numpy as np
+
+    (largest,) = con.execute("SELECT max(circuit_key) FROM circuit").fetchone()
+    found = con.execute(
+        "SELECT circuit_key, count(*) AS n FROM member "
+        "SEMI JOIN (SELECT edge_id FROM member WHERE circuit_key = ?) USING (edge_id) GROUP BY ALL",
+        [key],
+    ).fetchnumpy()
+    shared = np.zeros(largest + 1, dtype=np.int32)
+    shared[np.asarray(found["circuit_key"])] = np.asarray(found["n"])
+    return shared

@@ -398,6 +398,11 @@ class Store:
         with self._reading() as con:
             return groups.members(con, *table, keys)
 
+    def shared_edges(self, key: int) -> NDArray[np.int32]:
+        """How many edges every edge circuit shares with one, by surrogate key from 0."""
+        with self._reading() as con:
+            return groups.shared_edges(con, key)
+
     def run(self, run_id: str) -> Run:
         """A run with all its settings."""
         with self._reading() as con:
