@@ -142,10 +142,8 @@ class Bench:
             n, length = batch.clean.shape
             n_parts = -(-n // self._fitting(length, _BACKWARD_BYTES))
             bounds = [n * i // n_parts for i in range(n_parts + 1)]
-            whole = n_parts == 1
-            found += (
-                [batch] if whole else [batch.part(slice(*b)) for b in itertools.pairwise(bounds)]
-            )
+            cuts = [slice(*pair) for pair in itertools.pairwise(bounds)]
+            found += [batch] if n_parts == 1 else [batch.part(cut) for cut in cuts]
         return found
 
     def ablated(self, batch: BenchBatch, keep: bool = True) -> Writers:

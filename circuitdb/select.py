@@ -160,12 +160,19 @@ def by_number(ladder: Ladder, n: int) -> Chosen:
         OptionError: the number is below 0, or above what the model has.
     """
     check_number(ladder.space, ladder.granularity, n)
-    # More items in never means fewer left, so the largest fitting count can be bisected.
+    return ladder.chosen(largest(ladder, lambda count: ladder.size(count) <= n))
+
+
+def largest(ladder: Ladder, fits: Callable[[int], bool]) -> int:
+    """The largest number of items that fits, where none that is smaller than one that fits does not.
+
+    More items in never means fewer left, so it can be bisected.
+    """
     low, high = 0, len(ladder)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if ladder.size(middle) <= n else (low, middle - 1)
-    return ladder.chosen(low)
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
 
 
 def check_number(space: Space, granularity: Granularity, n: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -13,6 +13,7 @@ from tests import shapes
 # Before the package is imported.
 shapes.install()
 
+from circuitdb.cli import run  # noqa: E402
 from circuitdb.space import Space  # noqa: E402
 from circuitdb.store.store import Store  # noqa: E402
 from tests import stored  # noqa: E402
@@ -57,3 +58,15 @@ def stored_circuits(_stored_file: Path) -> Iterator[Store]:
 def stored_path(_stored_file: Path) -> Path:
     """The file of `stored_circuits`; not open."""
     return _stored_file
+
+
+@pytest.fixture
+def ask(database: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """``ask("show", "ioi")`` → exit code, standard output, standard error, on a module's `database`."""
+
+    def asked(*arguments: str) -> tuple[int, str, str]:
+        code = run([*arguments, "--db", str(database)])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return asked

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import circuitdb
-from circuitdb.cli import run
 from circuitdb.errors import ComparisonError, UnknownNameError
 from circuitdb.models import signatures
 from tests.test_cli_startup import SLOW, imported
@@ -29,16 +28,6 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "ioi", model=model, seed=seed, engine="eap", edges=30, examples=8, band=0
         )
     return path
-
-
-@pytest.fixture
-def ask(database: Path, capsys: pytest.CaptureFixture[str]) -> Asked:
-    def asked(*arguments: str) -> tuple[int, str, str]:
-        code = run([*arguments, "--db", str(database)])
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return asked
 
 
 def test_models_are_aligned_and_the_figures_kept(

@@ -11,7 +11,6 @@ import pytest
 
 import circuitdb
 from circuitdb import metrics, revisit
-from circuitdb.cli import run
 from circuitdb.compare.crossing import part_mask
 from circuitdb.errors import ComparisonError
 from tests.test_cli_startup import SLOW, imported
@@ -35,16 +34,6 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in TASKS[:2]:
         db.add(task, nodes=["a0.h1", "m0"], model="toy-2l", examples=8, band=0)
     return path
-
-
-@pytest.fixture
-def ask(database: Path, capsys: pytest.CaptureFixture[str]) -> Asked:
-    def asked(*arguments: str) -> tuple[int, str, str]:
-        code = run([*arguments, "--db", str(database)])
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return asked
 
 
 PAIR = ("months,ablation=resample", "numerals")

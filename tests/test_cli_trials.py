@@ -23,16 +23,6 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def ask(database: Path, capsys: pytest.CaptureFixture[str]) -> Asked:
-    def asked(*arguments: str) -> tuple[int, str, str]:
-        code = run([*arguments, "--db", str(database)])
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return asked
-
-
 def test_knockouts_are_shown_stored_and_recognised(ask: Asked, database: Path) -> None:
     code, out, err = ask("knockout", HAND)
     assert code == 0, err

@@ -91,6 +91,18 @@ def test_members_come_in_the_order_asked_for(stored_path):
             assert ids[start:stop].tolist() == store.member_ids(outline.circuit_id).tolist()
 
 
+def test_members_of_circuits_far_apart_are_found_without_those_between(path):
+    with Store.open(path) as store:
+        for seed in range(6):
+            store.add(ioi(data_seed=seed + 10))
+        (found,) = store.select(["engine=eap"])
+        ends = [found[0], found[-1]]
+        starts, ids = store.membership([o.circuit_key for o in ends], nodes=False)
+        assert len(ids) == starts[-1] == sum(o.n_edges for o in ends)
+        for outline, start, stop in zip(ends, starts, starts[1:], strict=False):
+            assert ids[start:stop].tolist() == store.member_ids(outline.circuit_id).tolist()
+
+
 def test_the_matrix_of_two_says_what_overlap_says(path):
     db = api.Database(path)
     pair = db.overlap("ioi,engine=eap", "months").pairs[0]

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 import circuitdb
+from benchmarks.findings import place
 from benchmarks.timing import table
 from circuitdb import engines, tasks
 from circuitdb.errors import PromptError
@@ -38,7 +36,7 @@ def plans(template_of: dict[str, list[str]]) -> Iterator[Plan]:
     for name in TASKS:
         every = template_of[name]
         for engine in ENGINES:
-            for ablation in set(ABLATIONS) & set(engines.get(engine).ablations):
+            for ablation in (a for a in ABLATIONS if a in engines.get(engine).ablations):
                 # Only what is resampled depends on how the corrupted prompt was made.
                 corruptions = tasks.get(name).corruptions[: MOST if ablation == "resample" else 1]
                 for corruption in corruptions:
@@ -96,10 +94,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the database is kept")
     parser.add_argument("--picture", type=Path, default=Path("determinants.svg"))
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = chosen.folder or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
+    with place(chosen.folder) as folder:
         discover(folder / "determinants.duckdb")
         print(report(folder / "determinants.duckdb", chosen.picture))
 

@@ -22,7 +22,6 @@ import json
 import math
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from matplotlib.figure import Figure
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import circuitdb
+from benchmarks.findings import place
 from benchmarks.timing import table
 from circuitdb.render import plot
 from circuitdb.results import StoredCircuit
@@ -136,17 +136,17 @@ def write_task(path: Path, side: int, rule: Rule) -> Path:
 def run(folder: Path) -> dict[str, Any]:
     """Every figure of the page."""
     db = circuitdb.open(folder / "dose.duckdb")
-    between_tasks, circuits, files = [], {}, {}
+    between_tasks, circuits = [], {}
     for regime, rule in REGIMES.items():
         rules = {"one": after_last, "two": rule}
-        files[regime] = [
+        tasks = [
             write_task(folder / f"{name}_{regime}.jsonl", side, r)
             for side, (name, r) in enumerate(rules.items())
         ]
         for seed in SEEDS:
             model, right = trained(rule, seed)
             where = write_model(model, folder / f"{regime}-{seed}")
-            found = [discover(db, task, where) for task in files[regime]]
+            found = [discover(db, task, where) for task in tasks]
             circuits[regime, seed] = [c.circuit_id for c in found]
             pair = db.overlap(
                 *circuits[regime, seed], with_controls=True, replicates=REPLICATES
@@ -259,10 +259,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where models, tasks and the database are kept")
     parser.add_argument("--picture", type=Path, default=Path("dose_and_response.svg"))
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = chosen.folder or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
+    with place(chosen.folder) as folder:
         found = run(folder)
         (folder / "dose.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
         plot.save(lambda: drawn(found), chosen.picture)

@@ -82,8 +82,7 @@ def which(access: Access, text: str) -> Which:
         CircuitReferenceError: it names neither.
     """
     name = text.partition(",")[0].strip()
-    known = {n for e in catalogue.entries() for n in (e.name, *e.aliases)}
-    if name in known or hub.looks_local(name) or "/" in name:
+    if name in catalogue.by_name() or hub.looks_local(name) or "/" in name:
         stated = parse(text).stated
         other = sorted(set(stated) - {"seed", "step"})
         if other:

@@ -58,8 +58,7 @@ def overlap_of(
         with access.reading() as store:
             scale = scales(store, rows, sides, counted)
     found = overlap(labelled(sides, rows), counted, force, scale, fits, sizes)
-    if named is None and counted != "edges":
-        found = dataclasses.replace(found, notes=(_LEVEL_TOLD[counted], *found.notes))
+    found = dataclasses.replace(found, notes=(*_level_told(named, counted), *found.notes))
     keep(access, fits)
     ids = tuple(row.circuit_id for row in rows)
     return StoredOverlap.of(found, functools.partial(_circuits, access.path, ids))
@@ -72,6 +71,11 @@ _LEVEL_TOLD: Final[dict[Level, str]] = {
         "--level nodes counts MLPs too"
     ),
 }
+
+
+def _level_told(named: Level | None, counted: Level) -> tuple[str, ...]:
+    """What to say of a level that nobody named."""
+    return (_LEVEL_TOLD[counted],) if named is None and counted != "edges" else ()
 
 
 def diff_of(access: Access, a: str, b: str, *, level: str | None, force: bool) -> Diff:
@@ -121,9 +125,7 @@ def aligned_overlap_of(
         return alignment_of(access, *models, recipe, options, report)
 
     found = compare_aligned(sides, aligned, counted, force)
-    if named is None and counted != "edges":
-        found = dataclasses.replace(found, notes=(_LEVEL_TOLD[counted], *found.notes))
-    return found
+    return dataclasses.replace(found, notes=(*_level_told(named, counted), *found.notes))
 
 
 def _discover_missing(access: Access, refs: Iterable[str], force: bool, report: Report) -> None:

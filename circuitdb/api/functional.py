@@ -11,7 +11,7 @@ from circuitdb.api.access import Access, Report
 from circuitdb.api.compared import labelled, sides_of
 from circuitdb.api.options import MODEL, check_names
 from circuitdb.circuit import digest
-from circuitdb.compare.comparable import Compared, check
+from circuitdb.compare.comparable import Compared, check, named
 from circuitdb.compare.functional import Crossed, FunctionalMatrix
 from circuitdb.compare.matched import Drawn, importance
 from circuitdb.compare.parts import Part, Side, Source, inner, parts
@@ -83,7 +83,7 @@ def _check(circuits: Sequence[Compared], level: str, force: bool) -> tuple[str, 
     for c in circuits:
         if c.run.engine == imported.ENGINE:
             raise ComparisonError(
-                f"{c.label} ({c.circuit_id[:12]}) was imported: it has no prompts to run others on; "
+                f"{named(c)} was imported: it has no prompts to run others on; "
                 "store it with a task and a model (circuitdb add)"
             )
     notes = check(circuits, level, force)
@@ -91,8 +91,7 @@ def _check(circuits: Sequence[Compared], level: str, force: bool) -> tuple[str, 
     for other in circuits[1:]:
         if other.run.weights != first.run.weights:
             raise ComparisonError(
-                f"{first.label} ({first.circuit_id[:12]}) and {other.label} "
-                f"({other.circuit_id[:12]}) are of other weights, and a circuit runs in its own "
+                f"{named(first)} and {named(other)} are of other weights, and a circuit runs in its own "
                 "model only: name circuits of one model (model=…, step=…, seed=…)"
             )
     if len({c.run.task for c in circuits}) < 2:
@@ -103,13 +102,12 @@ def _check(circuits: Sequence[Compared], level: str, force: bool) -> tuple[str, 
     for c in circuits:
         if c.space.spec.neurons:
             raise ComparisonError(
-                f"{c.label} ({c.circuit_id[:12]}) is a circuit of neurons, and parts are made of edges "
+                f"{named(c)} is a circuit of neurons, and parts are made of edges "
                 "or of whole heads and MLPs; discover one with --level components"
             )
         if level == "edges" and c.granularity == "node":
             raise ComparisonError(
-                f"{c.label} ({c.circuit_id[:12]}) is a node circuit: its parts are nodes, not edges; "
-                "use --level nodes"
+                f"{named(c)} is a node circuit: its parts are nodes, not edges; use --level nodes"
             )
     return notes
 

@@ -23,8 +23,8 @@ def align(
     a: Annotated[str, typer.Argument(metavar="A", help=_WHICH, show_default=False)],
     b: Annotated[str, typer.Argument(metavar="B", help=_WHICH, show_default=False)],
     held_out: options.HeldOut = None,
-    quantile: options.Quantile = 0.05,
-    depth: options.Depth = 1.0,
+    quantile: options.Quantile = options.QUANTILE,
+    depth: options.Depth = options.DEPTH,
     texts: Annotated[
         int, typer.Option(metavar="N", help="Neutral texts of each kind in each of 8 samples.")
     ] = 8,

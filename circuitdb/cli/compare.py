@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from circuitdb.compare.overlap import Overlap, PairOverlap, SharedItem
 
 
-_ALIGNED_BY = (0.05, 1.0)
-"""Quantile and depth of an alignment where none are given."""
-
-
 def overlap(
     ref: options.Refs,
     level: options.OwnLevel = None,
@@ -65,8 +61,8 @@ def overlap(
         typer.Option("--align", help="Match components of different models by what they do."),
     ] = False,
     held_out: options.HeldOut = None,
-    quantile: options.Quantile = _ALIGNED_BY[0],
-    depth: options.Depth = _ALIGNED_BY[1],
+    quantile: options.Quantile = options.QUANTILE,
+    depth: options.Depth = options.DEPTH,
     db: options.Db = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -85,7 +81,7 @@ def overlap(
       circuitdb overlap ioi,seed=0 ioi,seed=1 --align
     """
     out = Output(as_json, quiet)
-    if not align and (held_out or (quantile, depth) != _ALIGNED_BY):
+    if not align and (held_out or (quantile, depth) != (options.QUANTILE, options.DEPTH)):
         raise OptionError("--held-out, --quantile and --depth say how to --align; give that too")
     if align:
         if controls or render is not None or sizes is not None:

@@ -11,7 +11,7 @@ import typer
 from circuitdb import api
 from circuitdb.cli import options
 from circuitdb.cli.groups import listed, show_groups
-from circuitdb.cli.output import Output, line, plural, share
+from circuitdb.cli.output import Output, known, line, plural, share
 from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Cell, Column, table
 from circuitdb.errors import OptionError
@@ -179,17 +179,13 @@ def _show_pairs(found: Matrix, top: int) -> None:
 
 
 def _pair_row(found: Matrix, i: int, j: int) -> list[Cell]:
-    row: list[Cell] = [f"{found.labels[i]} / {found.labels[j]}", share(_known(found.jaccard[i, j]))]
+    row: list[Cell] = [f"{found.labels[i]} / {found.labels[j]}", share(known(found.jaccard[i, j]))]
     if found.chance is not None:
-        expected, z, p, q = (_known(square[i, j]) for square in found.chance)
+        expected, z, p, q = (known(square[i, j]) for square in found.chance)
         row += [share(expected), number(z), number(p, 2), number(q, 2)]
     if found.placed is not None:
-        row += [share(_known(square[i, j])) for square in found.placed]
+        row += [share(known(square[i, j])) for square in found.placed]
     return row
-
-
-def _known(value: float) -> float | None:
-    return None if value != value else float(value)
 
 
 def similar(

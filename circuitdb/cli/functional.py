@@ -24,9 +24,7 @@ def functional(
     level: Annotated[
         str, typer.Option(metavar="LEVEL", help="What parts are made of: edges or nodes.")
     ] = "edges",
-    split: Annotated[
-        str, typer.Option(metavar="NAME", help="train, validation, test or shift.")
-    ] = "test",
+    split: options.Split = "test",
     draws: Annotated[int, typer.Option(metavar="N", help="Random sets beside each figure.")] = 100,
     metric: Annotated[
         str | None,

@@ -9,7 +9,7 @@ import typer
 
 from circuitdb import api
 from circuitdb.cli import options
-from circuitdb.cli.output import Output, line, plural, share
+from circuitdb.cli.output import Output, known, line, plural, share
 from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Cell, Column, table
 from circuitdb.errors import OptionError
@@ -64,17 +64,13 @@ _GROUP_COLUMNS = (
 
 
 def _group_row(found: GroupMatrix, i: int, j: int) -> list[Cell]:
-    cell = {name: _known(square[i, j]) for name, square in found.between._asdict().items()}
+    cell = {name: known(square[i, j]) for name, square in found.between._asdict().items()}
     names = found.labels[i] if i == j else f"{found.labels[i]} / {found.labels[j]}"
     return [
         names, number(cell["pairs"], 6), share(cell["jaccard"]), _interval(cell["low"], cell["high"]),
         share(cell["expected_jaccard"]), number(cell["p_value"], 2), number(cell["q_value"], 2),
         number(cell["differ_p_value"], 2), number(cell["differ_q_value"], 2),
     ]  # fmt: skip
-
-
-def _known(value: float) -> float | None:
-    return None if value != value else float(value)
 
 
 def _interval(low: float | None, high: float | None) -> str:

@@ -65,6 +65,8 @@ HeldOut = Annotated[
         help="Align by effects on this task too, not a compared one; may be given several times.",
     ),
 ]
+QUANTILE, DEPTH = 0.05, 1.0
+"""How components are matched where nothing is said."""
 Quantile = Annotated[
     float,
     typer.Option(metavar="Q", help="Align: the share of chance pairs that the limit lets pass."),
@@ -118,6 +120,7 @@ Beside = Annotated[
         metavar="N", help="Matched random circuits beside it; 0: no other task's circuit either."
     ),
 ]
+Split = Annotated[str, typer.Option(metavar="NAME", help="train, validation, test or shift.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 … or auto.")]
 Dtype = Annotated[str, typer.Option(metavar="NAME", help="float32, float64, bfloat16 or float16.")]
 Threads = Annotated[

@@ -92,6 +92,11 @@ def share(value: float | None) -> str:
     return f"{value:.2f}" if abs(value) < 100 else number(value)
 
 
+def known(value: float) -> float | None:
+    """A figure of an array, None where it is NaN: not known."""
+    return None if math.isnan(value) else float(value)
+
+
 def band(figures: Figures | CurvePoint | None) -> str:
     """The faithfulness of matched random circuits: 5th to 95th percentile."""
     if figures is None or figures.random_low is None or figures.random_high is None:

@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from circuitdb.outcomes import Change, CircuitTest, Knockout, Knockouts
     from circuitdb.results import StoredCircuit
 
-Split = Annotated[str, typer.Option(metavar="NAME", help="train, validation, test or shift.")]
 Top = Annotated[int | None, typer.Option(metavar="N", min=0, help="List the N strongest only.")]
 _KNOWN: Final = "note: stored before, not measured again"
 
 
 def knockout(
     ref: options.Ref,
-    split: Split = "test",
+    split: options.Split = "test",
     metric: options.OtherMetric = None,
     top: Top = None,
     device: options.Device = "cpu",
@@ -114,7 +113,7 @@ def test(
     draws: Annotated[
         int, typer.Option(metavar="N", help="Minimality: random nodes (edges) of the null.")
     ] = 100,
-    split: Split = "test",
+    split: options.Split = "test",
     metric: options.OtherMetric = None,
     top: Top = None,
     device: options.Device = "cpu",

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from circuitdb.circuit import Json
 from circuitdb.compare.align import Alignment, Among, Matched
-from circuitdb.compare.comparable import Compared, Level, caveats, check
+from circuitdb.compare.comparable import Compared, Level, caveats, check, named
 from circuitdb.compare.measures import SetMeasures, ratio, set_measures
 from circuitdb.compare.overlap import PairOverlap, describe, overlap
 from circuitdb.errors import ComparisonError
@@ -191,13 +191,11 @@ def _check(a: Compared, b: Compared, alignment: Alignment) -> None:
     for circuit, signature in ((a, alignment.a), (b, alignment.b)):
         if circuit.space.spec.neurons:
             raise ComparisonError(
-                f"{circuit.label} ({circuit.circuit_id[:12]}) tells neurons apart, and alignment "
+                f"{named(circuit)} tells neurons apart, and alignment "
                 "matches heads and whole MLPs: name circuits discovered with --level components"
             )
         if circuit.space.spec != signature.spec or circuit.run.weights != signature.weights_hash:
-            raise ComparisonError(
-                f"{circuit.label} ({circuit.circuit_id[:12]}) is no circuit of {signature.model}"
-            )
+            raise ComparisonError(f"{named(circuit)} is no circuit of {signature.model}")
 
 
 def items(circuit: Compared, level: Level) -> Items:

@@ -52,10 +52,7 @@ class Clusters:
                 {
                     "n": len(c.circuits), "jaccard": c.jaccard, "medoid": c.medoid.circuit_id,
                     "medoid_label": c.medoid.label,
-                    "circuits": [
-                        {"circuit_id": a.circuit_id, "label": a.label, "task": a.task}
-                        for a in c.circuits
-                    ],
+                    "circuits": [a.to_json() for a in c.circuits],
                 }
                 for c in self.clusters
             ],

@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitdb.circuit import Granularity, Run, Scores
+from circuitdb.circuit import Granularity, Json, Run, Scores
 from circuitdb.errors import ComparisonError, UnknownNameError
 from circuitdb.imported import ENGINE as IMPORT
 from circuitdb.imported import is_import, searched, source
@@ -105,6 +105,10 @@ class Aspects(NamedTuple):
     corruption: str | None
     granularity: str
     direction: str
+
+    def to_json(self) -> Json:
+        """How documents of many circuits name one."""
+        return {"circuit_id": self.circuit_id, "label": self.label, "task": self.task}
 
 
 def aspects(circuit: Compared) -> Aspects:

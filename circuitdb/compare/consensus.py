@@ -100,10 +100,7 @@ class Consensus:
         return {
             "level": self.level,
             "at_least": self.at_least,
-            "circuits": [
-                {"circuit_id": c.circuit_id, "label": c.label, "task": c.task}
-                for c in self.circuits
-            ],
+            "circuits": [c.to_json() for c in self.circuits],
             "core": [held._asdict() for held in self.core],
             "sizes": [size._asdict() for size in self.sizes],
             "notes": list(self.notes),

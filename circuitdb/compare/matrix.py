@@ -109,8 +109,7 @@ class Matrix:
             "level": self.level,
             "labels": list(self.labels),
             "circuits": [
-                {"circuit_id": c.circuit_id, "label": c.label, "task": c.task, "n": int(n)}
-                for c, n in zip(self.circuits, self.sizes, strict=True)
+                c.to_json() | {"n": int(n)} for c, n in zip(self.circuits, self.sizes, strict=True)
             ],
             "order": self.order().tolist(),
             "cells": [self._cell(i, j) for i, j in self.pairs()],

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from circuitdb.circuit import Run
 from circuitdb.functional import How, Level, PartKind
-from circuitdb.select import Ranked, by_number
+from circuitdb.select import Ranked, by_number, largest
 from circuitdb.space import Space
 
 Ids = NDArray[np.int32]
@@ -43,12 +43,11 @@ class Source:
             return by_number(ladder, n).edges
         if ladder.granularity == "node":
             return inner(space, by_number(ladder, n).nodes)
-        low, high = 0, len(ladder)
-        while low < high:
-            middle = (low + high + 1) // 2
-            fits = len(inner(space, ladder.chosen(middle).nodes)) <= n
-            low, high = (middle, high) if fits else (low, middle - 1)
-        return inner(space, ladder.chosen(low).nodes)
+
+        def nodes(count: int) -> Ids:
+            return inner(space, ladder.chosen(count).nodes)
+
+        return nodes(largest(ladder, lambda count: len(nodes(count)) <= n))
 
     def shares(self, space: Space, level: Level) -> NDArray[np.float64] | None:
         """|score| of every edge or component, up to a factor; of a component of an edge run the sum

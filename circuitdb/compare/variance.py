@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from circuitdb.circuit import Json, finite
 from circuitdb.compare import permanova
 from circuitdb.compare.allpairs import Membership, jaccards
-from circuitdb.compare.comparable import Compared, Level, estimators
+from circuitdb.compare.comparable import Compared, Level, estimators, named
 from circuitdb.compare.measures import ranks, shares
 from circuitdb.compare.permanova import Fit
 from circuitdb.errors import ComparisonError, UnknownNameError
@@ -233,7 +233,7 @@ def _rank(members: Membership, sides: Sequence[Compared], level: Level) -> Float
     if not length.all():
         side = sides[int(np.flatnonzero(length == 0)[0])]
         raise ComparisonError(
-            f"{side.label} ({side.circuit_id[:12]}) scores all {level} alike, so they have no ranks: "
+            f"{named(side)} scores all {level} alike, so they have no ranks: "
             "choose --distance jaccard"
         )
     found = 1.0 - (ranked @ ranked.T) / np.outer(length, length)
@@ -242,6 +242,4 @@ def _rank(members: Membership, sides: Sequence[Compared], level: Level) -> Float
 
 
 def _no_scores(side: Compared) -> ComparisonError:
-    return ComparisonError(
-        f"{side.label} ({side.circuit_id[:12]}) has no score of every member: choose --distance jaccard"
-    )
+    return ComparisonError(f"{named(side)} has no score of every member: choose --distance jaccard")

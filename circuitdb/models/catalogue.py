@@ -100,6 +100,11 @@ def load(
     return _build(stored, device, dtype, forward, threads)
 
 
+def by_name() -> dict[str, ModelEntry]:
+    """The models of the catalogue by name and by alias."""
+    return {alias: e for e in entries() for alias in (e.name, *e.aliases)}
+
+
 def steps_of(name: str, seed: int | None) -> tuple[int, ...]:
     """The training steps at which a model's weights are known; none for one that is not listed.
 
@@ -107,13 +112,13 @@ def steps_of(name: str, seed: int | None) -> tuple[int, ...]:
         name: a name or alias.
         seed: of the training; None is the first.
     """
-    for entry in entries():
-        if name in (entry.name, *entry.aliases):
-            first = entry.seeds[0] if entry.seeds else None
-            chosen = first if seed is None else seed
-            own = () if chosen is None else entry.seed_checkpoints.get(chosen, ())
-            return own or entry.checkpoints
-    return ()
+    entry = by_name().get(name)
+    if entry is None:
+        return ()
+    first = entry.seeds[0] if entry.seeds else None
+    chosen = first if seed is None else seed
+    own = () if chosen is None else entry.seed_checkpoints.get(chosen, ())
+    return own or entry.checkpoints
 
 
 def _hub_entries() -> list[ModelEntry]:
@@ -174,7 +179,7 @@ def _device(name: str) -> str:
 def _read(name: str, checkpoint: int | None, seed: int | None, fits: hub.Fits) -> Stored:
     if not name.strip():
         raise ModelError("the model's name is empty; 'circuitdb models' lists names")
-    known = {alias: e for e in entries() for alias in (e.name, *e.aliases)}
+    known = by_name()
     entry = known.get(name)
     if entry is None:
         _require_no_seed(name, seed)

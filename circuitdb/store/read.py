@@ -184,18 +184,58 @@ def ids_by_circuit(
     con: Any, table: str, column: str, keys: Sequence[int]
 ) -> list[NDArray[np.int32]]:
     """Member ids of several circuits in one scan, each int32, ascending."""
+    starts, ids = members(con, table, column, keys)
+    return [ids[a:b] for a, b in itertools.pairwise(starts)]
+
+
+def members(
+    con: Any, table: str, column: str, keys: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Members of many circuits, in one scan.
+
+    Args:
+        con: the database.
+        table: ``member`` or ``node_member``.
+        column: ``edge_id`` or ``component_id``.
+        keys: circuits.
+
+    Returns:
+        Starts ``[circuit + 1]`` and ids, those of circuit i between its start and the next,
+        ascending.
+    """
     import numpy as np
 
-    if not keys:
-        return []
+    wanted = np.asarray(keys, dtype=np.int32)
+    if not len(wanted):
+        return np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.int32)
     found = con.execute(
-        f"SELECT circuit_key, {column} FROM {table} WHERE circuit_key IN ? "
-        f"ORDER BY circuit_key, {column}",
-        [list(keys)],
+        f"SELECT circuit_key, {column} FROM {table} WHERE {_among(wanted)}"
     ).fetchnumpy()
-    owners, ids = np.asarray(found["circuit_key"]), np.asarray(found[column], dtype=np.int32)
-    starts, ends = np.searchsorted(owners, keys, "left"), np.searchsorted(owners, keys, "right")
-    return [ids[a:b] for a, b in zip(starts, ends, strict=True)]
+    owners = np.asarray(found["circuit_key"], dtype=np.int32)
+    ids = np.asarray(found[column], dtype=np.int32)
+    # As a rule they lie as they were written: circuit by circuit, ascending.
+    next_owner = owners[1:] != owners[:-1]
+    if (owners[1:] < owners[:-1]).any() or (ids[1:][~next_owner] <= ids[:-1][~next_owner]).any():
+        order = np.lexsort((ids, owners))
+        owners, ids = owners[order], ids[order]
+    first, stop = (np.searchsorted(owners, wanted, side) for side in ("left", "right"))
+    starts = np.append(0, np.cumsum(stop - first))
+    if len(ids) == starts[-1] and (first == starts[:-1]).all():
+        return starts, ids
+    return starts, np.concatenate([ids[a:b] for a, b in zip(first, stop, strict=True)])
+
+
+_DENSE: Final = 2
+"""Circuits that are at least one in so many of a range are read with all of it."""
+
+
+def _among(wanted: NDArray[np.int32]) -> str:
+    """The condition that finds some circuits: a range where they fill much of it, else a list."""
+    low, high = int(wanted.min()), int(wanted.max())
+    # A scan of all between the first and the last is faster than looking for each.
+    if high - low < _DENSE * len(wanted):
+        return f"circuit_key BETWEEN {low} AND {high}"
+    return f"circuit_key IN ({', '.join(map(str, dict.fromkeys(wanted.tolist())))})"
 
 
 _GROWS: Final = "a space of features has no fixed numbering; ask for names"

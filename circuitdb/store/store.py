@@ -396,7 +396,7 @@ class Store:
         """
         table = ("node_member", "component_id") if nodes else ("member", "edge_id")
         with self._reading() as con:
-            return groups.members(con, *table, keys)
+            return read.members(con, *table, keys)
 
     def shared_edges(self, key: int) -> NDArray[np.int32]:
         """How many edges every edge circuit shares with one, by surrogate key from 0."""
