@@ -507,7 +507,10 @@ def own_metric(circuit: Circuit, metric: str | None) -> Json:
     found, wanted = metrics.get(metric).name, circuit.run.metric
     check_same(wanted, found, metric)
     if found != wanted:
-        raise OptionError(f"--metric is {found!r}, and the curve is of the run's own, {wanted!r}")
+        raise OptionError(
+            f"--metric is {found!r}, and what is measured is the run's own metric, {wanted!r}; leave "
+            "--metric out, or name a circuit found by the other (metric=…)"
+        )
     return {"metric": metric}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,30 @@ def test_models_are_aligned_and_the_figures_kept(
     assert found["recipe"]["texts"] == 1
     stored = circuitdb.open(database).sql("SELECT count(*) AS n FROM alignments")
     assert stored.n.tolist() == [10]
+
+
+def test_a_database_that_cannot_be_written_is_read_and_what_is_new_is_told(
+    ask: Asked, unwritable: None
+) -> None:
+    known = ("align", "toy-2l,seed=0", "toy-2l,seed=0", *QUICK, "--json")
+    code, stored, err = ask(*known)
+    assert (code, err) == (0, "")
+    code, new, err = ask(*known, "--texts", "2")
+    assert code == 0, err
+    assert json.loads(new)["recipe"]["texts"] == 2
+    told = err.splitlines()
+    assert [line.split(" could not be stored and")[0] for line in told if "stored" in line] == [
+        "note: signatures of toy-2l", "note: partners",
+    ]  # fmt: skip
+    assert "may not be written" in told[0]
+    assert ask(*known)[1] == stored
+
+
+@pytest.fixture
+def unwritable(ask: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database with an alignment, and no right to write it; root would have it all the same."""
+    assert ask("align", "toy-2l,seed=0", "toy-2l,seed=0", *QUICK)[0] == 0
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
 
 
 def test_a_circuit_names_its_model(ask: Asked) -> None:

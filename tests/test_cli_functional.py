@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,22 @@ def test_the_matrix_is_shown_stored_and_recognised(ask: Asked, database: Path) -
     assert len(frame) == found["n_stored_before"]
     rows = circuitdb.open(database).sql("SELECT cell_id, value FROM functional_cells")
     assert set(frame.cell_id) == set(rows.cell_id)
+
+
+def test_what_could_not_be_stored_is_refused_before_it_is_measured(
+    ask: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask("functional", *PAIR, *FEW)[0] == 0
+
+    def measured(*arguments: object, **options: object) -> None:
+        raise AssertionError("hours of work, and nowhere to keep it")
+
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    monkeypatch.setattr(revisit, "measurable", measured)
+    assert ask("functional", *PAIR, *FEW)[0] == 0
+    code, out, err = ask("functional", *PAIR, "--draws", "5")
+    assert (code, out) == (2, "")
+    assert "may not be written" in err
 
 
 def test_stored_functional_overlap_imports_nothing_slow(ask: Asked, database: Path) -> None:

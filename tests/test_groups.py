@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,26 @@ def test_what_variance_leaves_out_is_noted(db: api.Database) -> None:
         db.variance("replicate=*", factors=["task"], distance="euclid")
     with pytest.raises(ComparisonError, match="three circuits or more"):
         db.variance("ioi", factors=["engine"])
+
+
+def test_variance_is_of_circuits_that_are_alike_in_what_is_no_factor(
+    db: api.Database, made: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ComparisonError, match=r"engine 'eap' at .*'ioi,engine=eap'.*\(task,engine\)"
+    ):
+        db.variance("replicate=*", factors=["task"])
+    forced = db.variance("replicate=*", factors=["task"], force=True)
+    assert "the circuits differ in engine, replicate too" in " ".join(forced.notes)
+    path = tmp_path / "mixed.duckdb"
+    shutil.copy(made, path)
+    with Store.open(path) as store:
+        store.add(ioi_nodes())
+    mixed = api.Database(path)
+    with pytest.raises(ComparisonError, match=r"granularity 'edge' at .* against 'node' at"):
+        mixed.variance("replicate=*", factors=["task", "engine"])
+    asked = mixed.variance("replicate=*", factors=["task", "engine", "granularity"])
+    assert asked.n == 21
 
 
 def test_the_edges_of_node_circuits_are_those_among_their_nodes(tmp_path: Path) -> None:

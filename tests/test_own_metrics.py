@@ -219,7 +219,7 @@ def test_a_curve_takes_the_run_s_own_metric_and_no_other(
     assert revisit.own_metric(circuit, None) == {}
     assert revisit.own_metric(circuit, name) == {"metric": name}
     with pytest.raises(
-        OptionError, match=r"'logit_diff', and the curve is of the run's own, 'first#"
+        OptionError, match=r"'logit_diff', and what is measured is the run's own metric, 'first#"
     ):
         revisit.own_metric(circuit, "logit_diff")
     with pytest.raises(OptionError, match="metric 'first' has changed"):

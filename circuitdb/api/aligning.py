@@ -5,15 +5,16 @@ Signatures and alignments are stored: what was measured once is not measured aga
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from circuitdb.api.access import Access, Report
 from circuitdb.circuit import Run
 from circuitdb.compare.align import Alignment, AlignSettings, align, restore
-from circuitdb.errors import CircuitReferenceError, ModelError, UnknownNameError
+from circuitdb.errors import CircuitReferenceError, ModelError, StoreError, UnknownNameError
 from circuitdb.models import catalogue, hub
 from circuitdb.signature import Recipe, Signature, held_out
+from circuitdb.store import Store
 from circuitdb.store.reference import parse
 from circuitdb.tasks import registry
 
@@ -103,10 +104,11 @@ def which(access: Access, text: str) -> Which:
 def alignment_of(
     access: Access, a: Which, b: Which, recipe: Recipe, options: AlignOptions, report: Report
 ) -> Alignment:
-    """The alignment of two models: the stored one, else a new one, which is stored."""
+    """The alignment of two models: the stored one, else a new one, which is stored where that can be."""
     settings = options.settings
-    with access.writing(create=True):
-        pass  # A database that cannot be written is better known now than after the work.
+    if not access.in_use().exists():
+        with access.writing(create=True):
+            pass
     first, second = (_signature(access, side, recipe, options.device, report) for side in (a, b))
     question = (first.weights_hash, second.weights_hash, recipe.recipe_id, settings.to_json())
     with access.reading() as store:
@@ -115,9 +117,17 @@ def alignment_of(
         return restore(first, second, settings, known)
     report("matching components", 0, 0)
     made = align(first, second, settings)
-    with access.writing() as store:
-        store.add_alignment(made.assignment)
+    _keep(access, "partners", lambda store: store.add_alignment(made.assignment))
     return made
+
+
+def _keep(access: Access, what: str, add: Callable[[Store], None]) -> None:
+    """Store what was found; where the database cannot be written now, say so."""
+    try:
+        with access.writing() as store:
+            add(store)
+    except StoreError as error:
+        access.notice(f"{what} could not be stored and will be found anew next time: {error}")
 
 
 def _signature(
@@ -137,9 +147,8 @@ def _signature(
     if found is None:
         from circuitdb.models.signatures import measure
 
-        found = measure(model, recipe, report)
-        with access.writing() as store:
-            store.add_signature(found)
+        found = made = measure(model, recipe, report)
+        _keep(access, f"signatures of {side.model}", lambda store: store.add_signature(made))
     return found
 
 

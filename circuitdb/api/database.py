@@ -523,6 +523,7 @@ class Database:
         level: str = "edges",
         permutations: int = 999,
         seed: int = 0,
+        force: bool = False,
         report: Report = silent,
     ) -> Variance:
         """How much of the distance between circuits is due to task, engine, ablation … (PERMANOVA).
@@ -535,12 +536,13 @@ class Database:
             level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
             permutations: drawn for each p-value.
             seed: of the permutations.
+            force: although the circuits are not like for like in what is no factor.
             report: progress.
 
         Raises:
             CircuitReferenceError: a selection is malformed, or nothing matches it.
-            ComparisonError: the circuits live in several graphs, are fewer than three or all equal,
-                or their scores do not compare.
+            ComparisonError: the circuits live in several graphs, differ in what must be equal and is
+                no factor, are fewer than three or all equal, or their scores do not compare.
             OptionError: no factor, or what is no term.
             UnknownNameError: no such key, distance or level.
         """
@@ -548,7 +550,7 @@ class Database:
 
         return groups.variance_of(
             self._access, selections, factors=factors, distance=distance, level=level,
-            permutations=permutations, seed=seed, report=report,
+            permutations=permutations, seed=seed, force=force, report=report,
         )  # fmt: skip
 
     def functional(

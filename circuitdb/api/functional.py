@@ -231,6 +231,8 @@ def _measured(
     from circuitdb import revisit
     from circuitdb.compare.crossing import Crossing
 
+    with access.writing():
+        pass  # A database that cannot be written is better known now than after the work.
     done, drawn = 0, Drawn(plan.space, plan.level, plan.draws)
 
     def progress(phase: str, i: int, n: int) -> None:

@@ -142,6 +142,7 @@ def variance_of(
     level: str,
     permutations: int,
     seed: int,
+    force: bool,
     report: Report,
 ) -> Variance:
     """How much of the distance between circuits is due to what."""
@@ -150,8 +151,7 @@ def variance_of(
     if not names:
         raise OptionError("variance needs factors, such as task,engine")
     with access.reading() as store:
-        # Circuits that differ in what must be equal elsewhere are what is asked about here.
-        crowd = crowd_of(store, selected(store, selections), counted, force=True)
+        crowd = crowd_of(store, selected(store, selections), counted, force, apart=names)
         given = {name: values(crowd.found, name) for name in names}
         sides, _ = with_scores(store, crowd, chance=kind != "jaccard")
     measured, apart = distances(kind, crowd.members, sides, counted)

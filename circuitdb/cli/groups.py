@@ -309,6 +309,7 @@ def variance(
         int, typer.Option(metavar="N", help="Permutations behind each p-value.")
     ] = 999,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the permutations.")] = 0,
+    force: options.Alike = False,
     render: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw the shares too: .svg, .png or .pdf."),
@@ -340,7 +341,7 @@ def variance(
     with reporting(out) as report:
         found = api.Database(db, notice=out.remark).variance(
             *selection or (), factors=listed(factors), distance=distance, level=level,
-            permutations=permutations, seed=seed, report=report,
+            permutations=permutations, seed=seed, force=force, report=report,
         )  # fmt: skip
     if render is not None:
         save(found, render)

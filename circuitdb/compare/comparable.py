@@ -179,7 +179,7 @@ def like_for_like(
         raise ComparisonError(
             "these circuits are not like for like: "
             + "; ".join(_describe(d, circuits) for d in found)
-            + f". {_remedy(found[0].what, circuits[0])}, or compare them all the same with "
+            + f". {_remedy(found[0], circuits[0], apart)}, or compare them all the same with "
             "--force (force=True)"
         )
     return tuple(f"compared by force: {_describe(d, circuits)}" for d in found)
@@ -270,10 +270,13 @@ def _describe(difference: Difference, circuits: Sequence[Aspects]) -> str:
     )
 
 
-def _remedy(what: str, circuit: Aspects) -> str:
-    if what in ("engine", "metric", "ablation", "granularity"):
-        return f"Choose equal ones, as in '{circuit.task},{what}=…'"
-    return f"Name circuits of equal {what} by their ids ('circuitdb ls' lists them)"
+def _remedy(difference: Difference, circuit: Aspects, apart: Collection[str]) -> str:
+    what = difference.what
+    if what not in ("engine", "metric", "ablation", "granularity", "corruption"):
+        return f"Name circuits of equal {what} by their ids ('circuitdb ls' lists them)"
+    value = "none" if difference.values[0] == "None" else difference.values[0].strip("'")
+    told = f"Choose equal ones, as in '{circuit.task},{what}={value}'"
+    return f"{told}, tell them apart by it too ({','.join([*apart, what])})" if apart else told
 
 
 def own_level(runs: Sequence[Run], granularities: Sequence[Granularity]) -> Level:
