@@ -63,14 +63,18 @@ class Imported:
     score_context: Context = "full"
     selection: Selection | None = None
     """How members follow from the scores; null where the source gives them."""
+    own_metric: Json | None = None
+    """What a metric of a user's own says of itself, as :attr:`Run.task_params` has it."""
+    called: str | None = None
+    """What its source calls it; null where it has no name there."""
     notices: tuple[str, ...] = field(default=(), compare=False)
     """What whoever imports it should know, such as edges left out."""
 
     def discovery(self, command: str) -> Discovery:
         """The run and circuit it is stored as; `command` repeats the import."""
+        params = {"corruption": self.corruption, "metric": self.own_metric}
         run = Run(
-            task=self.task,
-            task_params={} if self.corruption is None else {"corruption": self.corruption},
+            task=self.task, task_params={k: v for k, v in params.items() if v is not None},
             prompt_set=NO_PROMPTS, model=self.model, weights=UNKNOWN, engine=ENGINE,
             engine_version=VERSION, settings=self.settings, metric=self.metric,
             ablation=self.ablation, dtype=UNKNOWN, score_context=self.score_context,

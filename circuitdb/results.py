@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from circuitdb import render
 from circuitdb.circuit import Circuit, Json, finite
+from circuitdb.formats.network import graph_of
 
 if TYPE_CHECKING:
     import networkx
@@ -40,16 +41,7 @@ class StoredCircuit(Circuit):
 
     def to_networkx(self) -> networkx.MultiDiGraph[str]:
         """The members as a graph; parallel edges are keyed by port, scores are attributes."""
-        import networkx as nx
-
-        graph: nx.MultiDiGraph[str] = nx.MultiDiGraph(
-            circuit_id=self.circuit_id, task=self.run.task, model=self.run.model
-        )
-        for node in self.components:
-            graph.add_node(node.name, **node.model_dump(exclude={"name"}))
-        for e in self.members:
-            graph.add_edge(e.src, e.dst, key=e.port, score=e.score, port=e.port)
-        return graph
+        return graph_of(self)
 
     def dot(self) -> str:
         """The diagram as DOT source."""

@@ -33,7 +33,8 @@ SURVIVORS = {
 
 
 def read(path: Path, **given: Any) -> Imported:
-    return formats.read(path, Given(**({"task": "induction"} | given)))
+    (found,) = formats.read(path, Given(**({"task": "induction"} | given)))
+    return found
 
 
 def of_acdc(path: Path, **given: Any) -> Imported:

@@ -602,6 +602,28 @@ class Database:
 
         return drawing.render(self._access, refs, path)
 
+    def export(
+        self, refs: str | Sequence[str], path: str | Path, *, format: str | None = None
+    ) -> Path:
+        """Write circuits to a new file, with all scores that its format can hold.
+
+        Args:
+            refs: a reference, or several where the format holds several.
+            path: the file; it is not overwritten, and appears whole or not at all.
+            format: ``circuitdb``, ``csv``, ``eap-ig``, ``acdc``, ``auto-circuit``, ``seqcont``,
+                ``graphml`` or ``node-link`` (docs/formats.md); by default the one whose ending the path
+                has.
+
+        Raises:
+            CircuitReferenceError: a reference names no circuit, or several.
+            UnknownNameError: no such format.
+            OptionError: the format cannot hold the circuits, or the file exists or cannot be written.
+        """
+        from circuitdb.api import exporting
+
+        named = [refs] if isinstance(refs, str) else refs
+        return exporting.export(self._access, named, path, format)
+
     def evaluate(self, ref: str, *, report: Report = silent, **options: Any) -> Figures:
         """Measure a stored circuit anew: another split, task, metric or ablation; stored.
 

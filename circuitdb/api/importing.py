@@ -31,8 +31,14 @@ def take(
         raise OptionError("name a published circuit or a file; circuitdb import --list lists them")
     if alias is not None and len(sources) > 1:
         raise OptionError(f"an alias names one circuit, and {len(sources)} are imported")
-    read = [(name, _read(name, given)) for name in dict.fromkeys(map(str, sources))]
-    made = [(name, found, _discovery(name, found, given)) for name, found in read]
+    read = [
+        (name, called, found)
+        for name in dict.fromkeys(map(str, sources))
+        for called, found in _read(name, given)
+    ]
+    if alias is not None and len(read) > 1:
+        raise OptionError(f"an alias names one circuit, and {sources[0]} has {len(read)}")
+    made = [(called, found, _discovery(name, found, given)) for name, called, found in read]
     for _, _, discovery in made:
         check(discovery)
     with access.writing(create=True) as store:
@@ -44,15 +50,17 @@ def take(
         ]
 
 
-def _read(name: str, given: Mapping[str, Any]) -> Imported:
-    """A published circuit by its name, or what a file holds."""
+def _read(name: str, given: Mapping[str, Any]) -> list[tuple[str, Imported]]:
+    """A published circuit by its name, or those of a file, each with what it is called here."""
     if name not in published.names() and (os.path.exists(name) or {os.sep, "."} & set(name)):
-        return formats.read(Path(name), Given(**given))
+        held, stem = formats.read(Path(name), Given(**given)), Path(name).stem
+        own = [stem if len(held) == 1 else f"{stem}-{k}" for k in range(1, len(held) + 1)]
+        return [(found.called or n, found) for n, found in zip(own, held, strict=True)]
     found = published.imported(name)
     others = sorted(set(given) - {"model"})
     if others:
         raise OptionError(f"--{others[0].replace('_', '-')} is for files; {name!r} says it itself")
-    return dataclasses.replace(found, **given)
+    return [(name, dataclasses.replace(found, **given))]
 
 
 def _discovery(name: str, found: Imported, given: Mapping[str, Any]) -> Discovery:
@@ -73,12 +81,11 @@ def _store(
     return circuit_id, before, (*found.notices, *_named(store, circuit_id, alias, name))
 
 
-def _named(store: Store, circuit_id: str, asked: str | None, source: str) -> tuple[str, ...]:
+def _named(store: Store, circuit_id: str, asked: str | None, name: str) -> tuple[str, ...]:
     """Give a circuit its alias: the one asked for, else its name where both are free."""
     if asked is not None:
         store.set_alias(circuit_id, asked)
         return ()
-    name = source if source in published.names() else Path(source).stem
     has = store.find(circuit_id=circuit_id)[0].alias
     if has is not None:
         return () if has == name else (f"{name} is stored as @{has}",)

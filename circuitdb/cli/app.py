@@ -20,7 +20,7 @@ COMMANDS: Final[dict[str, str]] = {
     "discover": "discover", "ls": "listing", "show": "showing", "overlap": "compare", "matrix": "crowds", "similar": "crowds",
     "clusters": "groups", "consensus": "groups", "diff": "groups", "variance": "groups", "functional": "functional",
     "align": "aligning", "render": "draw", "evaluate": "discover", "curve": "curves", "knockout": "trials", "test": "trials", "add": "discover", "sql": "asking",
-    "import": "importing", "replay": "repeat", "stability": "repeat", "query": "asking", "queries": "asking", "models": "models", "tasks": "models",
+    "import": "importing", "export": "exporting", "replay": "repeat", "stability": "repeat", "query": "asking", "queries": "asking", "models": "models", "tasks": "models",
     "engines": "models", "train": "models", "pull": "models", "alias": "care", "note": "care",
     "rm": "care", "merge": "care", "verify": "care", "backup": "care", "doctor": "care",
 }  # fmt: skip

@@ -31,7 +31,8 @@ def import_(
     ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Every published circuit.")] = False,
     task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The task; of files, which do not say it.")
+        str | None,
+        typer.Option(metavar="NAME", help="The task; of other tools' files, which do not say it."),
     ] = None,
     model: Annotated[
         str | None,
@@ -83,8 +84,8 @@ def import_(
     """Store circuits of other hands: published ones, and files.
 
     No model is needed, and nothing is measured: evaluate does that where the model is at hand. A
-    circuit imported is named by its alias. Files of EAP-IG and MIB (JSON, pt), ACDC (pkl, pth),
-    auto-circuit (pkl) and seqcont (JSON) are read, and nothing in them is run.
+    circuit imported is named by its alias. Files of export (JSON), EAP-IG and MIB (JSON, pt), ACDC
+    (pkl, pth), auto-circuit (pkl) and seqcont (JSON) are read, and nothing in them is run.
 
     \b
     Examples:

@@ -9,14 +9,24 @@ Source: ``acdc/TLACDCExperiment.py`` of github.com/ArthurConmy/Automatic-Circuit
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
 
+from circuitdb.circuit import Circuit
 from circuitdb.errors import OptionError
 from circuitdb.formats.content import Content, Given, gathered, grouped
+from circuitdb.formats.writing import (
+    Written,
+    edge_flags,
+    first_heads,
+    losses,
+    of_heads_and_mlps,
+)
+from circuitdb.names import PORTS, Component
 
 _INSIDE: Final = re.compile(r"blocks\.\d+\.(attn\.hook_(result|q|k|v)|hook_mlp_out)")
 _WRITERS: Final = (
@@ -89,3 +99,60 @@ def _head(hook: str, index: Any) -> int | None:
     if any(part is not None for part in parts[:2]):
         raise OptionError(f"splits {hook} by position, as {parts}; only whole components are read")
     return int(parts[2]) if len(parts) > 2 else None
+
+
+def written(circuit: Circuit) -> Written:
+    """All edges of the model with whether each is present, as ``save_subgraph`` writes them (pth).
+
+    Edges inside a component are present where it is in the circuit.
+
+    Raises:
+        OptionError: it has neurons, positions or no MLPs.
+    """
+    import torch
+
+    space = of_heads_and_mlps(circuit, "an ACDC subgraph")
+    spelled, told = first_heads(space)
+    last = space.spec.n_layers - 1
+    present = {
+        (*_at_input(e.dst, e.port, last), *_at_output(e.src)): bool(flag)
+        for e, flag in zip(spelled, edge_flags(circuit, space), strict=True)
+    }
+    inside = {n.name for n in circuit.components}
+    for component in space.writers[1:]:
+        present |= dict.fromkeys(_within(component), str(component) in inside)
+    buffer = io.BytesIO()
+    torch.save(present, buffer)
+    return Written(buffer.getvalue(), (*told, *losses(circuit, scores=True, nodes=True)))
+
+
+_At = tuple[str, tuple[int | None, ...]]
+
+
+def _index(component: Component) -> tuple[int | None, ...]:
+    return (None, None, component.index) if component.kind == "head" else (None,)
+
+
+def _at_input(component: Component, port: str | None, last: int) -> _At:
+    if component.kind == "logits":
+        return f"blocks.{last}.hook_resid_post", (None,)
+    hook = f"hook_{port}_input" if port else "hook_mlp_in"
+    return f"blocks.{component.layer}.{hook}", _index(component)
+
+
+def _at_output(component: Component) -> _At:
+    if component.kind == "input":
+        return "blocks.0.hook_resid_pre", (None,)
+    hook = "attn.hook_result" if component.kind == "head" else "hook_mlp_out"
+    return f"blocks.{component.layer}.{hook}", _index(component)
+
+
+def _within(component: Component) -> Iterator[tuple[Any, ...]]:
+    """The edges from the inputs of a component to its output."""
+    if component.kind == "mlp":
+        yield (*_at_output(component), *_at_input(component, None, -1))
+        return
+    for port in PORTS:
+        inner = f"blocks.{component.layer}.attn.hook_{port}", _index(component)
+        yield (*_at_output(component), *inner)
+        yield (*inner, *_at_input(component, port, -1))

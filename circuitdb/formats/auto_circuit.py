@@ -9,17 +9,32 @@ Source: ``auto_circuit/types.py`` of github.com/UFO-101/auto-circuit.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 
+from circuitdb.circuit import Circuit
 from circuitdb.errors import OptionError, UnknownNameError
 from circuitdb.formats.content import Content, Given, gathered
-from circuitdb.space import Space
+from circuitdb.formats.writing import (
+    Written,
+    edge_flags,
+    edge_scores,
+    losses,
+    of_heads_and_mlps,
+)
+from circuitdb.space import Reader, Space
 
 _INPUT: Final = re.compile(r"blocks\.(\d+)\.hook_(?:([qkv])_input|(mlp_in)|(resid_post))")
+
+
+MEMBERS: Final = "ACDC: members"
+"""The algorithm under which members are written: infinite in the circuit, 0 outside it."""
+SCORES: Final = "scores"
+"""The algorithm under which scores are written, where every edge was measured."""
 
 
 def recognised(document: Any) -> bool:
@@ -101,3 +116,45 @@ def _reader(space: Space, module: str, head: int) -> str:
         kind = "h" if port == "q" or space.spec.n_kv_heads == space.spec.n_heads else "kv"
         return f"a{layer}.{kind}{head}<{port}>"
     return f"m{layer}" if mlp else "logits"
+
+
+def written(circuit: Circuit) -> Written:
+    """Members, and the scores where every edge has one, under the circuit's task.
+
+    Raises:
+        OptionError: it has neurons, positions or no MLPs.
+    """
+    import torch
+
+    space = of_heads_and_mlps(circuit, "an auto-circuit file")
+    kept, scores = edge_flags(circuit, space), edge_scores(circuit, space)
+    values = {MEMBERS: np.where(kept, np.inf, 0.0)}
+    # Prune scores have no way to say that an edge was not measured.
+    whole = bool(np.isfinite(scores).all())
+    values |= {SCORES: scores} if whole else {}
+    document = {
+        name: {m: torch.from_numpy(rows) for m, rows in _tensors(space, of_edges).items()}
+        for name, of_edges in values.items()
+    }
+    buffer = io.BytesIO()
+    torch.save({circuit.run.task: document}, buffer)
+    return Written(buffer.getvalue(), losses(circuit, scores=not whole, nodes=True))
+
+
+def _tensors(space: Space, of_edges: Any) -> dict[str, Any]:
+    """Values of edges as prune scores, float32 ``[(head,) source]`` by the input they go to."""
+    rows: dict[str, list[Any]] = {}
+    for at, reader in enumerate(space.readers):
+        edges = space.edge_id[at]
+        rows.setdefault(_module(reader, space), []).append(of_edges[edges[edges >= 0]])
+    return {
+        module: np.asarray(values if values[1:] or module.endswith("_input") else values[0], "f4")
+        for module, values in rows.items()
+    }
+
+
+def _module(reader: Reader, space: Space) -> str:
+    component, port = reader
+    if component.kind == "logits":
+        return f"blocks.{space.spec.n_layers - 1}.hook_resid_post"
+    return f"blocks.{component.layer}.hook_{f'{port}_input' if port else 'mlp_in'}"

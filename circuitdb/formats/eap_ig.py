@@ -9,13 +9,23 @@ Source: ``eap/graph.py`` of github.com/hannamw/EAP-IG.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from circuitdb.circuit import Circuit
 from circuitdb.errors import OptionError
 from circuitdb.formats.content import Content, Given, gathered, grouped
+from circuitdb.formats.writing import (
+    Written,
+    edge_flags,
+    edge_scores,
+    first_heads,
+    losses,
+    of_heads_and_mlps,
+)
 from circuitdb.space import Space
 
 
@@ -111,3 +121,39 @@ def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise OptionError(f"says {value!r} where in_graph must be true or false")
     return value
+
+
+def written(circuit: Circuit) -> Written:
+    """The graph as ``Graph.from_json`` reads it.
+
+    Raises:
+        OptionError: it has neurons, positions or no MLPs.
+    """
+    space = of_heads_and_mlps(circuit, "an EAP-IG graph")
+    spec, by_nodes = circuit.space, circuit.granularity == "node"
+    spelled, told = first_heads(space)
+    scores, kept = edge_scores(circuit, space), edge_flags(circuit, space)
+    # A graph whose nodes alone are scored is read as a node circuit.
+    with_nodes = by_nodes or bool(np.isfinite(scores).any())
+    of_nodes = {n.name: n.score for n in circuit.nodes if with_nodes and n.score is not None}
+    inside = {n.name for n in circuit.components}
+    nodes = {
+        name: {
+            "in_graph": name in inside,
+            **({"score": of_nodes[name]} if name in of_nodes else {}),
+        }
+        for name in map(str, space.components)
+    }
+    if not of_nodes:
+        told += losses(circuit, scores=not with_nodes, nodes=True)
+    cfg = {
+        "n_layers": spec.n_layers, "n_heads": spec.n_heads, "parallel_attn_mlp": spec.parallel,
+        # Its reader sizes arrays of neurons by this, and drops them where the file has none.
+        "d_model": 0,
+    }  # fmt: skip
+    # An edge without a score is NaN there, and written so by the tool itself.
+    edges = {
+        str(edge): {"score": score, "in_graph": flag}
+        for edge, score, flag in zip(spelled, scores.tolist(), kept.tolist(), strict=True)
+    }
+    return Written(json.dumps({"cfg": cfg, "nodes": nodes, "edges": edges}).encode(), told)

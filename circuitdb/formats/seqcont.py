@@ -5,12 +5,16 @@ Source: Lan et al. 2024, github.com/apartresearch/seqcont_circuits.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from circuitdb.circuit import Circuit
+from circuitdb.errors import OptionError
 from circuitdb.formats.content import Content, Given
+from circuitdb.formats.writing import Written, losses, named, of_heads_and_mlps
 
 
 def recognised(document: Any) -> bool:
@@ -32,3 +36,22 @@ def _whole(number: Any) -> int:
     if type(number) is not int:
         raise ValueError(f"{number!r} is no whole number")
     return number
+
+
+def written(circuit: Circuit) -> Written:
+    """The document of a node circuit.
+
+    Raises:
+        OptionError: it is an edge circuit, or of neurons or a model without MLPs.
+    """
+    of_heads_and_mlps(circuit, "a seqcont circuit")
+    if circuit.granularity == "edge":
+        raise OptionError(
+            f"{named(circuit)} is an edge circuit, and a seqcont circuit is a list of nodes; "
+            "--format circuitdb or eap-ig keeps edges"
+        )
+    document = {
+        "heads": [[n.layer, n.idx] for n in circuit.components if n.kind == "head"],
+        "mlps": [n.layer for n in circuit.components if n.kind == "mlp"],
+    }
+    return Written((json.dumps(document) + "\n").encode(), losses(circuit, scores=True))

@@ -333,7 +333,7 @@ def copy_database(con: Any, target: Path) -> None:
             )
         finally:
             con.execute("DETACH backup_target")
-        _place(partial, target)
+        place(partial, target)
     except FileExistsError:
         raise StoreError(f"{str(target)!r} exists already and is not overwritten") from None
     except (duckdb.Error, OSError) as error:
@@ -364,8 +364,13 @@ def _not_written(error: Exception, target: Path, partial: Path) -> StoreError | 
     return None
 
 
-def _place(partial: Path, target: Path) -> None:
-    """Rename without overwriting: link() refuses an existing target made meanwhile."""
+def place(partial: Path, target: Path) -> None:
+    """Give a finished file its name without overwriting; the name it had may stay beside it.
+
+    Raises:
+        FileExistsError: there is a file of that name, perhaps made meanwhile.
+    """
+    # link() refuses an existing target, which a rename would replace.
     try:
         os.link(partial, target)
     except FileExistsError:
