@@ -342,7 +342,41 @@ def test_members_that_nobody_scored_are_listed_by_name(
     given = ["--db", str(tmp_path / "published.duckdb")]
     assert run(["import", "months-lan2024", "numerals-lan2024", *given]) == 0
     assert run(["diff", "months-lan2024", "numerals-lan2024", "--level", "heads", *given]) == 0
-    assert "5 of 5 heads only in months-lan2024: a0.h5, " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "5 of 5 heads only in months-lan2024: a0.h5, " in shown
+    assert "in both, signs unknown." in " ".join(shown.split())
+
+
+def test_what_was_not_searched_is_not_counted_as_none(tmp_path: Path) -> None:
+    db = api.Database(tmp_path / "published.duckdb")
+    # Wang et al. searched heads alone, Lan et al. MLPs too.
+    db.import_circuits("ioi-wang2022", "months-lan2024", "numerals-lan2024")
+    pair = ("ioi-wang2022", "months-lan2024")
+    refused = r"no MLPs were searched for ioi.*compare at --level heads"
+    with pytest.raises(ComparisonError, match=refused):
+        db.diff(*pair, level="mlps")
+    with pytest.raises(ComparisonError, match=refused):
+        db.overlap(*pair, level="mlps")
+    for asked in (db.matrix, db.consensus, db.clusters):
+        with pytest.raises(ComparisonError, match=refused):
+            asked("engine=import", level="mlps")
+    with pytest.raises(ComparisonError, match=refused):
+        db.similar("ioi-wang2022", level="mlps")
+    told = "no MLPs were searched for ioi"
+    assert told in " ".join(db.diff(*pair, level="mlps", force=True).notes)
+    assert told in " ".join(db.matrix("engine=import", level="nodes").notes)
+    assert told not in " ".join(db.matrix("engine=import", level="heads").notes)
+    assert db.diff(*pair[1:], "numerals-lan2024", level="mlps").shared
+
+
+def test_signs_that_nobody_measured_are_not_known(tmp_path: Path, db: api.Database) -> None:
+    published = api.Database(tmp_path / "published.duckdb")
+    published.import_circuits("months-lan2024", "numerals-lan2024")
+    found = published.diff("months-lan2024", "numerals-lan2024")
+    assert found.shared
+    assert found.n_flipped is found.to_json()["n_flipped"] is None
+    scored = db.diff("ioi,engine=eap", "months,engine=eap")
+    assert scored.n_flipped == len(scored.flipped)
 
 
 def test_variance_is_shown_and_drawn(ask: Any, tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_node_circuits_are_compared_by_nodes_and_by_heads_where_one_lists_no_mor
     assert of_heads.level == "heads"
     assert "compared by their heads" in of_heads.notes[0]
     assert not any(
-        "are compared by" in n for n in database.overlap(IOI, MONTHS, level="mlps").notes
+        "are compared by" in n for n in database.overlap(IOI, MONTHS, level="nodes").notes
     )
 
 

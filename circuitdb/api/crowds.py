@@ -19,6 +19,7 @@ from circuitdb.compare.comparable import (
     countable,
     known_level,
     like_for_like,
+    looked_for,
     named,
     names_caveat,
     no_common_names,
@@ -87,10 +88,20 @@ def crowd_of(
     space = _space_of_all(store, found, aspects, level)
     notes = [
         *like_for_like(aspects, force, apart),
+        *_looked_for(store, aspects, found, level, force),
         *names_caveat([(o.model, o.seed) for o in found]),
         *null_caveats([o.granularity for o in found], level),
     ]
     return Crowd(found, aspects, space, level, _members(store, found, space, level), tuple(notes))
+
+
+def _looked_for(
+    store: Store, aspects: Sequence[Aspects], found: Sequence[Outline], level: Level, force: bool
+) -> tuple[str, ...]:
+    """What must be said of imports among circuits, as of those that are compared by name."""
+    taken = {o.run_id: a for o, a in zip(found, aspects, strict=True) if o.engine == IMPORT}
+    runs = store.runs(list(taken)) if taken else {}
+    return looked_for([(named(a), runs[i]) for i, a in taken.items()], level, force)
 
 
 def with_scores(
@@ -141,6 +152,7 @@ def similar_to(access: Access, ref: str, *, level: str, n: int, everything: bool
     with access.reading() as store:
         own = store.select([access.resolve(store, ref)[0].circuit_id])[0][0]
         space = store.space(own.run_id)
+        _looked_for(store, _aspects([own]), [own], counted, everything)
         others = _comparable(store, own, everything)
         shared, sizes = _shared(store, [own, *others], space, counted)
     union = sizes + sizes[0] - shared

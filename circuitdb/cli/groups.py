@@ -257,9 +257,11 @@ def diff(
 
 def _show_diff(found: Diff, top: int) -> None:
     a, b = found.labels
+    flipped = found.n_flipped
+    signs = "signs unknown" if flipped is None else f"{flipped} of these of opposite sign"
     line(
         f"{len(found.only_a)} {found.level} only in {a}, {len(found.only_b)} only in {b}, "
-        f"{len(found.shared)} in both, {len(found.flipped)} of these of opposite sign."
+        f"{len(found.shared)} in both, {signs}."
     )
     line("; ".join(f"{c.label} is {c.circuit_id[:12]}" for c in found.circuits) + ".")
     line()

@@ -208,7 +208,42 @@ def check(
         _same_space(circuits)
     for circuit in circuits:
         countable(circuit.space, known_level(level))
-    return like_for_like([aspects(c) for c in circuits], force)
+    return (
+        *like_for_like([aspects(c) for c in circuits], force),
+        *looked_for([(named(c), c.run) for c in circuits], known_level(level), force),
+    )
+
+
+_KINDS_CALLED: Final = {"head": "heads", "mlp": "MLPs"}
+
+
+def looked_for(runs: Sequence[tuple[str, Run]], level: Level, force: bool) -> tuple[str, ...]:
+    """What must be said of imports whose source did not search all that a level counts.
+
+    Args:
+        runs: each with what its circuit is called.
+        level: what is counted.
+        force: also where a source searched nothing of it.
+
+    Raises:
+        ComparisonError: a source searched nothing that the level counts, unless `force`.
+    """
+    wanted = [kind for kind in _KINDS_CALLED if kind in KINDS.get(level, KINDS["nodes"])]
+    notes = []
+    for kind in wanted:
+        blind = [called for called, run in runs if kind not in (searched(run) or wanted)]
+        if not blind:
+            continue
+        more = f" and {len(blind) - _EACH} more" if len(blind) > _EACH else ""
+        said = f"no {_KINDS_CALLED[kind]} were searched for {', '.join(blind[:_EACH])}{more}"
+        if wanted == [kind] and not force:
+            other = "heads" if level == "mlps" else "mlps"
+            raise ComparisonError(
+                f"{said}: that none is listed says nothing. Leave such circuits out, compare at "
+                f"--level {other}, or count none with --force (force=True)"
+            )
+        notes.append(f"{said}: that none is listed there says nothing")
+    return tuple(notes)
 
 
 def countable(space: Space, level: Level) -> None:

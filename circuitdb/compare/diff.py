@@ -50,6 +50,12 @@ class Diff:
         return tuple(item for item in self.shared if item.same_sign is False)
 
     @property
+    def n_flipped(self) -> int | None:
+        """How many these are; None where no sign of a shared member is known."""
+        unknown = self.shared and all(item.same_sign is None for item in self.shared)
+        return None if unknown else len(self.flipped)
+
+    @property
     def labels(self) -> tuple[str, str]:
         """What A and B are called."""
         return self.circuits[0].label, self.circuits[1].label
@@ -62,7 +68,7 @@ class Diff:
             "only_a": [item.to_json() for item in self.only_a],
             "only_b": [item.to_json() for item in self.only_b],
             "shared": [item.to_json() for item in self.shared],
-            "n_flipped": len(self.flipped),
+            "n_flipped": self.n_flipped,
             "places": [place._asdict() for place in self.places],
             "notes": list(self.notes),
         }
