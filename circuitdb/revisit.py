@@ -241,7 +241,8 @@ def by_hand(
     """
     if (nodes is None) == (edges is None):
         raise OptionError(
-            "give the circuit's nodes (--nodes) or its edges (--edges, --edges-from), one of the two"
+            "give the circuit's nodes (--nodes, --nodes-from) or its edges (--edges, --edges-from), "
+            "one of the two"
         )
     neurons = any(parse_component(name).kind == "neuron" for name in nodes or ())
     space, started = space_of(model, neurons), time.perf_counter()

@@ -482,6 +482,13 @@ def test_a_circuit_by_hand_is_stored_and_measured(ask, tasks, tmp_path):
     assert code == 0, err
     (found,) = json.loads(out)["circuits"]
     assert (found["engine"], found["n_nodes"]) == ("manual", 5)
+    named, whole = tmp_path / "nodes.txt", tmp_path / "nodes.json"
+    named.write_text("# nodes in at least 0.8 of 5 circuits\nm0\na0.h1\na1.h2\n")
+    whole.write_text(ask("show", found["circuit_id"], "--json")[1])
+    for file in (named, whole):
+        code, out, err = ask("add", *small, "--nodes-from", file)
+        assert code == 0, err
+        assert json.loads(out)["circuits"][0]["circuit_id"] == found["circuit_id"]
     listed = tmp_path / "edges.txt"
     listed.write_text("# a path\ninput -> m0\nm0->logits  # the end\n\n")
     code, out, err = ask("add", *small, "--edges-from", listed)

@@ -95,7 +95,7 @@ def refused(stored_path: Path, capsys: pytest.CaptureFixture[str]):
         (["alias", IOI], "give either a NAME or --remove"),
         (["alias", IOI, ""], "'' cannot be an alias"),
         (["alias", IOI, "@"], "'' cannot be an alias"),
-        (["add", "--task", "ioi"], "(--nodes) or its edges (--edges, --edges-from), one of the two"),
+        (["add", "--task", "ioi"], "(--nodes, --nodes-from) or its edges (--edges, --edges-from), one of the two"),
         (["sql", "SELECT 1", "--timeout", "inf"], "--timeout is inf; give seconds above 0"),
         (["sql", "SELECT 1", "--timeout", "nan"], "--timeout is nan"),
         (["train", "toy-2l", "--seeds", "99"], "recipe 'toy-2l' has no seed 99; it has 0, 1"),
@@ -108,6 +108,7 @@ def refused(stored_path: Path, capsys: pytest.CaptureFixture[str]):
         (["tasks", "shwo"], "Did you mean 'show'"),
         (["add", "--task", "ioi", "--edges-from", "/nowhere/edges.txt"], "cannot be read"),
         (["add", "--task", "ioi", "--edges-from", "x", "--edges", "m0->m1"], "not both"),
+        (["add", "--task", "ioi", "--nodes-from", "x", "--nodes", "m0"], "--nodes or --nodes-from, not both"),
     ],
 )  # fmt: skip
 def test_wrong_usage_is_refused_in_one_line(refused, arguments, said):
@@ -189,6 +190,23 @@ def test_files_without_edges_are_refused(refused, tmp_path, content, said):
     file = tmp_path / "edges.txt"
     file.write_text(content)
     found = refused("add", "--task", "ioi", "--edges-from", str(file))
+    assert str(file) in found
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("# nothing\n", "lists no node; write one a line, as in a1.h2"),
+        ("a0.h1\nm0->logits\n", "line 2"),
+        ('{"edges": []}', "nodes: Field required; give what 'circuitdb show REF --json' prints"),
+        ('{"nodes": []}', "no node is in the circuit"),
+    ],
+)
+def test_files_without_nodes_are_refused(refused, tmp_path, content, said):
+    file = tmp_path / "nodes.txt"
+    file.write_text(content)
+    found = refused("add", "--task", "ioi", "--nodes-from", str(file))
     assert str(file) in found
     assert said in found
 

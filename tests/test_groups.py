@@ -14,7 +14,7 @@ import pytest
 from circuitdb import api
 from circuitdb.circuit import Discovery, Scores
 from circuitdb.cli import run
-from circuitdb.cli.discover import edge_names
+from circuitdb.cli.discover import listed_names
 from circuitdb.compare.maxent import edge_probabilities
 from circuitdb.errors import CircuitReferenceError, ComparisonError, OptionError, UnknownNameError
 from circuitdb.store import Store
@@ -157,7 +157,17 @@ def test_the_core_is_what_most_circuits_hold(db: api.Database) -> None:
 def test_a_core_is_written_as_edges_that_can_be_added(db: api.Database, tmp_path: Path) -> None:
     found = db.consensus("ioi,engine=eap,replicate=*", chance=False)
     path = found.save(tmp_path / "core.txt")
-    assert edge_names(path) == [h.name for h in found.core]
+    assert listed_names(path, "edge") == [h.name for h in found.core]
+
+
+@pytest.mark.parametrize("level", ["nodes", "heads", "mlps"])
+def test_a_core_is_written_as_components_that_can_be_added(
+    db: api.Database, tmp_path: Path, level: str
+) -> None:
+    found = db.consensus("ioi,engine=eap,replicate=*", level=level, chance=False)
+    path = found.save(tmp_path / "core.txt")
+    assert listed_names(path, "node") == [h.name for h in found.core]
+    assert found.core
 
 
 def test_a_difference_parts_the_members_of_two(db: api.Database) -> None:

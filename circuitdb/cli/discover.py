@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -253,6 +253,10 @@ def add(
         list[str] | None,
         typer.Option(metavar="NAMES", help="Components: a0.h1,m2 or repeated."),
     ] = None,
+    nodes_from: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="One component a line, or the output of show --json."),
+    ] = None,
     edges: Annotated[
         list[str] | None,
         typer.Option(metavar="NAMES", help="Edges: 'a0.h1->m2,m2->logits', or repeated."),
@@ -284,18 +288,28 @@ def add(
       circuitdb add --task ioi --nodes a0.h1,a2.h3,m3
       circuitdb add --task ioi --model gpt2 --edges-from paper.txt
     """
-    if edges is not None and edges_from is not None:
-        raise OptionError("give --edges or --edges-from, not both")
+    given_nodes = _given("nodes", nodes, nodes_from)
+    given_edges = _given("edges", edges, edges_from)
     out = Output(as_json, quiet)
     with reporting(out) as report:
         stored = api.Database(db).add(
-            task, nodes=_names(nodes), edges=_names(edges) if edges_from is None else edge_names(edges_from),
-            report=report, model=model, checkpoint=checkpoint, seed=seed, metric=metric,
+            task, nodes=given_nodes, edges=given_edges, report=report, model=model, checkpoint=checkpoint, seed=seed, metric=metric,
             ablation=ablation, corruption=corruption, examples=examples, data_seed=data_seed,
             keep_input=keep_input, band=band,
         )  # fmt: skip
     out.result({"circuits": [stored.to_json()]}, lambda: _show_found([stored]))
     _tell(out, [stored])
+
+
+def _given(
+    kind: Literal["nodes", "edges"], given: Sequence[str] | None, path: Path | None
+) -> list[str] | None:
+    """The names an option gives, or the file of the option beside it."""
+    if given is not None and path is not None:
+        raise OptionError(f"give --{kind} or --{kind}-from, not both")
+    if path is not None:
+        return listed_names(path, "node" if kind == "nodes" else "edge")
+    return _names(given)
 
 
 def _names(given: Sequence[str] | None) -> list[str] | None:
@@ -304,62 +318,73 @@ def _names(given: Sequence[str] | None) -> list[str] | None:
     return [name.strip() for text in given for name in text.split(",") if name.strip()]
 
 
-def edge_names(path: Path) -> list[str]:
-    """The edges a file lists: one a line, or those in the circuit of a circuit's JSON.
+def listed_names(path: Path, kind: Literal["edge", "node"]) -> list[str]:
+    """The edges or components a file lists: one a line, or those in the circuit of a circuit's JSON.
 
     That is the output of ``show --json``, or the interchange format (``circuit.model_dump_json()``).
 
     Raises:
-        OptionError: the file cannot be read, lists no edge, or holds a line that is none; file and
+        OptionError: the file cannot be read, lists none, or holds a line that is none; file and
             line are named.
     """
     from circuitdb.errors import NameSyntaxError, unreadable
-    from circuitdb.names import parse_edge
+    from circuitdb.names import parse_component, parse_edge
 
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"{path}: cannot be read: {unreadable(error)}") from error
     if text.lstrip().startswith("{"):
-        return _edges_of_json(path, text)
+        return _names_of_json(path, text, kind)
+    parse = parse_edge if kind == "edge" else parse_component
     names: list[str] = []
     for at, content in enumerate(text.splitlines(), 1):
         written = content.partition("#")[0].strip()
         if written:
             try:
-                names.append(str(parse_edge(written)))
+                names.append(str(parse(written)))
             except NameSyntaxError as error:
                 raise OptionError(f"{path}, line {at}: {error}") from error
     if not names:
-        raise OptionError(f"{path}: lists no edge; write one a line, as in m0->a1.h2<v>")
+        example = "m0->a1.h2<v>" if kind == "edge" else "a1.h2"
+        raise OptionError(f"{path}: lists no {kind}; write one a line, as in {example}")
     return names
 
 
-def _edges_of_json(path: Path, text: str) -> list[str]:
+def _names_of_json(path: Path, text: str, kind: Literal["edge", "node"]) -> list[str]:
     from pydantic import BaseModel, ValidationError
 
-    from circuitdb.circuit import CircuitEdge
+    from circuitdb.circuit import CircuitEdge, Node
 
-    class Listing(BaseModel):
-        """What every form has in common; the figures and the run beside it do not matter."""
-
+    # What every form has in common; the figures and the run beside it do not matter.
+    class Edges(BaseModel):
         edges: tuple[CircuitEdge, ...]
 
+    class Nodes(BaseModel):
+        nodes: tuple[Node, ...]
+
     try:
-        names = [edge.name for edge in Listing.model_validate_json(text).edges if edge.in_circuit]
+        listed = (
+            Edges.model_validate_json(text).edges
+            if kind == "edge"
+            else Nodes.model_validate_json(text).nodes
+        )
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "JSON"
-        raise OptionError(f"{path}: {where}: {first['msg']}; {_JSON_WANTED}") from error
+        raise OptionError(f"{path}: {where}: {first['msg']}; {_json_wanted(kind)}") from error
+    names = [item.name for item in listed if item.in_circuit]
     if not names:
-        raise OptionError(f"{path}: no edge is in the circuit; {_JSON_WANTED}")
+        raise OptionError(f"{path}: no {kind} is in the circuit; {_json_wanted(kind)}")
     return names
 
 
-_JSON_WANTED: Final = (
-    "give what 'circuitdb show REF --json' prints of an edge circuit (in Python: "
-    "circuit.model_dump_json()), or nodes with --nodes"
-)
+def _json_wanted(kind: Literal["edge", "node"]) -> str:
+    other = "nodes with --nodes-from" if kind == "edge" else "edges with --edges-from"
+    return (
+        f"give what 'circuitdb show REF --json' prints of a circuit of {kind}s (in Python: "
+        f"circuit.model_dump_json()), or {other}"
+    )
 
 
 def evaluate(

@@ -150,7 +150,10 @@ def consensus(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="FILE", help="Write the core, as add --edges-from reads it."
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Write the core, as add --edges-from reads edges and --nodes-from components.",
         ),
     ] = None,
     render: _Render = None,

@@ -115,7 +115,10 @@ class Consensus:
         return frame
 
     def save(self, path: str | Path) -> Path:
-        """Write the names of the core, one a line, as ``circuitdb add --edges-from`` reads edges."""
+        """Write the names of the core, one a line.
+
+        ``circuitdb add`` reads edges with ``--edges-from``, components with ``--nodes-from``.
+        """
         path = Path(path)
         head = f"# {self.level} in at least {self.at_least:g} of {len(self.circuits)} circuits\n"
         path.write_text(head + "".join(f"{held.name}\n" for held in self.core), "utf-8")
