@@ -257,7 +257,7 @@ def test_the_edges_of_node_circuits_are_those_among_their_nodes(tmp_path: Path) 
         store.add(ioi_nodes(3, seed=1, weights="other"))
     db = api.Database(path)
     pair = db.overlap("ioi,seed=0", "ioi,seed=1", level="edges").pairs[0]
-    found = db.matrix("granularity=node")
+    found = db.matrix("granularity=node", level="edges")
     assert found.sizes.tolist() == [pair.n_a, pair.n_b]
     assert pair.n_a > 0
     assert found.jaccard[0, 1] == pytest.approx(pair.jaccard)

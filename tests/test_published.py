@@ -255,6 +255,36 @@ def test_node_circuits_are_compared_by_nodes_and_by_heads_where_one_lists_no_mor
     )
 
 
+def test_many_node_circuits_are_compared_at_the_level_that_two_are(database):
+    both = f"{GREATER},{MONTHS}".split(",")
+    for refs, level in ((both, "nodes"), ([IOI, MONTHS], "heads")):
+        pair = database.overlap(*refs)
+        found = database.matrix(*refs)
+        assert (found.level, found.jaccard[0, 1]) == (level, pytest.approx(pair.pairs[0].jaccard))
+        for many in (
+            found,
+            database.clusters(*refs),
+            database.consensus(*refs),
+            database.group_matrix(*refs, by=["task"]),
+            database.diff(*refs),
+        ):
+            assert many.level == level
+        for many in (found, database.clusters(*refs), database.consensus(*refs)):
+            assert many.notes[0] == pair.notes[0]
+    assert database.matrix(IOI, MONTHS, level="edges").level == "edges"
+    varied = database.variance("engine=import", factors=["metric"], force=True)
+    assert varied.level == "heads"
+    assert "are compared by their heads" in varied.notes[0]
+
+
+def test_those_most_like_a_node_circuit_share_its_nodes(database):
+    like = database.similar(IOI)
+    assert (like.level, like.n) == ("heads", 26)
+    assert "compared by their heads" in like.notes[0]
+    assert database.similar(GREATER).level == "nodes"
+    assert database.similar(IOI, level="nodes").notes == ()
+
+
 def test_edge_circuits_are_still_compared_by_edges(stored_path, tmp_path):
     # Of its own: an overlap keeps the null it solved.
     shutil.copy(stored_path, tmp_path / "own.duckdb")

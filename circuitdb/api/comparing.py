@@ -6,18 +6,19 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from circuitdb.api.access import Access, Report
 from circuitdb.api.compared import fits_of, keep, labelled, scales, sides_of
+from circuitdb.api.levels import level_of
 from circuitdb.circuit import Circuit
-from circuitdb.compare.comparable import Compared, Level, check, known_level, own_level
+from circuitdb.compare.comparable import Compared, check
 from circuitdb.compare.diff import Diff, diff
 from circuitdb.compare.grid import check_sizes
 from circuitdb.compare.overlap import overlap
 from circuitdb.errors import CircuitReferenceError, OptionError
 from circuitdb.overlaps import StoredOverlap
-from circuitdb.store import CircuitRow, Store
+from circuitdb.store import Store
 
 # What needs a model is imported where it is used: stored circuits are compared without one. So is
 # alignment, which few comparisons ask for.
@@ -40,7 +41,6 @@ def overlap_of(
     report: Report,
 ) -> StoredOverlap:
     """How stored circuits overlap, with the controls that are stored or asked for."""
-    named = None if level is None else known_level(level)
     if with_controls and replicates < 2:
         raise OptionError(f"replicates is {replicates}; a ceiling needs at least 2")
     check_sizes(sizes)
@@ -48,7 +48,7 @@ def overlap_of(
         _discover_missing(access, refs, force, report)
     with access.reading() as store:
         rows = access.resolve(store, *refs)
-        counted = named or _own_level(store, rows)
+        counted, told = level_of(store, level, rows)
         sides = sides_of(store, rows, counted, ranked=bool(sizes))
         check(sides, counted, force)
         scale = {} if with_controls else scales(store, rows, sides, counted)
@@ -58,42 +58,18 @@ def overlap_of(
         with access.reading() as store:
             scale = scales(store, rows, sides, counted)
     found = overlap(labelled(sides, rows), counted, force, scale, fits, sizes)
-    found = dataclasses.replace(found, notes=(*_level_told(named, counted), *found.notes))
+    found = dataclasses.replace(found, notes=(*told, *found.notes))
     keep(access, fits)
     ids = tuple(row.circuit_id for row in rows)
     return StoredOverlap.of(found, functools.partial(_circuits, access.path, ids))
 
 
-_LEVEL_TOLD: Final[dict[Level, str]] = {
-    "nodes": "node circuits are compared by their nodes; --level edges counts the edges among them",
-    "heads": (
-        "node circuits are compared by their heads, as a source of one lists heads alone; "
-        "--level nodes counts MLPs too"
-    ),
-}
-
-
-def _level_told(named: Level | None, counted: Level) -> tuple[str, ...]:
-    """What to say of a level that nobody named."""
-    return (_LEVEL_TOLD[counted],) if named is None and counted != "edges" else ()
-
-
 def diff_of(access: Access, a: str, b: str, *, level: str | None, force: bool) -> Diff:
     """What tells two stored circuits apart."""
-    named = None if level is None else known_level(level)
     with access.reading() as store:
         rows = access.resolve(store, a, b)
-        counted = named or _own_level(store, rows)
+        counted, _ = level_of(store, level, rows)
         return diff(labelled(sides_of(store, rows, counted), rows), counted, force)
-
-
-def _own_level(store: Store, rows: Sequence[CircuitRow]) -> Level:
-    """The level that stored circuits are compared at where none is named."""
-    kinds: list[Any] = [row.granularity for row in rows]
-    if "edge" in kinds:
-        return "edges"
-    runs = store.runs(sorted({row.run_id for row in rows}))
-    return own_level([runs[row.run_id] for row in rows], kinds)
 
 
 def aligned_overlap_of(
@@ -110,12 +86,11 @@ def aligned_overlap_of(
     from circuitdb.api.aligning import Which, alignment_of
     from circuitdb.compare.aligned import compare_aligned
 
-    named = None if level is None else known_level(level)
     if discover:
         _discover_missing(access, refs, force, report)
     with access.reading() as store:
         rows = access.resolve(store, *refs)
-        counted = named or _own_level(store, rows)
+        counted, told = level_of(store, level, rows)
         sides = labelled(sides_of(store, rows, counted), rows)
     check(sides, counted, force, aligned=True)
     recipe = options.recipe([side.run.task for side in sides])
@@ -125,7 +100,7 @@ def aligned_overlap_of(
         return alignment_of(access, *models, recipe, options, report)
 
     found = compare_aligned(sides, aligned, counted, force)
-    return dataclasses.replace(found, notes=(*_level_told(named, counted), *found.notes))
+    return dataclasses.replace(found, notes=(*told, *found.notes))
 
 
 def _discover_missing(access: Access, refs: Iterable[str], force: bool, report: Report) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from circuitdb import controls
 from circuitdb.api.access import Access, Report
 from circuitdb.api.compared import fits_of, keep, scales, sides_of
+from circuitdb.api.levels import level_of
 from circuitdb.compare.allpairs import Counts, Membership
 from circuitdb.compare.comparable import (
     Aspects,
@@ -17,7 +18,6 @@ from circuitdb.compare.comparable import (
     Level,
     component_mask,
     countable,
-    known_level,
     like_for_like,
     looked_for,
     named,
@@ -42,15 +42,15 @@ def matrix_of(
     access: Access,
     selections: Sequence[str],
     *,
-    level: str,
+    level: str | None,
     chance: bool | None,
     force: bool,
     report: Report,
 ) -> StoredMatrix:
     """All pairs of the circuits that selections stand for."""
-    counted = known_level(level)
     with access.reading() as store:
-        crowd = crowd_of(store, selected(store, selections), counted, force)
+        crowd = crowd_of(store, selected(store, selections), level, force)
+        counted = crowd.level
         _enough(crowd.found, selections)
         sides, rows = with_scores(store, crowd, chance)
         given = scales(store, rows, sides, counted) if rows else None
@@ -73,26 +73,33 @@ class Crowd(NamedTuple):
     members: Membership
     notes: tuple[str, ...]
     """What was compared by force, and what of these circuits means little."""
+    told: tuple[str, ...] = ()
+    """What to say of a level that nobody named; among the notes."""
 
 
 def crowd_of(
-    store: Store, found: list[Outline], level: Level, force: bool, apart: Collection[str] = ()
+    store: Store, found: list[Outline], asked: str | None, force: bool, apart: Collection[str] = ()
 ) -> Crowd:
-    """Circuits to compare with each other.
+    """Circuits to compare with each other, at the level asked for or their own.
 
     Raises:
         ComparisonError: they live in several graphs; or they differ in what must be equal, unless
             `force` or that is one of `apart`.
+        UnknownNameError: no such level.
     """
     aspects = _aspects(found)
+    level, told = level_of(store, asked, found)
     space = _space_of_all(store, found, aspects, level)
     notes = [
+        *told,
         *like_for_like(aspects, force, apart),
         *_looked_for(store, aspects, found, level, force),
         *names_caveat([(o.model, o.seed) for o in found]),
         *null_caveats([o.granularity for o in found], level),
     ]
-    return Crowd(found, aspects, space, level, _members(store, found, space, level), tuple(notes))
+    return Crowd(
+        found, aspects, space, level, _members(store, found, space, level), tuple(notes), told
+    )
 
 
 def _looked_for(
@@ -144,13 +151,14 @@ class Similar(NamedTuple):
     """How many were compared: those of its graph that are like for like."""
     nearest: tuple[Like, ...]
     """By falling Jaccard index, the older first among equals."""
+    notes: tuple[str, ...] = ()
 
 
-def similar_to(access: Access, ref: str, *, level: str, n: int, everything: bool) -> Similar:
+def similar_to(access: Access, ref: str, *, level: str | None, n: int, everything: bool) -> Similar:
     """The stored circuits that share most with one."""
-    counted = known_level(level)
     with access.reading() as store:
         own = store.select([access.resolve(store, ref)[0].circuit_id])[0][0]
+        counted, told = level_of(store, level, [own])
         space = store.space(own.run_id)
         _looked_for(store, _aspects([own]), [own], counted, everything)
         others = _comparable(store, own, everything)
@@ -167,7 +175,9 @@ def similar_to(access: Access, ref: str, *, level: str, n: int, everything: bool
         )
         for i, o, label in zip(order.tolist(), chosen[1:], labels[1:], strict=True)
     ]  # fmt: skip
-    return Similar(own.circuit_id, labels[0], counted, int(sizes[0]), len(others), tuple(nearest))
+    return Similar(
+        own.circuit_id, labels[0], counted, int(sizes[0]), len(others), tuple(nearest), told
+    )
 
 
 def _shared(

@@ -308,7 +308,7 @@ class Database:
     def matrix(
         self,
         *selections: str,
-        level: str = "edges",
+        level: str | None = None,
         chance: bool | None = None,
         force: bool = False,
         report: Report = silent,
@@ -319,7 +319,7 @@ class Database:
             selections: each ``task[,key=value…]``, standing for every circuit that matches
                 (``months,replicate=*``: with its replicates), or an id or ``@alias``; by default every
                 circuit that is no control.
-            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            level: as for :meth:`overlap`.
             chance: whether every pair is compared with chance, which takes some milliseconds each; by
                 default for up to 40 circuits.
             force: compare although the circuits are not like for like.
@@ -337,13 +337,13 @@ class Database:
         )
 
     def similar(
-        self, ref: str, *, level: str = "edges", n: int = 10, everything: bool = False
+        self, ref: str, *, level: str | None = None, n: int = 10, everything: bool = False
     ) -> Similar:
         """The stored circuits that share most with one, by Jaccard index.
 
         Args:
             ref: the circuit.
-            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            level: as for :meth:`overlap`.
             n: how many.
             everything: of all circuits of its graph, controls included; by default of those that are
                 like for like.
@@ -420,7 +420,7 @@ class Database:
         self,
         *selections: str,
         by: Sequence[str] = ("task",),
-        level: str = "edges",
+        level: str | None = None,
         chance: bool | None = None,
         force: bool = False,
         report: Report = silent,
@@ -431,7 +431,7 @@ class Database:
             selections: as for :meth:`matrix`.
             by: keys that tell the groups apart, such as ``task`` and ``engine``; circuits of different
                 groups may differ in them. ``selection`` makes each selection a group.
-            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            level: as for :meth:`overlap`.
             chance: as for :meth:`matrix`.
             force: compare although the circuits are not like for like in what is no key.
             report: progress.
@@ -449,14 +449,14 @@ class Database:
         )
 
     def clusters(
-        self, *selections: str, least: float = 0.5, level: str = "edges", force: bool = False
+        self, *selections: str, least: float = 0.5, level: str | None = None, force: bool = False
     ) -> Clusters:
         """The circuits in clusters: joined while the mean Jaccard index between two is at least `least`.
 
         Args:
             selections: as for :meth:`matrix`.
             least: between 0 and 1.
-            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            level: as for :meth:`overlap`.
             force: compare although the circuits are not like for like.
 
         Raises:
@@ -472,7 +472,7 @@ class Database:
         self,
         *selections: str,
         at_least: float = 0.8,
-        level: str = "edges",
+        level: str | None = None,
         chance: bool | None = None,
         force: bool = False,
     ) -> Consensus:
@@ -481,7 +481,7 @@ class Database:
         Args:
             selections: as for :meth:`matrix`.
             at_least: share of the circuits, above 0 and at most 1.
-            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            level: as for :meth:`overlap`.
             chance: whether chance is asked, some milliseconds a circuit; by default of up to 40.
             force: although the circuits are not like for like.
 
@@ -520,7 +520,7 @@ class Database:
         *selections: str,
         factors: Sequence[str],
         distance: str = "jaccard",
-        level: str = "edges",
+        level: str | None = None,
         permutations: int = 999,
         seed: int = 0,
         force: bool = False,
@@ -533,7 +533,7 @@ class Database:
             factors: keys, and interactions of two as ``task:engine``, in the order in which they
                 are taken.
             distance: ``jaccard``, ``weighted`` or ``rank`` (:mod:`circuitdb.compare.variance`).
-            level: ``edges``, ``nodes``, ``heads`` or ``mlps``.
+            level: as for :meth:`overlap`.
             permutations: drawn for each p-value.
             seed: of the permutations.
             force: although the circuits are not like for like in what is no factor.

@@ -10,7 +10,7 @@ from circuitdb.api.compared import fits_of, keep
 from circuitdb.api.crowds import Crowd, crowd_of, selected, with_scores
 from circuitdb.compare.allpairs import jaccards
 from circuitdb.compare.clusters import Clusters, clusters
-from circuitdb.compare.comparable import known_level, names_caveat
+from circuitdb.compare.comparable import names_caveat
 from circuitdb.compare.consensus import Consensus, consensus
 from circuitdb.compare.groups import GroupMatrix, grouped
 from circuitdb.compare.matrix import matrix
@@ -30,20 +30,19 @@ def group_matrix_of(
     selections: Sequence[str],
     *,
     by: Sequence[str],
-    level: str,
+    level: str | None,
     chance: bool | None,
     force: bool,
     report: Report,
 ) -> GroupMatrix:
     """The overlap within and between groups of circuits that keys tell apart."""
-    counted = known_level(level)
     with access.reading() as store:
         found, labels = _groups(store, selections, by)
-        crowd = crowd_of(store, found, counted, force, apart=by)
+        crowd = crowd_of(store, found, level, force, apart=by)
         sides, _ = with_scores(store, crowd, chance)
         fits = fits_of(store, sides)
     made = matrix(
-        crowd.aspects, crowd.members, counted, sides=sides or None, fits=fits, notes=crowd.notes,
+        crowd.aspects, crowd.members, crowd.level, sides=sides or None, fits=fits, notes=crowd.notes,
         report=report,
     )  # fmt: skip
     keep(access, fits)
@@ -101,13 +100,12 @@ def _dependence(crowd: Crowd) -> list[str]:
 
 
 def clusters_of(
-    access: Access, selections: Sequence[str], *, least: float, level: str, force: bool
+    access: Access, selections: Sequence[str], *, least: float, level: str | None, force: bool
 ) -> Clusters:
     """Circuits that go together."""
-    counted = known_level(level)
     with access.reading() as store:
-        crowd = crowd_of(store, selected(store, selections), counted, force)
-    return clusters(crowd.aspects, jaccards(crowd.members), counted, least, crowd.notes)
+        crowd = crowd_of(store, selected(store, selections), level, force)
+    return clusters(crowd.aspects, jaccards(crowd.members), crowd.level, least, crowd.notes)
 
 
 def consensus_of(
@@ -115,18 +113,17 @@ def consensus_of(
     selections: Sequence[str],
     *,
     at_least: float,
-    level: str,
+    level: str | None,
     chance: bool | None,
     force: bool,
 ) -> Consensus:
     """What at least a share of some circuits holds."""
-    counted = known_level(level)
     with access.reading() as store:
-        crowd = crowd_of(store, selected(store, selections), counted, force)
+        crowd = crowd_of(store, selected(store, selections), level, force)
         sides, _ = with_scores(store, crowd, chance)
         fits = fits_of(store, sides)
     made = consensus(
-        crowd.aspects, crowd.members, crowd.space, counted, at_least, sides=sides, fits=fits,
+        crowd.aspects, crowd.members, crowd.space, crowd.level, at_least, sides=sides, fits=fits,
         notes=(*crowd.notes, *_dependence(crowd)),
     )  # fmt: skip
     keep(access, fits)
@@ -139,26 +136,26 @@ def variance_of(
     *,
     factors: Sequence[str],
     distance: str,
-    level: str,
+    level: str | None,
     permutations: int,
     seed: int,
     force: bool,
     report: Report,
 ) -> Variance:
     """How much of the distance between circuits is due to what."""
-    counted, kind = known_level(level), known_distance(distance)
+    kind = known_distance(distance)
     names = list(dict.fromkeys(name for term in factors for name in term.split(":")))
     if not names:
         raise OptionError("variance needs factors, such as task,engine")
     with access.reading() as store:
-        crowd = crowd_of(store, selected(store, selections), counted, force, apart=names)
+        crowd = crowd_of(store, selected(store, selections), level, force, apart=names)
         given = {name: values(crowd.found, name) for name in names}
         sides, _ = with_scores(store, crowd, chance=kind != "jaccard")
-    measured, apart = distances(kind, crowd.members, sides, counted)
+    measured, apart = distances(kind, crowd.members, sides, crowd.level)
     trained = names_caveat([(o.model, o.seed) for o in crowd.found])
-    notes = [*_unasked(crowd, names), *trained, *_sizes(crowd), *_dependence(crowd)]
+    notes = [*crowd.told, *_unasked(crowd, names), *trained, *_sizes(crowd), *_dependence(crowd)]
     return variance(
-        apart, given, factors, counted, measured, permutations=permutations, seed=seed, notes=notes,
+        apart, given, factors, crowd.level, measured, permutations=permutations, seed=seed, notes=notes,
         report=report,
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ _SQUARE: Final = 9
 
 def matrix(
     selection: options.Selections = None,
-    level: options.Level = "edges",
+    level: options.OwnLevel = None,
     by: Annotated[
         str | None,
         typer.Option(
@@ -190,7 +190,7 @@ def _pair_row(found: Matrix, i: int, j: int) -> list[Cell]:
 
 def similar(
     ref: options.Ref,
-    level: options.Level = "edges",
+    level: options.OwnLevel = None,
     n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="How many.")] = 10,
     everything: Annotated[
         bool,
@@ -234,3 +234,5 @@ def _show_similar(found: Similar) -> None:
             for o in found.nearest
         ],
     )  # fmt: skip
+    for note in found.notes:
+        line(f"note: {note}")

@@ -92,7 +92,7 @@ def clusters(
             metavar="J", help="Clusters are joined while their mean Jaccard index is as large."
         ),
     ] = 0.5,
-    level: options.Level = "edges",
+    level: options.OwnLevel = None,
     force: options.Alike = False,
     db: options.Db = None,
     as_json: options.AsJson = False,
@@ -144,7 +144,7 @@ def consensus(
     at_least: Annotated[
         float, typer.Option(metavar="SHARE", help="The core is what so large a share holds.")
     ] = 0.8,
-    level: options.Level = "edges",
+    level: options.OwnLevel = None,
     chance: options.Chance = None,
     force: options.Alike = False,
     output: Annotated[
@@ -309,7 +309,7 @@ def variance(
     distance: Annotated[
         str, typer.Option(metavar="NAME", help="jaccard, weighted or rank (of |scores|).")
     ] = "jaccard",
-    level: options.Level = "edges",
+    level: options.OwnLevel = None,
     permutations: Annotated[
         int, typer.Option(metavar="N", help="Permutations behind each p-value.")
     ] = 999,

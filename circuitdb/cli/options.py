@@ -53,10 +53,6 @@ Chance = Annotated[
     typer.Option("--chance/--no-chance", help="Compare with chance; by default up to 40 circuits."),
 ]
 
-Level = Annotated[
-    str, typer.Option(metavar="LEVEL", help="What is counted: edges, nodes, heads or mlps.")
-]
-
 HeldOut = Annotated[
     list[str] | None,
     typer.Option(
