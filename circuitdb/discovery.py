@@ -167,7 +167,7 @@ def _made(
             f"whether {model.name} does {task.name} is not judged: not every prompt has a corrupted "
             "one and incorrect answers",
         )
-    elif plan.answers == "task":
+    elif plan.answers == "task" and not (plan.force and plan.unmeasured):
         does = does_task(model.forward, prompts.split("validation"), metric)
         failing = _failing(plan, task.name, model.name, does)
         if failing and not plan.force:
@@ -436,6 +436,8 @@ def _draft(
         members = next(m for m in found.members if m.granularity == granularity)
     else:
         members, selection = _select(prepared, benches, found, granularity, selection, report)
+    if prepared.plan.unmeasured:
+        return Draft(granularity, selection, members.edges, members.nodes)
     short = (
         _shortfall(selection, members) or _all_alike(found, granularity, selection) or found.note
     )

@@ -56,6 +56,9 @@ class Plan(BaseModel):
     """Go on although the model does not do the task. Not part of the run's identity."""
     band: int = BAND
     """Matched random circuits to evaluate beside each circuit. Not part of the identity."""
+    unmeasured: bool = False
+    """Do not run what is found on test prompts; with `force` the model is not judged either. Not part of
+    the identity."""
 
     def command(self) -> str:
         """The command line that repeats this plan."""

@@ -106,8 +106,9 @@ def control_plans(circuit: Circuit, replicates: int) -> list[Plan]:
     as_replicate, as_random = controls.selections(
         circuit.selection, circuit.granularity, controls.size(circuit)
     )
-    # Templates were judged once; controls take the circuit's own and are not judged again.
-    common: dict[str, Any] = {"force": True, "band": 0}
+    # Templates were judged once; controls take the circuit's own and are not judged again. What they
+    # do is not looked at: half of the work on a large model.
+    common: dict[str, Any] = {"force": True, "band": 0, "unmeasured": True}
     common["ranking"] = "abs_mean" if as_random.ranking == "none" else as_random.ranking
     plans = []
     for k in range(replicates):
@@ -128,7 +129,7 @@ def untrained_plan(circuit: Circuit) -> Plan | None:
     _, equal = controls.selections(circuit.selection, circuit.granularity, controls.size(circuit))
     ranking = "abs_mean" if equal.ranking == "none" else equal.ranking
     return plan_of(
-        circuit, checkpoint=UNTRAINED, force=True, band=0, ranking=ranking,
+        circuit, checkpoint=UNTRAINED, force=True, band=0, unmeasured=True, ranking=ranking,
         **_rule_fields(equal),
     )  # fmt: skip
 

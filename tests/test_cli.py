@@ -205,17 +205,17 @@ def test_overlap_says_a_sentence_before_its_figures(ask):
 @pytest.mark.parametrize(
     ("corrected", "said"),
     [
-        (-0.5, "lies below the floor 0.34 (random answers), with a ceiling of 0.75 (other prompts of one task): corrected overlap -0.50."),
-        (0.5, "lies between the floor 0.34 (random answers) and the ceiling 0.75 (other prompts of one task): corrected overlap 0.50."),
-        (1.5, "lies above the ceiling 0.75 (other prompts of one task), with the floor 0.34 (random answers): corrected overlap 1.50."),
+        (-0.5, "Over replicates the mean Jaccard index 0.40 lies below the floor 0.34 (random answers), with a ceiling of 0.75 (other prompts of one task): corrected overlap -0.50."),
+        (0.5, "Over replicates the mean Jaccard index 0.40 lies between the floor 0.34 (random answers) and the ceiling 0.75 (other prompts of one task): corrected overlap 0.50."),
+        (1.5, "Over replicates the mean Jaccard index 0.40 lies above the ceiling 0.75 (other prompts of one task), with the floor 0.34 (random answers): corrected overlap 1.50."),
     ],
 )  # fmt: skip
 def test_overlap_says_on_which_side_of_its_scale_the_jaccard_index_lies(
     stored_path, corrected, said
 ):
     pair = api.Database(stored_path).overlap(IOI_REF, "months").pairs[0]
-    scaled = replace(pair, floor=0.34, ceiling=0.75, corrected=corrected)
-    assert sentences(scaled, {pair.a: "a", pair.b: "b"}, "edges")[1] == f"The Jaccard index {said}"
+    scaled = replace(pair, floor=0.34, ceiling=0.75, corrected=corrected, jaccard_of_replicates=0.4)
+    assert sentences(scaled, {pair.a: "a", pair.b: "b"}, "edges")[1] == said
 
 
 def test_overlap_says_which_circuits_the_references_stand_for(ask):
@@ -245,7 +245,7 @@ def test_overlap_json_has_the_pair_on_top_too(ask):
     keys = (
         "a", "b", "n_a", "n_b", "shared", "union", "jaccard", "containment_a", "containment_b",
         "weighted_jaccard", "null", "expected_jaccard", "z", "p_value", "floor", "ceiling",
-        "corrected", "corrected_interval", "items",
+        "corrected", "corrected_interval", "items", "jaccard_of_replicates",
     )  # fmt: skip
     assert all(found[key] == pair[key] for key in keys)
     assert {i["name"] for i in pair["items"]} == set(IOI) & set(MONTHS)

@@ -90,6 +90,24 @@ def test_discover_stores_and_recognises_what_is_stored(ask, tasks):
     assert f"next: circuitdb show {found['circuit_id'][:12]}" in err
 
 
+def test_a_circuit_may_be_stored_without_running_it(ask, tasks):
+    discover = ("discover", "--task", tasks[0], *SMALL, "--edges", "20")
+    found = document(ask, *discover, "--unmeasured")["circuits"][0]
+    assert found["faithfulness"] is None
+    code, _, err = ask(*discover)
+    assert code == 0
+    assert (
+        f"1 circuit not run on test prompts: circuitdb evaluate {found['circuit_id'][:12]}" in err
+    )
+    code, _, err = ask("evaluate", found["circuit_id"], "--band", "0")
+    assert code == 0, err
+    measured = "SELECT m_full FROM evaluations"
+    other = document(ask, "discover", "--task", tasks[0], *SMALL, "--edges", "19")["circuits"][0]
+    assert other["run_id"] == found["run_id"]
+    assert (found["m_full"], other["m_full"] is None) == (None, False)
+    assert len(document(ask, "sql", measured)["rows"]) == 2
+
+
 def test_lines_of_a_task_file_that_are_left_out_are_told(ask, tasks, tmp_path):
     lines = tasks[0].read_text().split("\n")
     strange = lines[0].replace("Then", "Zyzzyva")
@@ -196,6 +214,9 @@ def test_discovered_circuits_are_compared_drawn_and_evaluated(ask, tmp_path):
     assert found["ceiling"] is not None
     code, out, _ = ask("ls")
     assert out.count("gifts") == 1, "controls are hidden"
+    measured = document(ask, "sql", "SELECT DISTINCT replicate, answers FROM circuits "
+                        "WHERE m_full IS NOT NULL")["rows"]  # fmt: skip
+    assert measured == [{"replicate": 0, "answers": "task"}], "controls are not run"
     code, out, err = ask("evaluate", "gifts", "--split", "validation", "--metric", "prob_diff",
                          "--band", "0")  # fmt: skip
     assert code == 0, err

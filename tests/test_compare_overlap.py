@@ -37,7 +37,7 @@ MONTHS = {
 
 def a_run(task: str = "ioi", **changes: Any) -> Run:
     given: dict[str, Any] = {
-        "task": task, "prompt_set": "p", "model": "toy-4l", "weights": "w", "engine": "eap",
+        "task": task, "prompt_set": f"prompts of {task}", "model": "toy-4l", "weights": "w", "engine": "eap",
         "engine_version": 1, "metric": "logit_diff", "ablation": "resample",
         "task_params": {"corruption": "abc"},
     }  # fmt: skip
@@ -289,7 +289,7 @@ def test_notes_say_what_a_reader_must_know() -> None:
     assert "trained apart" in notes
     assert "controls are missing" in notes
     same = [circuit(IOI), circuit(IOI, "months")]
-    flat = Controls(np.ones((1, 1)), np.ones((1, 1)), np.zeros(1), np.zeros(1), None)
+    flat = Controls(np.ones((1, 1)), np.ones((1, 1)), np.zeros(1), np.zeros(1), np.ones((1, 1)))
     enough = replace(flat, within_a=np.ones((2, 2)), within_b=np.ones((2, 2)))
     assert overlap(same, controls={(0, 1): enough}).notes == ()
 
@@ -355,12 +355,13 @@ def test_controls_put_the_jaccard_on_its_scale() -> None:
     made = controls(a, b, random_a, random_b, "edges")
     assert made.within_a[0, 1] == pytest.approx(0.8)
     assert made.floor_a.tolist() == [0.25]
-    assert made.across is not None
     assert made.across.tolist() == [[0.5, 0.5], [pytest.approx(3 / 7)] * 2]
     pair = overlap([a[0], b[0]], controls={(0, 1): made}).pairs[0]
     assert pair.floor == pytest.approx(0.125)
     assert pair.ceiling == pytest.approx(0.9)
-    assert pair.corrected == pytest.approx((0.5 - 0.125) / (0.9 - 0.125))
+    of_replicates = (0.5 + 3 / 7) / 2
+    assert pair.jaccard_of_replicates == pytest.approx(of_replicates)
+    assert pair.corrected == pytest.approx((of_replicates - 0.125) / (0.9 - 0.125))
     assert pair.corrected_interval is None
 
 

@@ -244,7 +244,7 @@ def test_a_corrected_overlap_far_beyond_its_controls_does_not_take_the_colour_of
     None
 ):
     corrected = symmetric(4, {(0, 1): 40.0, (2, 3): np.nan}, 0.5, np.nan)
-    placed = Placed(corrected * 0, corrected * 0 + 1, corrected, corrected)
+    placed = Placed(corrected * 0, corrected * 0 + 1, corrected, corrected, corrected)
     figure = heatmap.figure(a_matrix(list("abcd"), np.eye(4) + 0.1, placed=placed), "corrected")
     (image,) = axes_of(figure, "cells").images
     assert (image.norm.vmin, image.norm.vmax) == (-2, 2)

@@ -127,7 +127,7 @@ class Comparison:
         """All pairs of a block."""
         a, b = self.circuits[block.a][block.of_a], self.circuits[block.b][block.of_b]
         square = jaccards(a, b)
-        scaled = scale_pair(float(square.mean()), self._controls(block, square))
+        scaled = scale_pair(self._controls(block, square))
         edges, heads = ([*self._expected(a, b, level)] for level in ("edges", "heads"))
         return Measured(edges, heads, square, scaled)
 

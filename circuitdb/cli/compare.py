@@ -202,14 +202,15 @@ def sentences(pair: PairOverlap, labels: dict[str, str], level: str) -> list[str
 
 
 def _placed(pair: PairOverlap) -> str:
-    """Where the Jaccard index lies on the scale of the controls."""
+    """Where the replicates lie on the scale of the controls."""
     floor = f"the floor {share(pair.floor)} (random answers)"
     ceiling = f"{share(pair.ceiling)} (other prompts of one task)"
+    mean = f"Over replicates the mean Jaccard index {share(pair.jaccard_of_replicates)} lies"
     if pair.corrected is not None and pair.corrected < 0:
-        return f"The Jaccard index lies below {floor}, with a ceiling of {ceiling}"
+        return f"{mean} below {floor}, with a ceiling of {ceiling}"
     if pair.corrected is not None and pair.corrected > 1:
-        return f"The Jaccard index lies above the ceiling {ceiling}, with {floor}"
-    return f"The Jaccard index lies between {floor} and the ceiling {ceiling}"
+        return f"{mean} above the ceiling {ceiling}, with {floor}"
+    return f"{mean} between {floor} and the ceiling {ceiling}"
 
 
 def _figure_rows(pair: PairOverlap, labels: dict[str, str]) -> list[list[Cell]]:
@@ -229,7 +230,12 @@ def _figure_rows(pair: PairOverlap, labels: dict[str, str]) -> list[list[Cell]]:
         rows += [
             ["floor", share(pair.floor), "Jaccard with the same prompts and random answers"],
             ["ceiling", share(pair.ceiling), "Jaccard of one task on disjoint prompts"],
-            ["corrected", share(pair.corrected), "(Jaccard − floor) / (ceiling − floor)"],
+            [
+                "replicates",
+                share(pair.jaccard_of_replicates),
+                "mean Jaccard over replicates of both",
+            ],
+            ["corrected", share(pair.corrected), "(replicates − floor) / (ceiling − floor)"],
         ]
     if pair.untrained is not None:
         rows.append(

@@ -80,6 +80,13 @@ def discover(
         ),
     ] = False,
     band: options.Beside = 20,
+    unmeasured: Annotated[
+        bool,
+        typer.Option(
+            "--unmeasured",
+            help="Do not run circuits on test prompts ('evaluate' does later); with --force the model is not judged.",
+        ),
+    ] = False,
     set_: Setting = [],  # noqa: B006
     node_threshold: Annotated[
         float | None,
@@ -185,7 +192,7 @@ def discover(
             threshold=threshold, edges=edges, nodes=nodes, faithfulness=faithfulness,
             ranking=ranking, examples=examples, data_seed=data_seed, replicate=k, answers=answers,
             keep_input=keep_input, filter=filter, drop_templates=tuple(drop_template or ()),
-            force=force, band=band,
+            force=force, band=band, unmeasured=unmeasured,
         )
         for name in dict.fromkeys(task)
         for k in samples(replicates, replicate)
@@ -225,6 +232,12 @@ def _other(figures: Figures) -> str:
 def _tell(out: Output, found: Sequence[StoredCircuit]) -> None:
     for notice in dict.fromkeys(n for c in found for n in c.notices):
         out.note(f"note: {notice}")
+    without = [c for c in found if c.figures is None]
+    if without:
+        out.note(
+            f"note: {plural(len(without), 'circuit')} not run on test prompts: circuitdb evaluate "
+            f"{without[0].circuit_id[:12]}"
+        )
     known = sum(c.stored_before for c in found)
     if known:
         out.note(f"note: {known} of {plural(len(found), 'circuit')} stored before, not done again")

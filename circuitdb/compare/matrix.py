@@ -55,6 +55,7 @@ class Placed(NamedTuple):
     ceiling: Floats
     corrected: Floats
     untrained: Floats
+    jaccard_of_replicates: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,7 +172,7 @@ def matrix(
         expected = _chance(sides, level, Fits() if fits is None else fits, report)
     return Matrix(
         level, tuple(circuits), members.sizes, found, expected,
-        _placed(found, controls) if controls else None, tuple(notes),
+        _placed(found.shape, controls) if controls else None, tuple(notes),
     )  # fmt: skip
 
 
@@ -206,10 +207,10 @@ def false_discovery_rates(p_values: Floats) -> Floats:
     return found
 
 
-def _placed(jaccard: NDArray[np.floating], controls: Mapping[tuple[int, int], Controls]) -> Placed:
-    placed = Placed(*(np.full(jaccard.shape, np.nan) for _ in Placed._fields))
+def _placed(shape: tuple[int, ...], controls: Mapping[tuple[int, int], Controls]) -> Placed:
+    placed = Placed(*(np.full(shape, np.nan) for _ in Placed._fields))
     for (i, j), given in controls.items():
-        scaled = scale_pair(finite(float(jaccard[i, j])), given)
+        scaled = scale_pair(given)
         for name, square in placed._asdict().items():
             value = getattr(scaled, name)
             square[i, j] = square[j, i] = np.nan if value is None else value

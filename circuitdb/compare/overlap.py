@@ -132,6 +132,7 @@ class PairOverlap:
     corrected: float | None
     corrected_interval: tuple[float, float] | None
     untrained: float | None
+    jaccard_of_replicates: float | None
     items: tuple[SharedItem, ...]
     """What both hold, the most important first."""
     grid: tuple[AtSize, ...] = ()
@@ -231,7 +232,7 @@ def _pair(
     sets = set_measures(a.members, b.members)
     allowed = universe(a.circuit, b.circuit, level)
     expected = chance(a, b, allowed, level)
-    scaled = scale_pair(sets.jaccard, given)
+    scaled = scale_pair(given)
     items = shared_items(shared_ids(a.members, b.members), [a, b], level)
     inside = expected.n_a + expected.n_b - expected.shared
     weighs = len(estimators([a.circuit.run, b.circuit.run])) == 1

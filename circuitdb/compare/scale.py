@@ -2,8 +2,10 @@
 
 *Floor*: each circuit against one found on the same prompts with random answers: what the model's
 hubs and equal prompts give. *Ceiling*: replicates of one task on disjoint prompts against each other:
-what the engine's own noise leaves. *Corrected overlap* = (J − floor) / (ceiling − floor): 0 is no more
-alike than that floor, 1 as alike as one task is to itself. It is not clipped.
+what the engine's own noise leaves. *Corrected overlap* = (J̄ − floor) / (ceiling − floor), with J̄ the mean
+over pairs of the two tasks' replicates: 0 is no more alike than that floor, 1 as alike as one task is to
+itself. It is not clipped. J̄ and not the index of the one pair compared, because floor and ceiling are means
+over the same replicates, and so that the interval is one of the figure it stands beside.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from circuitdb.circuit import finite
 from circuitdb.compare.comparable import Compared, Level
 from circuitdb.compare.measures import set_measures
 
@@ -37,6 +40,8 @@ class Scaled(NamedTuple):
     """Bootstrap over replicates, 95 %."""
     untrained: float | None = None
     """The two tasks' circuits in the model before training: what its architecture alone gives."""
+    jaccard_of_replicates: float | None = None
+    """J̄, which is placed: the mean Jaccard index over pairs of the two tasks' replicates."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +54,8 @@ class Controls:
     floor_a: Floats
     """``[replicate]``: A's task against the same prompts with random answers."""
     floor_b: Floats
-    across: Floats | None = None
-    """``[replicate of A, replicate of B]``; without it the interval holds J fixed."""
+    across: Floats
+    """``[replicate of A, replicate of B]``, NaN where both were found on the same prompts."""
     untrained: float | None = None
     """The two tasks' circuits of these sizes in the model before training."""
 
@@ -70,11 +75,15 @@ def controls(
     """
     a, b = _members(replicates_a, level), _members(replicates_b, level)
     before = None if untrained is None else set_measures(*_members(untrained, level)).jaccard
+    # The ceiling is of disjoint prompts; equal ones would make one task look more alike than itself.
+    same = [[x.run.prompt_set == y.run.prompt_set for y in replicates_b] for x in replicates_a]
+    across = _jaccards(a, b)
+    across[np.asarray(same, dtype=np.bool_).reshape(across.shape)] = np.nan
     return Controls(
         _jaccards(a, a), _jaccards(b, b),
         np.diagonal(_jaccards(a, _members(random_a, level))),
         np.diagonal(_jaccards(b, _members(random_b, level))),
-        _jaccards(a, b), before,
+        across, before,
     )  # fmt: skip
 
 
@@ -87,8 +96,8 @@ def scale(jaccard: float | None, floors: Sequence[float], ceilings: Sequence[flo
     return Scaled(floor, ceiling, (jaccard - floor) / (ceiling - floor))
 
 
-def scale_pair(jaccard: float | None, given: Controls | None, seed: int = 0) -> Scaled:
-    """A pair's Jaccard index on the scale of its controls; both tasks count alike.
+def scale_pair(given: Controls | None, seed: int = 0) -> Scaled:
+    """Two tasks on the scale of their controls; both count alike.
 
     The interval resamples replicates of each task (and random-answer runs) with replacement,
     `seed` fixed. It is None with fewer than :data:`MIN_REPLICATES` replicates of either task, and
@@ -96,23 +105,23 @@ def scale_pair(jaccard: float | None, given: Controls | None, seed: int = 0) -> 
     """
     if given is None:
         return Scaled(None, None, None)
-    untrained = given.untrained
+    observed = finite(_mean(given.across))
     floors = _known([_mean(given.floor_a), _mean(given.floor_b)])
     ceilings = _known([_mean(_off_diagonal(w)) for w in (given.within_a, given.within_b)])
-    scaled = scale(jaccard, floors, ceilings)._replace(untrained=untrained)
-    if jaccard is None or scaled.corrected is None:
+    scaled = scale(observed, floors, ceilings)._replace(
+        untrained=given.untrained, jaccard_of_replicates=observed
+    )
+    if scaled.corrected is None:
         return scaled
-    return scaled._replace(corrected_interval=_interval(jaccard, given, seed))
+    return scaled._replace(corrected_interval=_interval(given, seed))
 
 
-def _interval(jaccard: float, given: Controls, seed: int) -> tuple[float, float] | None:
+def _interval(given: Controls, seed: int) -> tuple[float, float] | None:
     if min(len(given.within_a), len(given.within_b)) < MIN_REPLICATES:
         return None
     rng = np.random.default_rng(seed)
     drawn = [_resample(rng, len(w)) for w in (given.within_a, given.within_b)]
-    observed = np.full(BOOTSTRAP_DRAWS, jaccard)
-    if given.across is not None:
-        observed = _nanmean(given.across[drawn[0][:, :, None], drawn[1][:, None, :]])
+    observed = _nanmean(given.across[drawn[0][:, :, None], drawn[1][:, None, :]])
     floors = [f[_resample(rng, len(f))] for f in (given.floor_a, given.floor_b) if len(f)]
     floor = _nanmean(np.stack([_nanmean(f) for f in floors], axis=1))
     pairs = zip((given.within_a, given.within_b), drawn, strict=True)
