@@ -151,15 +151,15 @@ def by_threshold(ladder: Ladder, threshold: float) -> Chosen:
     return ladder.chosen(int((ladder.ranks >= threshold).sum()))
 
 
-def by_number(ladder: Ladder, n: int) -> Chosen:
+def by_number(ladder: Ladder, n: int, option: str | None = None) -> Chosen:
     """The most important items, as many as leave at most `n` once dead ends are gone.
 
-    A run that measured fewer gives all it measured.
+    A run that measured fewer gives all it measured. `option` is what errors call the number.
 
     Raises:
         OptionError: the number is below 0, or above what the model has.
     """
-    check_number(ladder.space, ladder.granularity, n)
+    check_number(ladder.space, ladder.granularity, n, option)
     return ladder.chosen(largest(ladder, lambda count: ladder.size(count) <= n))
 
 
@@ -175,23 +175,24 @@ def largest(ladder: Ladder, fits: Callable[[int], bool]) -> int:
     return low
 
 
-def check_number(space: Space, granularity: Granularity, n: int) -> None:
+def check_number(space: Space, granularity: Granularity, n: int, option: str | None = None) -> None:
     """Refuse a number of edges or nodes that a model does not have; known before any search.
 
     Raises:
-        OptionError: the number is below 0, or above what the model has.
+        OptionError: the number is below 0, or above what the model has; it is called `option`, by
+            default as when one discovers.
     """
-    option, most, has = "--edges", space.n_edges, "what the model has"
+    own, most, has = "--edges", space.n_edges, "what the model has"
     if granularity == "node":
         # Input and logits are in every circuit; neurons take the place of their MLPs.
         replaced = space.spec.n_layers if space.n_neurons else 0
-        option, most, has = (
+        own, most, has = (
             "--nodes",
             space.n_nodes - 2 - replaced,
             f"{has} beside input and logits",
         )
     if not 0 <= n <= most:
-        raise OptionError(f"{option} is {n}; give a number from 0 to {most}, {has}")
+        raise OptionError(f"{option or own} is {n}; give a number from 0 to {most}, {has}")
 
 
 def by_faithfulness(

@@ -60,5 +60,5 @@ def test_sizes_that_make_no_grid_are_refused(sizes):
 
 
 def test_a_size_above_the_model_is_refused():
-    with pytest.raises(OptionError, match="what the model has"):
+    with pytest.raises(OptionError, match=r"^--sizes is \d+; .* what the model has"):
         grid(*two(), "edges", (SMALL.n_edges + 1,))

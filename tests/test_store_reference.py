@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from circuitdb.circuit import Selection
 from circuitdb.errors import CircuitReferenceError
-from circuitdb.store import CircuitRow, Store
+from circuitdb.store import CircuitRow, Store, reference
 from circuitdb.store.reference import parse
 from tests import stored
 
@@ -53,6 +54,17 @@ def test_an_id_or_a_prefix_of_six_digits_names_a_circuit(fresh_store: Store) -> 
         of(fresh_store, f"{one}0")
     with pytest.raises(CircuitReferenceError, match="no circuit id begins with '000000'"):
         of(fresh_store, "000000")
+
+
+def test_choices_are_listed_as_far_as_one_line_may_be_long(fresh_store: Store) -> None:
+    for k in range(12):
+        select(fresh_store, "months", k, "edges", float(k + 1))
+    for asked in ("months,step=7", "months,edges=99"):
+        with pytest.raises(CircuitReferenceError, match=r"edges=12; .*; and \d+ more$") as told:
+            of(fresh_store, asked)
+        shown, more = re.split("; and ", str(told.value))
+        assert len(str(told.value)) < 750
+        assert shown.count("model=") + int(more.split()[0]) == 12
 
 
 def test_an_ambiguous_prefix_lists_the_choices(
@@ -349,7 +361,10 @@ def test_the_value_of_a_rule_is_a_number(fresh_store: Store, text: str) -> None:
         of(fresh_store, text)
 
 
-def test_listed_choices_are_references_to_what_they_list(fresh_store: Store) -> None:
+def test_listed_choices_are_references_to_what_they_list(
+    fresh_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "_ROOM", 2000)
     ids = {
         select(fresh_store, "ioi", 1, "edges", 60),
         select(fresh_store, "ioi", 2, "edges", 60, ranking="mean_abs"),

@@ -86,7 +86,7 @@ def _ladder(circuit: Compared) -> Ladder:
 
 
 def _at(circuit: Compared, ladder: Ladder, size: int) -> Compared:
-    chosen = by_number(ladder, size)
+    chosen = by_number(ladder, size, "--sizes")
     nodes = np.asarray(chosen.nodes, dtype=np.int32)
     name = f"{circuit.circuit_id} at {size}"
     return dataclasses.replace(circuit, circuit_id=name, edges=chosen.edges, nodes=nodes)

@@ -175,9 +175,9 @@ def _condition(con: Any, text: str) -> tuple[str, list[Any]]:
 def _parsed(text: str) -> tuple[str | None, dict[str, Any]]:
     """The task, if one is given, and what the keys say, with the defaults of references."""
     first = text.partition(",")[0]
-    bare = "=" in first or not text
-    found = reference.parse(f",{text}" if bare and text else text, wild=ANY)
-    return None if bare else found.task, {**reference.CONTROLS, **found.stated}
+    bare = "=" in first
+    found = reference.parse(text, wild=ANY, keys_only=bare)
+    return None if bare or not text else found.task, {**reference.CONTROLS, **found.stated}
 
 
 def _nothing(con: Any, text: str) -> str:

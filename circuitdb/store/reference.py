@@ -28,6 +28,7 @@ its newest circuit, and of the circuits of one run the edge circuits come before
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -59,6 +60,8 @@ RULES: Final = ("edges", "nodes", "threshold", "faithfulness")
 KEYS: Final = (*COLUMNS, *_SAMPLE, *CONTROLS, *RULES, "rule", "ranking")
 """All keys of a reference."""
 _SHOWN: Final = 8
+_ROOM: Final = 600
+"""Characters that a list of choices may have; one is told in any case."""
 _NUMBERS: Final = ("step", "seed", "replicate", "examples", "data_seed")
 _NONE: Final = ("none", "null")
 _PREFIX: Final = re.compile(r"[0-9a-f]{6,64}")
@@ -101,18 +104,20 @@ def names_stored(text: str) -> bool:
     return text.startswith("@") or bool(_HEX.fullmatch(text.strip().lower()))
 
 
-def parse(text: str, wild: str | None = None) -> Reference:
+def parse(text: str, wild: str | None = None, keys_only: bool = False) -> Reference:
     """A ``task[,key=value…]`` reference, taken apart.
 
     Args:
         text: the reference.
         wild: a value that every key may have besides its own.
+        keys_only: there is no task before the keys; it is given as empty.
 
     Raises:
         CircuitReferenceError: an unknown key, one given twice, or a value that is no number where
             one must be.
     """
-    task, *parts = (part.strip() for part in text.split(","))
+    parts = [part.strip() for part in text.split(",")]
+    task = "" if keys_only else parts.pop(0)
     stated: dict[str, Any] = {}
     for part in parts:
         key, equals, value = (piece.strip() for piece in part.partition("="))
@@ -295,7 +300,7 @@ def _by_name(con: Any, text: str) -> _Wanted | None:
     if _PREFIX.fullmatch(text.lower()):
         rows = rows_where(con, "starts_with(v.circuit_id, ?)", [text.lower()])
         if len(rows) > 1:
-            choices = "; ".join(describe(row) for row in rows[:8])
+            choices = listed([describe(row) for row in rows], "; ")
             raise CircuitReferenceError(f"{text!r} begins {len(rows)} ids: {choices}")
         if rows:
             return _Wanted(text, everything, rows, by_id=True)
@@ -486,8 +491,10 @@ def _numbered(text: str, ids: Sequence[str]) -> str:
 
 def listed(texts: Sequence[str], separator: str) -> str:
     """The first texts, and how many more there are."""
-    more = [f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
-    return separator.join([*texts[:_SHOWN], *more])
+    lengths = itertools.accumulate(len(text) + len(separator) for text in texts[:_SHOWN])
+    shown = max(1, sum(length <= _ROOM for length in lengths))
+    more = [f"and {len(texts) - shown} more"] if len(texts) > shown else []
+    return separator.join([*texts[:shown], *more])
 
 
 def _references(rows: Sequence[CircuitRow]) -> list[str]:
