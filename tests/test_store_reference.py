@@ -215,6 +215,23 @@ def test_random_circuits_and_imports_come_only_when_named(fresh_store: Store, en
     assert of(fresh_store, named[:10]) == [named]
 
 
+def test_a_model_is_known_by_its_alias_too(fresh_store: Store) -> None:
+    named = add(fresh_store, "ioi", 0, model="smollm2-135m-instruct-q4_1")
+    add(fresh_store, "ioi", 1)
+    assert of(fresh_store, "ioi,model=smollm2-135m") == [named]
+    (found,) = fresh_store.select(["ioi,model=smollm2-135m"])
+    assert [outline.circuit_id for outline in found] == [named]
+
+
+def test_a_selection_of_nothing_says_what_there_is_whatever_its_wild_keys(
+    fresh_store: Store,
+) -> None:
+    add(fresh_store, "ioi", 0)
+    with pytest.raises(CircuitReferenceError, match="there are: ioi,model=toy-4l") as caught:
+        fresh_store.select(["ioi,engine=acdc,replicate=*,step=*"])
+    assert "whole number" not in str(caught.value)
+
+
 def test_controls_come_only_when_named(fresh_store: Store) -> None:
     random = add(fresh_store, "ioi", 8, task_params={"answers": "random"})
     second = add(fresh_store, "ioi", 9, task_params={"replicate": 1})

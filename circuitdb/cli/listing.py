@@ -15,6 +15,7 @@ from circuitdb.cli import options
 from circuitdb.cli.output import Output, line, plural, share
 from circuitdb.cli.tables import Cell, Column, table
 from circuitdb.engines import unaliased
+from circuitdb.models import catalogue
 from circuitdb.text import shortened
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def ls(
     """
     out = Output(as_json, quiet)
     wanted = {
-        "task": task, "model": model, "checkpoint": checkpoint, "seed": seed,
+        "task": task, "model": model and catalogue.known_as(model), "checkpoint": checkpoint, "seed": seed,
         "engine": None if engine is None else unaliased(engine),
         "granularity": granularity, "metric": metric, "ablation": ablation,
     }  # fmt: skip

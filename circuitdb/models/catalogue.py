@@ -105,6 +105,12 @@ def by_name() -> dict[str, ModelEntry]:
     return {alias: e for e in entries() for alias in (e.name, *e.aliases)}
 
 
+def known_as(name: str) -> str:
+    """The name a model is stored under, of a name or an alias; others as they are."""
+    entry = by_name().get(name)
+    return name if entry is None else entry.name
+
+
 def steps_of(name: str, seed: int | None) -> tuple[int, ...]:
     """The training steps at which a model's weights are known; none for one that is not listed.
 

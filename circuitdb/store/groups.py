@@ -185,8 +185,10 @@ def _nothing(con: Any, text: str) -> str:
     task, _ = _parsed(text)
     if task is not None:
         # A reference to the same says which tasks are stored, and which circuits of this one.
+        # It knows no wild values.
+        plain = ",".join(p for p in text.split(",") if p.partition("=")[2].strip() != ANY)
         try:
-            reference.wanted(con, text)
+            reference.wanted(con, plain)
         except CircuitReferenceError as error:
             return str(error)
     return f"no stored circuit is {text!r}; see circuitdb ls" if text else _EMPTY

@@ -37,6 +37,7 @@ from typing import Any, Final, NamedTuple
 
 from circuitdb.engines import unaliased
 from circuitdb.errors import CircuitReferenceError
+from circuitdb.models import catalogue
 from circuitdb.names import UNTRAINED
 from circuitdb.store.connection import one
 from circuitdb.store.read import CircuitRow, rows_where
@@ -136,6 +137,8 @@ def _value(key: str, value: str, text: str) -> str | int | float | None:
         return _amount(key, value, text)
     if key == "engine":
         return unaliased(value)
+    if key == "model":
+        return catalogue.known_as(value)
     if key == "corruption" and value.lower() in _NONE:
         return None
     return _number(key, value, text) if key in _NUMBERS else value
