@@ -392,11 +392,14 @@ def inert_components(bench: Bench) -> tuple[str, ...]:
 class Benches:
     """The benches of a prepared run by split, each made when first asked for.
 
-    Only the one last asked for keeps activations: several would fill the memory.
+    Only the one last asked for keeps activations: several would fill the memory. Of a split at most
+    the first `most` prompts are taken.
     """
 
-    def __init__(self, prepared: Prepared, batch_size: int | None = None) -> None:
-        self._prepared, self._batch_size = prepared, batch_size
+    def __init__(
+        self, prepared: Prepared, batch_size: int | None = None, most: int | None = None
+    ) -> None:
+        self._prepared, self._batch_size, self._most = prepared, batch_size, most
         self._made: dict[str, Bench] = {}
         self._last: str | None = None
         means = prepared.means_over
@@ -410,6 +413,8 @@ class Benches:
         if split not in self._made:
             prompts = self._prepared.prompts.split(split)
             ablation = self._ablation if split != "shift" else self._shift_ablation(prompts)
+            if self._most is not None:
+                prompts = prompts.take(range(min(self._most, prompts.n)))
             self._made[split] = Bench(
                 self._prepared.model.forward, prompts, ablation, self._batch_size,
                 self._prepared.space,

@@ -40,6 +40,8 @@ class Question(Frozen):
     n_members: int
     draws: int
     """Random sets asked for."""
+    prompts: int | None = None
+    """At most so many of the split, its first; None is all."""
     weighed_by: tuple[str, ...]
     """run_ids of what is important in general: the random sets are drawn by it."""
     rivals: tuple[str, ...] = ()
@@ -52,7 +54,11 @@ class Question(Frozen):
     @property
     def cell_id(self) -> str:
         """SHA-256 of the question."""
-        return digest([VERSION, self.model_dump(mode="json")])
+        asked = self.model_dump(mode="json")
+        if self.prompts is None:
+            # It came later, and what is stored keeps its id.
+            del asked["prompts"]
+        return digest([VERSION, asked])
 
 
 class Cell(Question):

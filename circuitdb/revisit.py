@@ -356,6 +356,7 @@ def measurable(
     ablation: str | None = None,
     corruption: str | None = None,
     band: int = 0,
+    most: int | None = None,
     model_options: Mapping[str, Any] | None = None,
     report: Report = silent,
 ) -> Measurable:
@@ -363,6 +364,7 @@ def measurable(
 
     On the run's own task and corruption these are the prompts it was found and measured on, from
     the store, whatever the task makes today; others are made anew, and so are those of an import.
+    Only the first `most` prompts of the split are prepared where that is given.
 
     Raises:
         OptionError: an import came without a metric or an ablation, and none is given.
@@ -387,7 +389,7 @@ def measurable(
     prepared = restored(
         circuit, stored if at_hand else None, changes, model_options=model_options, report=report
     )
-    bench = Benches(prepared)[split]
+    bench = Benches(prepared, most=most)[split]
     if not len(bench):
         raise PromptError(f"task {prepared.plan.task!r} has no prompts in split {split!r}")
     members = _members(circuit, prepared.space)

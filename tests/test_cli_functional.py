@@ -157,6 +157,20 @@ def test_nodes_of_edge_circuits_and_of_node_circuits_are_parts_too(ask: Asked) -
     assert all(" 0 " in r and "–" in r for r in rests)
 
 
+def test_the_first_prompts_of_a_split_are_asked_apart(database: Path) -> None:
+    db = circuitdb.open(database)
+    found = db.functional(*PAIR, draws=2, prompts=3)
+    assert {c.n_prompts for c in found.cells} == {3}
+    on_months = next(c for c in found.cells if c.run_id == found.circuits[0].run_id)
+    whole = revisit.measurable(db.get(found.circuits[0].circuit_id), db._access.prompt_set)
+    expected = whole.bench.full(whole.metric)[:3].mean()
+    assert on_months.m_full == pytest.approx(float(expected), rel=1e-5)
+    assert on_months.m_full != pytest.approx(float(whole.bench.full(whole.metric).mean()), rel=1e-3)
+    assert db.functional(*PAIR, draws=2, prompts=3).n_stored_before == len(found.cells)
+    assert db.functional(*PAIR, draws=2).n_stored_before == 0
+    assert db.verify().ok
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -168,6 +182,7 @@ def test_nodes_of_edge_circuits_and_of_node_circuits_are_parts_too(ask: Asked) -
         ((*PAIR, "--level", "heads"), "unknown level 'heads'"),
         ((*PAIR, "--split", "tset"), "did you mean 'test'"),
         ((*PAIR, "--draws", "0"), "--draws is 0; give 1 or more"),
+        ((*PAIR, "--prompts", "1"), "--prompts is 1; give 2 or more"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_said_in_one_line(

@@ -54,6 +54,16 @@ def test_a_cell_comes_back_as_it_was_and_an_equal_question_is_stored_once(store:
     assert store.verify().ok
 
 
+def test_a_question_on_all_prompts_has_the_id_it_always_had(store: Store) -> None:
+    asked = a_cell()
+    assert asked.cell_id == "6bd5800c55acc69b0f5cc4683851b20a067d7d7011a784c84837687b9bd39aef"
+    some = [a_cell(prompts=n) for n in (2, 3)]
+    assert len({asked.cell_id, *(cell.cell_id for cell in some)}) == 3
+    store.add_functional(some[0])
+    assert store.functional([some[0].cell_id]) == {some[0].cell_id: some[0]}
+    assert store.verify().ok
+
+
 def test_a_cell_of_no_run_is_refused(store: Store) -> None:
     with pytest.raises(CircuitReferenceError, match="no run has the id"):
         store.add_functional(a_cell("nobody"))

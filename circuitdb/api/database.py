@@ -559,6 +559,7 @@ class Database:
         level: str = "edges",
         split: str = "test",
         draws: int = 100,
+        prompts: int | None = None,
         metric: str | None = None,
         force: bool = False,
         model_options: Mapping[str, Any] | None = None,
@@ -574,6 +575,7 @@ class Database:
             level: ``edges`` or ``nodes``: what parts are made of.
             split: ``train``, ``validation``, ``test`` or ``shift``.
             draws: random sets beside each figure.
+            prompts: of the split only the first so many.
             metric: the runs' own metric, where that is a function of a file.
             force: also where engine, metric, ablation or granularity differ.
             model_options: as for :meth:`discover`.
@@ -587,8 +589,8 @@ class Database:
         from circuitdb.api import functional
 
         return functional.functional_of(
-            self._access, refs, level=level, split=split, draws=draws, metric=metric, force=force,
-            model_options=model_options, report=report,
+            self._access, refs, level=level, split=split, draws=draws, prompts=prompts,
+            metric=metric, force=force, model_options=model_options, report=report,
         )  # fmt: skip
 
     def render(self, *refs: str, path: str | Path) -> Path:

@@ -37,6 +37,7 @@ def functional_of(
     level: str,
     split: str,
     draws: int,
+    prompts: int | None,
     metric: str | None,
     force: bool,
     model_options: Mapping[str, Any] | None,
@@ -48,11 +49,13 @@ def functional_of(
     check_names("model option", model_options or (), MODEL)
     if draws < 1:
         raise OptionError(f"--draws is {draws}; give 1 or more")
+    if prompts is not None and prompts < 2:
+        raise OptionError(f"--prompts is {prompts}; give 2 or more, or leave it out for all")
     with access.reading() as store:
         rows = access.resolve(store, *refs)
         compared = sides_of(store, rows, None)
         notes = _check(compared, level, force)
-        plan = _Plan(store, rows, labelled(compared, rows), level, split, draws)  # type: ignore[arg-type]
+        plan = _Plan(store, rows, labelled(compared, rows), level, split, draws, prompts)  # type: ignore[arg-type]
         planned = list(plan.planned())
         known = store.functional([one.question.cell_id for one in planned])
     missing = {p.question.cell_id: p for p in planned if p.question.cell_id not in known}
@@ -127,9 +130,9 @@ class _Plan:
 
     def __init__(
         self, store: Store, rows: Sequence[CircuitRow], circuits: Sequence[Compared],
-        level: Level, split: str, draws: int,
+        level: Level, split: str, draws: int, prompts: int | None,
     ) -> None:  # fmt: skip
-        self.level, self.split, self.draws = level, split, draws
+        self.level, self.split, self.draws, self.prompts = level, split, draws, prompts
         self._store = store
         self.space: Space = circuits[0].space
         self._source = functools.lru_cache(None)(self._read)
@@ -162,6 +165,7 @@ class _Plan:
             members=digest(part.ids.tolist()),
             n_members=len(part.ids),
             draws=self.draws,
+            prompts=self.prompts,
             weighed_by=tuple(sorted(s.run_id for s in scored)),
             rivals=tuple(s.run_id for s in rivals),
             hub_run=side.control.run_id if alone and side.control else None,
@@ -243,7 +247,7 @@ def _measured(
         own = revisit.own_metric(circuit, metric)
         ready = revisit.measurable(
             circuit, access.prompt_set, split=plan.split, metric=own.get("metric"),
-            model_options=model_options, report=report,
+            most=plan.prompts, model_options=model_options, report=report,
         )  # fmt: skip
         keep_input = ready.prepared.plan.keep_input
         crossing = Crossing(ready.bench, ready.metric, drawn, keep_input, progress)

@@ -26,6 +26,9 @@ def functional(
     ] = "edges",
     split: options.Split = "test",
     draws: Annotated[int, typer.Option(metavar="N", help="Random sets beside each figure.")] = 100,
+    prompts: Annotated[
+        int | None, typer.Option(metavar="N", help="Only the first N prompts of the split.")
+    ] = None,
     metric: Annotated[
         str | None,
         typer.Option(metavar="FILE.py:function", help="The runs' metric, where it is your own."),
@@ -47,17 +50,19 @@ def functional(
     removed from the full model. Beside each figure stand random sets of equal size, layers and
     general importance, the task's own circuit, those of third tasks and of random answers. Stored,
     and recognised when asked for again. It costs a masked forward of the prompts for each figure and
-    random set.
+    random set: on a large model fewer of both (--prompts, --draws).
 
     \b
     Examples:
       circuitdb functional ioi greater_than
       circuitdb functional ioi months numerals --level nodes --draws 200
+      circuitdb functional ioi months --split shift --prompts 16 --draws 20
     """
     out = Output(as_json, quiet)
     with reporting(out) as report:
         found = api.Database(db, notice=out.remark).functional(
-            *ref, level=level, split=split, draws=draws, metric=metric, force=force, report=report,
+            *ref, level=level, split=split, draws=draws, prompts=prompts, metric=metric, force=force,
+            report=report,
             model_options=options.model_options(device, dtype, threads, forward, force=False),
         )  # fmt: skip
     out.result(found.to_json() if as_json else {}, lambda: _show(found))

@@ -97,7 +97,7 @@ FUNCTIONAL: Final = (
     "split", "part", "circuits", "how", "level", "members", "n_members", "draws", "weighed_by",
     "rivals", "hub_run", "ranking", "n_prompts", "m_full", "m_empty", "m_part", "value", "random_low",
     "random_high", "random_mean", "random_n", "p_value", "own_n", "own_value", "rival", "rival_n",
-    "rival_value", "rival_median", "hub_n", "hub_value", "note",
+    "rival_value", "rival_median", "hub_n", "hub_value", "note", "prompts",
 )  # fmt: skip
 _SCORES: Final = ("score", "score_abs", "score_se")
 
@@ -133,7 +133,7 @@ KEPT: Final[tuple[Kept, ...]] = (
     Kept("curve", "run_key", ("ordinal", *CURVE), "ordinal"),
     Kept("curve_point", "run_key", ("curve", "ordinal", *POINT), "curve, ordinal"),
     Kept("curve_template", "run_key", ("curve", "point", *TEMPLATE), "curve, point, template"),
-    Kept("functional", "run_key", ("cell_id", *FUNCTIONAL), "cell_id"),
+    Kept("functional", "run_key", ("cell_id", *FUNCTIONAL), "cell_id", added=1),
     Kept("circuit", "circuit_key", CIRCUIT, "circuit_key"),
     Kept("member", "circuit_key", ("edge_id", "scored"), "edge_id", ("<i4", "?")),
     Kept("node_member", "circuit_key", ("component_id", "scored"), "component_id", ("<i4", "?")),
