@@ -82,6 +82,19 @@ def plan_of(circuit: Circuit, **changes: Any) -> Plan:
     return Plan(**{**known, **changes})
 
 
+def partner_fields(circuit: Circuit) -> Json:
+    """The fields of a plan by which another task's circuit is found as this one was, selection included.
+
+    Left out is what belongs to the task: corruption and templates.
+    """
+    rule, value, ranking = (getattr(circuit.selection, k) for k in ("rule", "value", "ranking"))
+    chosen: Json = {} if ranking == "none" else {"ranking": ranking}
+    if rule != "engine" and value is not None:
+        chosen[rule] = int(value) if rule in ("edges", "nodes") else value
+    own = {"corruption": None, "drop_templates": (), "answers": "task", "replicate": 0}
+    return plan_of(circuit, **own, **chosen).model_dump(exclude={"task"}, exclude_unset=True)
+
+
 def control_plans(circuit: Circuit, replicates: int) -> list[Plan]:
     """Plans of a circuit's controls: further prompt samples, and random answers on each.
 

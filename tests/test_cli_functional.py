@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import circuitdb
-from circuitdb import metrics, revisit
+from circuitdb import api, metrics, revisit
 from circuitdb.compare.crossing import part_mask
 from circuitdb.errors import ComparisonError
 from tests.test_cli_startup import SLOW, imported
@@ -74,6 +75,27 @@ def test_what_could_not_be_stored_is_refused_before_it_is_measured(
     code, out, err = ask("functional", *PAIR, "--draws", "5")
     assert (code, out) == (2, "")
     assert "may not be written" in err
+
+
+def test_a_missing_partner_is_discovered_as_the_stored_circuit_was(
+    database: Path, tmp_path: Path
+) -> None:
+    shutil.copy(database, tmp_path / "own.duckdb")
+    db = circuitdb.open(tmp_path / "own.duckdb")
+    found = db.overlap("number_words", PAIR[0], discover=True, force=True)
+    made, stored = (db.get(c.circuit_id) for c in found.circuits)
+    assert (made.run.task, stored.run.task) == ("number_words", "months")
+    assert (made.selection.rule, made.selection.value) == ("edges", 30)
+    assert (made.run.model, made.run.engine, made.run.settings) == (
+        stored.run.model, stored.run.engine, stored.run.settings,
+    )  # fmt: skip
+    assert made.run.task_params["sizes"]["train"] == 8
+    stated = api.plan_of_reference("ioi,edges=40,seed=1", db.get(PAIR[0]))
+    assert (stated.model, stated.engine, stated.edges, stated.seed) == ("toy-2l", "eap", 40, 1)
+    same = api.plan_of_reference("ioi,engine=eap", db.get(PAIR[0]))
+    assert (same.edges, same.settings) == (30, stored.run.settings)
+    by_another = api.plan_of_reference("ioi,engine=exact,model=toy-4l", db.get(PAIR[0]))
+    assert (by_another.edges, by_another.settings, by_another.checkpoint) == (None, {}, None)
 
 
 def test_stored_functional_overlap_imports_nothing_slow(ask: Asked, database: Path) -> None:

@@ -54,7 +54,27 @@ def test_headings_of_numbers_break_at_their_joints(printed):
     ]  # fmt: skip
 
 
+def test_numbers_that_no_row_has_are_left_out(printed):
+    columns = ("task", Column("z", right=True), "role", Column("n", right=True))
+    rows = [["ioi", None, None, 3], ["months", None, None, None]]
+    assert printed(40, columns, rows) == [
+        "task    role  n", "---------------", "ioi     –     3", "months  –     –",
+    ]  # fmt: skip
+    one_of_several = ("task", Column("z", right=True, stays=True))
+    assert printed(40, one_of_several, [["ioi", None]])[0] == "task  z"
+    assert printed(40, columns, [])[0] == "task  z  role  n"
+
+
+def test_rows_that_fit_in_no_way_stand_by_themselves(printed):
+    columns = ("task", *(Column(name, right=True) for name in ("chance", "p")))
+    rows = [["months", 12345678, 0.25], ["ioi", 3, 0.5]]
+    assert printed(19, columns, rows)[:4] == [
+        "task    months", "chance  12345678", "p       0.25", "",
+    ]  # fmt: skip
+    assert max(map(len, printed(22, columns, rows))) <= 22
+
+
 def test_inside_a_name_is_the_last_resort_and_ids_and_numbers_never_break(printed):
     columns = (Column("circuit", keep=True), "engine", Column("n", right=True))
-    found = printed(22, columns, [[ID, "activations", 12345]])
+    found = printed(25, columns, [[ID, "activations", 12345]])
     assert found[2:] == [f"{ID} activa 12345", f"{'':12} tions"]

@@ -150,6 +150,9 @@ def test_the_core_is_what_most_circuits_hold(db: api.Database) -> None:
         (edge,) = TINY.edge_ids([held.name])
         assert held.expected == pytest.approx(expected[edge])
     assert db.consensus("ioi,engine=eap,replicate=*", chance=False).core[0].expected is None
+    assert not any("consensus of one" in note for note in found.notes)
+    (told,) = db.consensus("ioi,engine=eap").notes
+    assert told.startswith("a consensus of one circuit is that circuit")
     with pytest.raises(OptionError, match="it is a share above 0"):
         db.consensus("engine=eap", at_least=0.0)
 
@@ -289,6 +292,7 @@ def test_the_matrix_of_groups_is_shown(ask: Any) -> None:
     assert "2 groups of 10 circuits" in shown
     assert "ioi / months" in shown
     document = json.loads(ask(*arguments, "--json"))
+    assert [repr(c["pairs"]) for c in document["cells"]] == ["10", "25", "10"]
     assert document["labels"] == ["ioi", "months"]
     assert [(c["a"], c["b"]) for c in document["cells"]] == [
         ("ioi", "ioi"), ("ioi", "months"), ("months", "months"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
@@ -103,8 +104,11 @@ def aligned_overlap_of(
     return dataclasses.replace(found, notes=(*told, *found.notes))
 
 
-def _discover_missing(access: Access, refs: Iterable[str], force: bool, report: Report) -> None:
-    """Discover what references name and no stored circuit answers to; published ones are imported."""
+def _discover_missing(access: Access, refs: Sequence[str], force: bool, report: Report) -> None:
+    """Discover what references name and no stored circuit answers to; published ones are imported.
+
+    It is done as for the first that is stored, as far as a reference leaves it open.
+    """
     from circuitdb import published
     from circuitdb.api import importing
     from circuitdb.api.discovering import discover_plans
@@ -121,8 +125,24 @@ def _discover_missing(access: Access, refs: Iterable[str], force: bool, report: 
             if ref in published.names():
                 importing.take(access, [ref])
                 continue
-            plan = plan_of_reference(ref).model_copy(update={"force": force})
+            like = _first_found(access, [other for other in refs if other != ref])
+            plan = plan_of_reference(ref, like).model_copy(update={"force": force})
             discover_plans(access, [plan], report=report)
+
+
+def _first_found(access: Access, refs: Sequence[str]) -> Circuit | None:
+    """The circuit that the first stored of some references stands for, if a search found it."""
+    from circuitdb.store.reference import is_search
+
+    for ref in refs:
+        with (
+            contextlib.suppress(CircuitReferenceError, FileNotFoundError),
+            access.reading() as store,
+        ):
+            (row,) = store.resolve([ref])
+            if is_search(row.engine):
+                return store.get(row.circuit_id)
+    return None
 
 
 def _make_controls(access: Access, ids: Iterable[str], replicates: int, report: Report) -> None:

@@ -124,10 +124,19 @@ def consensus_of(
         fits = fits_of(store, sides)
     made = consensus(
         crowd.aspects, crowd.members, crowd.space, crowd.level, at_least, sides=sides, fits=fits,
-        notes=(*crowd.notes, *_dependence(crowd)),
+        notes=(*crowd.notes, *_of_one(crowd), *_dependence(crowd)),
     )  # fmt: skip
     keep(access, fits)
     return made
+
+
+def _of_one(crowd: Crowd) -> list[str]:
+    if len(crowd.found) > 1:
+        return []
+    return [
+        "a consensus of one circuit is that circuit; select more, as in "
+        f"'{crowd.found[0].task},replicate=*' (circuitdb ls lists them)"
+    ]
 
 
 def variance_of(

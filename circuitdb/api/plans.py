@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from circuitdb.api.options import PROMPTS, RUN, check_names
 from circuitdb.errors import CircuitReferenceError, OptionError, UnknownNameError
 
 if TYPE_CHECKING:
+    from circuitdb.circuit import Circuit
     from circuitdb.plan import Plan
     from circuitdb.tasks import PromptSet
 
@@ -61,8 +63,10 @@ def prompts(
     return tasks.build(wanted, loaded.tokenizer, bos=loaded.bos, **options)
 
 
-def plan_of_reference(ref: str) -> Plan:
+def plan_of_reference(ref: str, like: Circuit | None = None) -> Plan:
     """The plan that would make the circuit ``task[,key=value…]`` names.
+
+    What the reference leaves open is as in the circuit `like`, or the default.
 
     Raises:
         CircuitReferenceError: an unknown key, a value that is no number where one must be, a
@@ -84,4 +88,20 @@ def plan_of_reference(ref: str) -> Plan:
             f"{ref!r} does not say what to discover: state the rule with its value, as in "
             f"{wanted.task},edges=60"
         )
-    return make_plan(task=wanted.task, **fields)
+    return make_plan(task=wanted.task, **(_common(like, fields) if like else {}), **fields)
+
+
+def _common(like: Circuit, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plan takes over from a circuit, where some fields are stated already."""
+    from circuitdb.revisit import partner_fields
+    from circuitdb.store.reference import RULES
+
+    taken = set(stated)
+    if stated.get("engine", like.run.engine) != like.run.engine:
+        # Settings and what is selected by are an engine's own.
+        taken |= {"settings", "ranking", *RULES}
+    if stated.get("model", like.run.model) != like.run.model:
+        taken |= {"checkpoint", "seed"}
+    if not taken.isdisjoint(RULES):
+        taken |= set(RULES)
+    return {k: v for k, v in partner_fields(like).items() if k not in taken}

@@ -105,7 +105,10 @@ def _show_rows(found: SqlResult) -> None:
         columns.append(Column(name, right=numeric and bool(found.rows)))
     rows = [[_cell(value) for value in row] for row in found.rows]
     upright = len(rows) == 1 or not fits(columns, rows)
-    (records if upright else table)(columns, rows)
+    if upright:
+        records(columns, rows)
+    else:
+        table(columns, rows, whole=True)
     if not rows:
         line("no rows")
 

@@ -33,7 +33,10 @@ def overlap(
         int, typer.Option(metavar="K", help="Prompt samples of each task behind the ceiling.")
     ] = 3,
     discover: Annotated[
-        bool, typer.Option("--discover", help="Discover circuits that are not stored yet.")
+        bool,
+        typer.Option(
+            "--discover", help="Discover circuits that are not stored yet, as the first that is."
+        ),
     ] = False,
     force: Annotated[
         bool,
@@ -169,7 +172,7 @@ def _show(found: Overlap, top: int) -> None:
         pair = found.pairs[0]
         table(("", Column("value", right=True, keep=True), "meaning"), _figure_rows(pair, labels))
         _show_items(found, pair.items, top)
-        _show_grid(pair, labels)
+        _show_grid(found, pair, labels)
     else:
         table(_PAIR_COLUMNS, [_pair_row(pair, labels) for pair in found.pairs])
         _show_regions(found, top)
@@ -252,12 +255,15 @@ def _figure_rows(pair: PairOverlap, labels: dict[str, str]) -> list[list[Cell]]:
     return rows
 
 
-def _show_grid(pair: PairOverlap, labels: dict[str, str]) -> None:
+def _show_grid(found: Overlap, pair: PairOverlap, labels: dict[str, str]) -> None:
     if not pair.grid:
         return
+    kinds = {f"{c.granularity}s" for c in found.circuits}
+    size = kinds.pop() if len(kinds) == 1 else "size"
     line()
-    line("At equal sizes, both selected anew from their scores:")
-    heads = ["size", labels[pair.a], labels[pair.b], "shared", "Jaccard", "chance", "z", "p"]
+    counted = "" if size in ("size", found.level) else f"; {found.level} are counted"
+    line(f"At equal sizes, both selected anew from their scores{counted}:")
+    heads = [size, labels[pair.a], labels[pair.b], "shared", "Jaccard", "chance", "z", "p"]
     table(
         [Column(head, right=True) for head in heads],
         [
@@ -315,7 +321,7 @@ def _show_items(found: Overlap, items: tuple[SharedItem, ...], top: int) -> None
         table((item, *labels), [[i.name, *(named.get(i.name) for named in roles)] for i in shown])
         return
     line(f"{len(shown)} of {len(items)} {found.level} that {held} hold, with contributions:")
-    labels = [Column(c.label, right=True) for c in found.circuits]
+    labels = [Column(c.label, right=True, stays=True) for c in found.circuits]
     signs = {True: "same", False: "opposite", None: ""}
     table(
         (item, *labels, "sign"),

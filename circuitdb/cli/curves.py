@@ -113,7 +113,7 @@ def _show_curve(one: Curve) -> None:
         line(one.note)
     columns = (
         Column("p", right=True), Column(f"{one.granularity}s taken", right=True),
-        Column("edges", right=True), Column("faith", right=True), Column("± sd", right=True),
+        Column("edges", right=True), Column("faith", right=True, stays=True), Column("± sd", right=True),
         Column("random", right=True), Column("beside", right=True), Column("compl.", right=True),
         Column("agree", right=True), Column("kl", right=True),
     )  # fmt: skip

@@ -96,7 +96,7 @@ def _show(found: FunctionalMatrix) -> None:
 
 
 def _show_square(found: FunctionalMatrix) -> None:
-    heads = [Column(str(k + 1), right=True) for k in range(len(found.circuits))]
+    heads = [Column(str(k + 1), right=True, stays=True) for k in range(len(found.circuits))]
     rows: list[list[Cell]] = [
         [f"{k + 1} {circuit.label}", circuit.n, *(share(cell.value) for cell in row)]
         for k, (circuit, row) in enumerate(zip(found.circuits, found.square, strict=True))

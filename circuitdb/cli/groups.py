@@ -45,9 +45,7 @@ def show_groups(found: GroupMatrix) -> None:
     )
     line()
     rows = [_group_row(found, i, j) for i, j in found.cells() if found.between.pairs[i, j]]
-    # What is known of no cell is left out: intervals of small groups, chance where it was not asked.
-    shown = [at for at in range(len(_GROUP_COLUMNS)) if any(row[at] != NOTHING for row in rows)]
-    table([_GROUP_COLUMNS[at] for at in shown], [[row[at] for at in shown] for row in rows])
+    table(_GROUP_COLUMNS, rows)
     line()
     line(
         "p, q: share more than chance gives; differ: share less across than within (permuted labels)."
@@ -57,7 +55,7 @@ def show_groups(found: GroupMatrix) -> None:
 
 _GROUP_COLUMNS = (
     Column("groups", leads=True), Column("pairs", right=True), Column("Jaccard", right=True),
-    Column("95 % interval", right=True, keep=True), Column("chance", right=True),
+    Column("95 % interval", right=True), Column("chance", right=True),
     Column("p", right=True), Column("q", right=True), Column("differ p", right=True),
     Column("differ q", right=True),
 )  # fmt: skip
@@ -289,7 +287,7 @@ def _show_members(what: str, items: tuple[SharedItem, ...], found: Diff, top: in
         line(f"{said}: {', '.join(item.name for item in shown)}")
         return
     line(f"{said}, with contributions:")
-    heads = (Column(label, right=True) for label in found.labels)
+    heads = (Column(label, right=True, stays=True) for label in found.labels)
     table(
         ("edge" if found.level == "edges" else "item", *heads),
         [[item.name, *map(number, item.contributions)] for item in shown],

@@ -2,7 +2,8 @@
 
 Columns of text are wrapped where a table would be too wide, between words if that is enough, else
 behind ``_``, ``-``, ``/``, ``,`` and ``=``, and inside a name only as a last resort; numbers and ids never
-are, and headings only behind their joints. Rich is not used for them, because loading it would take
+are, and headings only behind their joints. Where that is not enough every row stands by itself. A column of
+numbers of which no row has any is left out. Rich is not used for them, because loading it would take
 a quarter of the time of the shortest commands.
 """
 
@@ -37,23 +38,44 @@ class Column(NamedTuple):
     """Never wrapped, whatever becomes of the others; numbers never are."""
     leads: bool = False
     """Wrapped after the others."""
+    stays: bool = False
+    """Not left out where no row has a number: what it is of is one of several alike."""
 
 
-def table(columns: Sequence[Column | str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Print a table."""
+def table(
+    columns: Sequence[Column | str], rows: Iterable[Sequence[Cell]], *, whole: bool = False
+) -> None:
+    """Print a table; `whole` with the columns of numbers that no row has."""
     headed = [c if isinstance(c, Column) else Column(c) for c in columns]
     shown = [[cell(value) for value in row] for row in rows]
+    if shown and not whole:
+        headed, shown = _with_something(headed, shown)
     sizes = _natural(headed, shown)
     available = width()
     gap = _GAPS[0] if _total(sizes, _GAPS[0]) <= available else _GAPS[1]
     for leading, others in _STAGES:
         if _total(sizes, gap) > available:
             _squeeze(sizes, _least(headed, shown, leading, others), available, gap)
+    if _total(sizes, gap) > available and len(headed) > 2:
+        records(headed, shown)
+        return
     if any(c.name for c in headed):
         _print_row([c.name for c in headed], headed, sizes, gap)
         sys.stdout.write("-" * _total(sizes, gap) + "\n")
     for row in shown:
         _print_row(row, headed, sizes, gap)
+
+
+def _with_something(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]]
+) -> tuple[list[Column], list[list[str]]]:
+    """The columns but those of numbers that no row has."""
+    told = [
+        at
+        for at, c in enumerate(columns)
+        if c.stays or not c.right or any(row[at] != NOTHING for row in rows)
+    ]
+    return [columns[at] for at in told], [[row[at] for at in told] for row in rows]
 
 
 def records(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:

@@ -114,7 +114,10 @@ class GroupMatrix:
             name: finite(float(square[i, j])) for name, square in self.between._asdict().items()
         }
         low, high = found.pop("low"), found.pop("high")
-        return found | {"interval": None if low is None or high is None else [low, high]}
+        return found | {
+            "pairs": int(self.between.pairs[i, j]),
+            "interval": None if low is None or high is None else [low, high],
+        }
 
     def to_frame(self) -> pandas.DataFrame:
         """One row a cell: the labels of both groups, and every figure."""
