@@ -14,6 +14,7 @@ from circuitdb.circuit import Circuit, Json, finite
 from circuitdb.compare.comparable import Compared, Level
 from circuitdb.compare.matrix import Matrix
 from circuitdb.compare.overlap import Ids, Overlap
+from circuitdb.compare.variance import Variance
 
 if TYPE_CHECKING:
     import networkx
@@ -213,6 +214,33 @@ class StoredMatrix(Matrix):
         n = len(self.circuits)
         beside = "" if self.chance is None else ", compared with chance"
         return f"<matrix of {self.level} of {n} circuits{beside}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredVariance(Variance):
+    """The variance of circuits of a database. In a notebook it draws itself."""
+
+    @classmethod
+    def of(cls, found: Variance) -> StoredVariance:
+        """The same."""
+        return cls(**{f.name: getattr(found, f.name) for f in fields(Variance)})
+
+    def render(self, path: str | Path) -> Path:
+        """Draw the shares to a file, .svg, .png or .pdf.
+
+        Raises:
+            RenderError: the suffix is unknown, the file cannot be written, or matplotlib is not
+                installed.
+        """
+        from circuitdb.render import variance
+
+        return variance.save(self, path)
+
+    def _repr_svg_(self) -> str | None:
+        """The picture; null without matplotlib."""
+        from circuitdb.render import plot, variance
+
+        return plot.to_svg(functools.partial(variance.figure, self)) if plot.installed() else None
 
 
 def _holders(circuits: Sequence[Compared], level: Level) -> dict[int, tuple[str, ...]]:

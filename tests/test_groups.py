@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from circuitdb import api
-from circuitdb.circuit import Discovery, Scores
+from circuitdb.circuit import Discovery, Scores, Selection
 from circuitdb.cli import run
 from circuitdb.cli.discover import listed_names
+from circuitdb.compare import permanova
 from circuitdb.compare.maxent import edge_probabilities
 from circuitdb.errors import CircuitReferenceError, ComparisonError, OptionError, UnknownNameError
 from circuitdb.store import Store
@@ -251,6 +253,54 @@ def test_variance_is_of_circuits_that_are_alike_in_what_is_no_factor(
         mixed.variance("replicate=*", factors=["task", "engine"])
     asked = mixed.variance("replicate=*", factors=["task", "engine", "granularity"])
     assert asked.n == 21
+
+
+def test_sizes_are_no_factor_where_all_are_selected_anew(made: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sizes.duckdb"
+    shutil.copy(made, path)
+    with Store.open(path) as store:
+        # Another size of a run that is there, and circuits that no scores selected.
+        first = found_by("ioi", "eap", 0)
+        strongest = np.argsort(-np.abs(first.edge_scores.mean))[:20]  # type: ignore[union-attr]
+        names = [str(TINY.edge(i)) for i in strongest.tolist()]
+        store.add(replace(first, circuits=(edge_draft(names),)))
+        by_itself = found_by("ioi", "eap", 9)
+        decided = Selection(rule="engine", ranking="none")
+        store.add(replace(by_itself, circuits=(replace(by_itself.circuits[0], selection=decided),)))
+    db = api.Database(path)
+    terms = ["task", "replicate"]
+    found = db.variance("engine=eap,replicate=*", factors=terms, size=8)
+    assert (found.n, found.size, found.to_json()["size"]) == (10, 8, 8)
+    told = " ".join(found.notes)
+    assert "circuits left out, as no scores selected them: 1 (eap)" in told
+    assert "circuits left out, as another size of their run is here: 1" in told
+    # The same from circuits of that size: the most that leave eight without dead ends.
+    sets = []
+    for task in TASKS:
+        for k in range(REPLICATES):
+            scored = found_by(task, "eap", k).edge_scores
+            assert scored is not None
+            order = np.argsort(-np.abs(scored.mean), kind="stable").astype(np.int32)
+            kept = [TINY.prune_dead_ends(TINY.mask(order[:n])) for n in range(TINY.n_edges + 1)]
+            sets.append(max((m for m in kept if m.sum() <= 8), key=lambda m: int(m.sum())))
+    apart = [[1 - (a & b).sum() / max(1, (a | b).sum()) for b in sets] for a in sets]
+    by_task = permanova.fit(
+        np.asarray(apart, dtype=np.float64),
+        {"task": [t for t in TASKS for _ in range(REPLICATES)], "replicate": [*"01234"] * 2},
+        terms,
+        permutations=9,
+    )
+    assert found.fit.terms[0].r2 == pytest.approx(by_task.terms[0].r2)
+    with pytest.raises(OptionError, match=r"^--size is 0; give 1 or more"):
+        db.variance("engine=eap", factors=terms, size=0)
+    with pytest.raises(OptionError, match=r"^--size is 99; .* what the model has"):
+        db.variance("engine=eap", factors=terms, size=99)
+
+
+def test_variance_draws_itself(db: api.Database, tmp_path: Path) -> None:
+    found = db.variance("engine=eap,replicate=*", factors=["task"], permutations=9)
+    drawn = found.render(tmp_path / "shares.svg")
+    assert "What determines 10 circuits" in drawn.read_text("utf-8")
 
 
 def test_the_edges_of_node_circuits_are_those_among_their_nodes(tmp_path: Path) -> None:

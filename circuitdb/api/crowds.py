@@ -112,13 +112,16 @@ def _looked_for(
 
 
 def with_scores(
-    store: Store, crowd: Crowd, chance: bool | None
+    store: Store, crowd: Crowd, chance: bool | None, ranked: bool = False
 ) -> tuple[list[Compared], list[CircuitRow]]:
-    """The circuits as comparing with chance needs them; none where that is not wanted."""
+    """The circuits as comparing with chance needs them; none where that is not wanted.
+
+    Where they are to be selected anew (`ranked`) also with what they were ranked by.
+    """
     if not (len(crowd.found) <= CHANCE_BY_ITSELF if chance is None else chance):
         return [], []
     rows = _rows(store, crowd.found)
-    return sides_of(store, rows, crowd.level), rows
+    return sides_of(store, rows, crowd.level, ranked), rows
 
 
 def _rows(store: Store, found: Sequence[Outline]) -> list[CircuitRow]:

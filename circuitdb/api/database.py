@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from circuitdb.compare.functional import FunctionalMatrix
     from circuitdb.compare.groups import GroupMatrix
     from circuitdb.compare.stability import Stability
-    from circuitdb.compare.variance import Variance
     from circuitdb.curves import StoredCurves
     from circuitdb.outcomes import CircuitTest, Knockouts
-    from circuitdb.overlaps import StoredMatrix, StoredOverlap
+    from circuitdb.overlaps import StoredMatrix, StoredOverlap, StoredVariance
     from circuitdb.plan import Plan
     from circuitdb.replay import Replay, Rethreshold
     from circuitdb.results import StoredCircuit
@@ -523,9 +522,10 @@ class Database:
         level: str | None = None,
         permutations: int = 999,
         seed: int = 0,
+        size: int | None = None,
         force: bool = False,
         report: Report = silent,
-    ) -> Variance:
+    ) -> StoredVariance:
         """How much of the distance between circuits is due to task, engine, ablation … (PERMANOVA).
 
         Args:
@@ -536,6 +536,8 @@ class Database:
             level: as for :meth:`overlap`.
             permutations: drawn for each p-value.
             seed: of the permutations.
+            size: select every circuit anew from its run's scores, to so many edges (of node
+                circuits: nodes); what no scores selected is left out.
             force: although the circuits are not like for like in what is no factor.
             report: progress.
 
@@ -543,14 +545,14 @@ class Database:
             CircuitReferenceError: a selection is malformed, or nothing matches it.
             ComparisonError: the circuits live in several graphs, differ in what must be equal and is
                 no factor, are fewer than three or all equal, or their scores do not compare.
-            OptionError: no factor, or what is no term.
+            OptionError: no factor, what is no term, or a size that the model has not.
             UnknownNameError: no such key, distance or level.
         """
         from circuitdb.api import groups
 
         return groups.variance_of(
             self._access, selections, factors=factors, distance=distance, level=level,
-            permutations=permutations, seed=seed, force=force, report=report,
+            permutations=permutations, seed=seed, size=size, force=force, report=report,
         )  # fmt: skip
 
     def functional(

@@ -8,14 +8,16 @@ from typing import Final
 from circuitdb.api.access import Access, Report
 from circuitdb.api.compared import fits_of, keep
 from circuitdb.api.crowds import Crowd, crowd_of, selected, with_scores
-from circuitdb.compare.allpairs import jaccards
+from circuitdb.compare.allpairs import Membership, jaccards
 from circuitdb.compare.clusters import Clusters, clusters
-from circuitdb.compare.comparable import names_caveat
+from circuitdb.compare.comparable import Compared, names_caveat
 from circuitdb.compare.consensus import Consensus, consensus
+from circuitdb.compare.grid import resizable, resized
 from circuitdb.compare.groups import GroupMatrix, grouped
 from circuitdb.compare.matrix import matrix
-from circuitdb.compare.variance import Variance, distances, known_distance, variance
+from circuitdb.compare.variance import distances, known_distance, variance
 from circuitdb.errors import ComparisonError, OptionError
+from circuitdb.overlaps import StoredVariance
 from circuitdb.store import Store
 from circuitdb.store.groups import Outline, values
 
@@ -148,25 +150,74 @@ def variance_of(
     level: str | None,
     permutations: int,
     seed: int,
+    size: int | None,
     force: bool,
     report: Report,
-) -> Variance:
+) -> StoredVariance:
     """How much of the distance between circuits is due to what."""
     kind = known_distance(distance)
     names = list(dict.fromkeys(name for term in factors for name in term.split(":")))
     if not names:
         raise OptionError("variance needs factors, such as task,engine")
+    left_out: list[str] = []
     with access.reading() as store:
         crowd = crowd_of(store, selected(store, selections), level, force, apart=names)
+        if size is None:
+            sides, _ = with_scores(store, crowd, chance=kind != "jaccard")
+        else:
+            crowd, sides, left_out = _at_size(store, crowd, size)
         given = {name: values(crowd.found, name) for name in names}
-        sides, _ = with_scores(store, crowd, chance=kind != "jaccard")
     measured, apart = distances(kind, crowd.members, sides, crowd.level)
     trained = names_caveat([(o.model, o.seed) for o in crowd.found])
-    notes = [*crowd.told, *_unasked(crowd, names), *trained, *_sizes(crowd), *_dependence(crowd)]
-    return variance(
-        apart, given, factors, crowd.level, measured, permutations=permutations, seed=seed, notes=notes,
-        report=report,
+    notes = [
+        *left_out,
+        *crowd.told,
+        *_unasked(crowd, names),
+        *trained,
+        *_sizes(crowd),
+        *_dependence(crowd),
+    ]
+    found = variance(
+        apart, given, factors, crowd.level, measured, permutations=permutations, seed=seed, size=size,
+        notes=notes, report=report,
     )  # fmt: skip
+    return StoredVariance.of(found)
+
+
+def _at_size(store: Store, crowd: Crowd, size: int) -> tuple[Crowd, list[Compared], list[str]]:
+    """The same circuits selected anew to one size, and what to say of those that cannot be.
+
+    Of several circuits of one run that are the same at this size, the first is taken.
+
+    Raises:
+        OptionError: the size is below 1, or above what the model has.
+    """
+    if size < 1:
+        raise OptionError(f"--size is {size}; give 1 or more edges (of node circuits: nodes)")
+    sides, _ = with_scores(store, crowd, chance=True, ranked=True)
+    able = [i for i, side in enumerate(sides) if resizable(side)]
+    first: dict[tuple[int, str, str], int] = {}
+    for i in able:
+        first.setdefault((crowd.found[i].run_key, sides[i].granularity, sides[i].ranking), i)
+    taken = list(first.values())
+    found = [resized(sides[i], size, "--size") for i in taken]
+    notes = []
+    if len(able) < len(sides):
+        engines = dict.fromkeys(o.engine for i, o in enumerate(crowd.found) if i not in set(able))
+        notes.append(
+            f"circuits left out, as no scores selected them: {len(sides) - len(able)} "
+            f"({', '.join(engines)})"
+        )
+    if len(taken) < len(able):
+        notes.append(
+            f"circuits left out, as another size of their run is here: {len(able) - len(taken)}"
+        )
+    members = Membership.of([side.members(crowd.level) for side in found], crowd.members.n_items)
+    same = crowd._replace(
+        found=[crowd.found[i] for i in taken], aspects=[crowd.aspects[i] for i in taken],
+        members=members,
+    )  # fmt: skip
+    return same, found, notes
 
 
 _ASKABLE: Final = ("task", "model", "step", "seed", "engine", "metric", "ablation", "granularity", "corruption", "replicate", "data_seed", "examples", "answers")  # fmt: skip
@@ -192,5 +243,5 @@ def _sizes(crowd: Crowd) -> list[str]:
         return []
     return [
         f"sizes differ ({sizes.min():,} to {sizes.max():,} {crowd.level}): what goes with a size, such as an "
-        "engine's own stopping, shows as distance; equal sizes compare better (edges=N)"
+        "engine's own stopping, shows as distance; equal sizes compare better (--size N)"
     ]

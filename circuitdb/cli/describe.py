@@ -32,7 +32,7 @@ def unit(metric: str, run: Run) -> str:
 
 FOUND_COLUMNS: Final = (
     Column("circuit", keep=True), Column("task", leads=True), Column("kind", keep=True), Column("nodes", right=True),
-    Column("edges", right=True), Column("faith", right=True), Column("random", right=True, keep=True),
+    Column("edges", right=True), Column("faith", right=True, stays=True), Column("random", right=True, keep=True),
     Column("other", right=True), Column("m_full", right=True), Column("", keep=True),
 )  # fmt: skip
 

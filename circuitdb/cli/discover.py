@@ -487,7 +487,7 @@ def _show_templates(measured: Figures) -> None:
     line("By template:")
     columns = (
         Column("template", leads=True), Column("prompts", right=True), Column("m_full", right=True),
-        Column("m_empty", right=True), Column("m_circuit", right=True), Column("faith", right=True),
+        Column("m_empty", right=True), Column("m_circuit", right=True), Column("faith", right=True, stays=True),
         Column("accuracy", right=True),
     )  # fmt: skip
     rows: list[list[Cell]] = [

@@ -312,6 +312,14 @@ def variance(
         int, typer.Option(metavar="N", help="Permutations behind each p-value.")
     ] = 999,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the permutations.")] = 0,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Select every circuit anew from its run's scores, to N edges (or nodes).",
+            show_default=False,
+        ),
+    ] = None,
     force: options.Alike = False,
     render: Annotated[
         Path | None,
@@ -331,10 +339,9 @@ def variance(
     Examples:
       circuitdb variance replicate=* --factors task,engine,ablation,replicate
       circuitdb variance ioi months --factors task,engine,task:engine
-      circuitdb variance engine=eap --factors task,seed --render shares.svg
+      circuitdb variance engine=eap --factors task --size 99 --render shares.svg
     """
     from circuitdb.render import plot
-    from circuitdb.render.variance import save
 
     if not listed(factors):
         raise OptionError("say of what, as in --factors task,engine")
@@ -344,10 +351,10 @@ def variance(
     with reporting(out) as report:
         found = api.Database(db, notice=out.remark).variance(
             *selection or (), factors=listed(factors), distance=distance, level=level,
-            permutations=permutations, seed=seed, force=force, report=report,
+            permutations=permutations, seed=seed, size=size, force=force, report=report,
         )  # fmt: skip
     if render is not None:
-        save(found, render)
+        found.render(render)
     out.result(found.to_json(), lambda: _show_variance(found))
     if render is not None:
         out.note(f"drawn to {render}")
@@ -355,8 +362,9 @@ def variance(
 
 def _show_variance(found: Variance) -> None:
     fit = found.fit
+    size = "" if found.size is None else f" selected to {found.size:,}"
     line(
-        f"Variance of {found.n} circuits, {found.distance} distance of {found.level}, "
+        f"Variance of {found.n} circuits{size}, {found.distance} distance of {found.level}, "
         f"{found.cells} of {found.possible_cells} combinations, {found.permutations} permutations."
     )
     line()

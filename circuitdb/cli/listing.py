@@ -118,7 +118,7 @@ def _columns(
         (Column("kind", keep=True), lambda row: row.granularity),
         (Column("nodes", right=True), lambda row: row.n_nodes),
         (Column("edges", right=True), lambda row: row.n_edges),
-        (Column("faith", right=True), lambda row: share(row.faithfulness)),
+        (Column("faith", right=True, stays=True), lambda row: share(row.faithfulness)),
         (Column("age", right=True, keep=True), lambda row: _age(row.created_at)),
     ]
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from circuitdb.circuit import Scores
 from circuitdb.compare.chance import Fits, Side, chance
 from circuitdb.compare.comparable import Compared, Level, named
 from circuitdb.compare.measures import set_measures
@@ -72,12 +73,30 @@ def grid(a: Compared, b: Compared, level: Level, sizes: Sequence[int]) -> tuple[
     return tuple(rows)
 
 
-def _ladder(circuit: Compared) -> Ladder:
-    edges = circuit.granularity == "edge"
-    scores = circuit.scores if edges else circuit.node_scores
+def resizable(circuit: Compared) -> bool:
+    """Whether it was selected by scores that are there, so that it can be selected anew."""
+    return circuit.ranking != "none" and _own_scores(circuit) is not None
+
+
+def resized(circuit: Compared, size: int, option: str) -> Compared:
+    """A circuit selected anew from its run's scores, to so many edges, of a node circuit nodes.
+
+    Raises:
+        OptionError: it comes from no scores, or the model has not so many; `option` is what errors
+            call the size.
+    """
+    return _at(circuit, _ladder(circuit, option), size, option)
+
+
+def _own_scores(circuit: Compared) -> Scores | None:
+    return circuit.scores if circuit.granularity == "edge" else circuit.node_scores
+
+
+def _ladder(circuit: Compared, option: str = "--sizes") -> Ladder:
+    edges, scores = circuit.granularity == "edge", _own_scores(circuit)
     if circuit.ranking == "none" or scores is None:
         raise OptionError(
-            f"{named(circuit)} was not selected by scores, so that it has one size; leave --sizes "
+            f"{named(circuit)} was not selected by scores, so that it has one size; leave {option} "
             "out, or name a circuit of an engine that scores"
         )
     ranked = scores if edges else rankable(circuit.space, scores)
@@ -85,8 +104,8 @@ def _ladder(circuit: Compared) -> Ladder:
     return Ladder(circuit.space, ranks, circuit.granularity)
 
 
-def _at(circuit: Compared, ladder: Ladder, size: int) -> Compared:
-    chosen = by_number(ladder, size, "--sizes")
+def _at(circuit: Compared, ladder: Ladder, size: int, option: str = "--sizes") -> Compared:
+    chosen = by_number(ladder, size, option)
     nodes = np.asarray(chosen.nodes, dtype=np.int32)
     name = f"{circuit.circuit_id} at {size}"
     return dataclasses.replace(circuit, circuit_id=name, edges=chosen.edges, nodes=nodes)

@@ -53,6 +53,8 @@ class Variance:
     fit: Fit
     permutations: int
     notes: tuple[str, ...] = ()
+    size: int | None = None
+    """Edges (of node circuits: nodes) that every circuit was selected to anew; None: as stored."""
 
     @property
     def possible_cells(self) -> int:
@@ -71,6 +73,7 @@ class Variance:
             "level": self.level,
             "distance": self.distance,
             "n": self.n,
+            "size": self.size,
             "factors": {name: list(levels) for name, levels in self.factors.items()},
             "cells": self.cells,
             "possible_cells": self.possible_cells,
@@ -112,10 +115,13 @@ def variance(
     *,
     permutations: int = 999,
     seed: int = 0,
+    size: int | None = None,
     notes: Sequence[str] = (),
     report: Report = lambda phase, done, total: None,
 ) -> Variance:
     """The variance of circuits by terms; arguments are those of :func:`permanova.fit`.
+
+    `size` and `notes` go into the result.
 
     Raises:
         ComparisonError: all circuits are equal, or there are fewer than three.
@@ -132,7 +138,7 @@ def variance(
     levels = {name: tuple(dict.fromkeys(given)) for name, given in factors.items()}
     cells = len(set(zip(*factors.values(), strict=True)))
     told = (*notes, *_caveats(fit, cells, math.prod(map(len, levels.values()))))
-    return Variance(level, distance, n, levels, cells, fit, permutations, told)
+    return Variance(level, distance, n, levels, cells, fit, permutations, told, size)
 
 
 def _caveats(fit: Fit, cells: int, possible: int) -> list[str]:
