@@ -159,6 +159,20 @@ def test_a_published_circuit_is_named_with_and_without_at(database):
     assert len(ids) == 1
 
 
+def test_a_published_circuit_goes_by_its_name_under_any_alias(tmp_path):
+    own = circuitdb.Database(tmp_path / "a.duckdb")
+    stored = own.import_circuits(IOI, alias="wang")[0]
+    own.import_circuits(GREATER)
+    for ref in ("wang", "@wang", IOI):
+        assert own.get(ref).circuit_id == stored.circuit_id
+    assert own.overlap(IOI, GREATER).circuits[0].circuit_id == stored.circuit_id
+    assert own.matrix(IOI, GREATER).circuits[0].circuit_id == stored.circuit_id
+    assert own.overlap(IOI, GREATER, discover=True).circuits[0].circuit_id == stored.circuit_id
+    assert len(own.rows()) == 2
+    own.alias("wang", None)
+    assert own.get(IOI).circuit_id == stored.circuit_id
+
+
 def test_a_stored_task_goes_before_an_alias_without_at(stored_path, tmp_path):
     shutil.copy(stored_path, tmp_path / "own.duckdb")
     own = circuitdb.Database(tmp_path / "own.duckdb")
@@ -322,6 +336,22 @@ def test_an_import_and_a_discovered_circuit_are_not_like_for_like(tmp_path, data
     with pytest.raises(ComparisonError, match="engine"):
         own.overlap(IOI, "ioi,engine=prune")
     assert own.overlap(IOI, "ioi,engine=prune", force=True).pairs[0].shared == 1
+
+
+def test_circuits_that_differ_in_engine_are_compared_by_force(stored_path, tmp_path):
+    path = tmp_path / "own.duckdb"
+    shutil.copy(stored_path, path)
+    own = circuitdb.Database(path)
+    own.remove(own.get("ioi,engine=eap").circuit_id)
+    with pytest.raises(
+        CircuitReferenceError, match="cannot agree on engine, where 'ioi' has prune"
+    ):
+        own.overlap("ioi", "months")
+    forced = own.overlap("ioi", "months", force=True, level="nodes")
+    assert [c.run.engine for c in forced.circuits] == ["prune", "eap"]
+    assert any("compared by force: engine" in note for note in forced.notes)
+    assert own.diff("ioi", "months", force=True, level="nodes").circuits
+    assert json.loads(own.export(["ioi", "months"], tmp_path / "two.json").read_text("utf-8"))
 
 
 def test_imports_are_merged_verified_backed_up_and_removed(tmp_path, database):

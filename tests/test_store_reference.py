@@ -192,6 +192,43 @@ def test_no_agreement_lists_the_choices(fresh_store: Store) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_references_cannot_agree_on_is_named_with_what_to_type(fresh_store: Store) -> None:
+    for minute, engine in enumerate(("acdc", "exact")):
+        add(fresh_store, "ioi", minute, engine=engine)
+    add(fresh_store, "months", 2, engine="eap")
+    said = (
+        r"cannot agree on engine, where 'ioi' has exact, acdc and 'months' has eap\. .* state engine "
+        r"for each, as in 'ioi,engine=exact', .* --force"
+    )
+    with pytest.raises(CircuitReferenceError, match=said):
+        of(fresh_store, "ioi", "months")
+    with pytest.raises(CircuitReferenceError, match="'months' has eap and the others state acdc"):
+        of(fresh_store, "ioi,engine=acdc", "months")
+
+
+def test_no_single_key_need_be_at_fault(fresh_store: Store) -> None:
+    for minute, (task, engine, metric) in enumerate(
+        [("ioi", "eap", "kl"), ("ioi", "acdc", "logit_diff"), ("months", "eap", "logit_diff"),
+         ("months", "acdc", "kl")]
+    ):  # fmt: skip
+        add(fresh_store, task, minute, engine=engine, metric=metric)
+    with pytest.raises(CircuitReferenceError, match="leave open; state more keys"):
+        of(fresh_store, "ioi", "months")
+
+
+def test_by_force_references_that_cannot_agree_stand_each_for_its_newest(
+    fresh_store: Store,
+) -> None:
+    ioi = [add(fresh_store, "ioi", m, engine=e) for m, e in enumerate(("acdc", "exact"))]
+    months = add(fresh_store, "months", 2, engine="eap")
+    forced = fresh_store.resolve(["ioi", "months"], force=True)
+    assert [row.circuit_id for row in forced] == [ioi[1], months]
+    # Where they can agree they do, force or not.
+    alike = add(fresh_store, "months", 0, engine="acdc")
+    forced = fresh_store.resolve(["ioi", "months"], force=True)
+    assert [row.circuit_id for row in forced] == [ioi[0], alike]
+
+
 def test_the_same_reference_twice_is_the_same_circuit(fresh_store: Store) -> None:
     one = add(fresh_store, "ioi", 0)
     assert of(fresh_store, "ioi", "ioi") == [one, one]

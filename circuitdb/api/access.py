@@ -82,10 +82,13 @@ class Access:
         with Store.open(self.in_use(), create=create) as store:
             yield store
 
-    def resolve(self, store: Store, *refs: str) -> list[CircuitRow]:
-        """The circuits that references stand for, with notice of other selections."""
+    def resolve(self, store: Store, *refs: str, force: bool = False) -> list[CircuitRow]:
+        """The circuits that references stand for, with notice of other selections.
+
+        With `force` references that cannot agree stand each for its newest circuit.
+        """
         told: list[str] = []
-        rows = store.resolve(refs, told.append)
+        rows = store.resolve(refs, told.append, force)
         for text in told:
             self.notice(text)
         return rows

@@ -48,7 +48,7 @@ def overlap_of(
     if discover:
         _discover_missing(access, refs, force, report)
     with access.reading() as store:
-        rows = access.resolve(store, *refs)
+        rows = access.resolve(store, *refs, force=force)
         counted, told = level_of(store, level, rows)
         sides = sides_of(store, rows, counted, ranked=bool(sizes))
         check(sides, counted, force)
@@ -68,7 +68,7 @@ def overlap_of(
 def diff_of(access: Access, a: str, b: str, *, level: str | None, force: bool) -> Diff:
     """What tells two stored circuits apart."""
     with access.reading() as store:
-        rows = access.resolve(store, a, b)
+        rows = access.resolve(store, a, b, force=force)
         counted, _ = level_of(store, level, rows)
         return diff(labelled(sides_of(store, rows, counted), rows), counted, force)
 
@@ -90,7 +90,7 @@ def aligned_overlap_of(
     if discover:
         _discover_missing(access, refs, force, report)
     with access.reading() as store:
-        rows = access.resolve(store, *refs)
+        rows = access.resolve(store, *refs, force=force)
         counted, told = level_of(store, level, rows)
         sides = labelled(sides_of(store, rows, counted), rows)
     check(sides, counted, force, aligned=True)

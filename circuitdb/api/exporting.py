@@ -19,7 +19,7 @@ def export(access: Access, refs: Sequence[str], path: str | Path, format_: str |
     chosen = formats.format_of(target, format_)
     _check_new(target)
     with access.reading() as store:
-        ids = [row.circuit_id for row in access.resolve(store, *refs)]
+        ids = [row.circuit_id for row in access.resolve(store, *refs, force=True)]
         circuits = [store.get(i, measured=True) for i in dict.fromkeys(ids)]
     made = formats.written(circuits, chosen)
     _write(target, made.data)

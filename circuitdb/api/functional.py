@@ -52,7 +52,7 @@ def functional_of(
     if prompts is not None and prompts < 2:
         raise OptionError(f"--prompts is {prompts}; give 2 or more, or leave it out for all")
     with access.reading() as store:
-        rows = access.resolve(store, *refs)
+        rows = access.resolve(store, *refs, force=force)
         compared = sides_of(store, rows, None)
         notes = _check(compared, level, force)
         plan = _Plan(store, rows, labelled(compared, rows), level, split, draws, prompts)  # type: ignore[arg-type]

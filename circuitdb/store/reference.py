@@ -20,7 +20,8 @@ and ``ranking=`` by what members were ranked by. Several references are resolved
 
 A reference that could have stood for other selections, or for circuits from other prompts, is told of. Circuits of
 random runs, those written by hand and imports take part only where ``engine=`` names them (or an id
-or alias does; an alias that is no stored task needs no ``@``), circuits of control runs only where ``answers=random`` or ``replicate=N`` does, those of a model before
+or alias does; an alias that is no stored task needs no ``@``, and a published circuit goes by its
+name under any alias), circuits of control runs only where ``answers=random`` or ``replicate=N`` does, those of a model before
 training only where ``step=0`` does. A run is as new as
 its newest circuit, and of the circuits of one run the edge circuits come before the node circuits.
 """
@@ -179,11 +180,15 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def resolve(
-    con: Any, texts: Sequence[str], notice: Callable[[str], None] | None = None
+    con: Any,
+    texts: Sequence[str],
+    notice: Callable[[str], None] | None = None,
+    force: bool = False,
 ) -> list[CircuitRow]:
     """The circuits that references stand for, one each, in their order.
 
-    `notice` is told of every reference that other selections of the same run answer to as well.
+    `notice` is told of every reference that other selections of the same run answer to as well. With
+    `force` references that cannot agree stand each for its newest circuit.
 
     Raises:
         CircuitReferenceError: a reference names none, or several, or none agree; the choices are
@@ -191,6 +196,8 @@ def resolve(
     """
     wanted = _all_wanted(con, [text.strip() for text in texts])
     best = _best(wanted)
+    if best is None and force:
+        best = [row for want in wanted for row in _best([want]) or ()]
     if best is None:
         raise CircuitReferenceError(_disagreement(wanted))
     for first, other, row in _collisions(wanted, best):
@@ -295,8 +302,14 @@ def named(con: Any, text: str) -> CircuitRow | None:
     return None if found is None else found.candidates[0]
 
 
+_PUBLISHED: Final = (
+    "v.engine = 'import' AND v.run_id IN "
+    "(SELECT run_id FROM run WHERE engine = 'import' AND settings ->> '$.source.name' = ?)"
+)
+
+
 def _by_name(con: Any, text: str) -> _Wanted | None:
-    """What an id or an alias names; None for a task with keys."""
+    """What an id, an alias or the name of a publication names; None for a task with keys."""
     everything = frozenset(COLUMNS)
     if text.startswith("@"):
         return _Wanted(text, everything, [_by_alias(con, text[1:])], by_id=True)
@@ -307,11 +320,13 @@ def _by_name(con: Any, text: str) -> _Wanted | None:
             raise CircuitReferenceError(f"{text!r} begins {len(rows)} ids: {choices}")
         if rows:
             return _Wanted(text, everything, rows, by_id=True)
-    # A published circuit is called by its name, which is its alias: no stored task is called so.
-    sql = "SELECT alias FROM alias WHERE alias = ? AND alias NOT IN (SELECT task FROM run)"
-    if one(con, sql, [text]) is not None:
+    if one(con, "SELECT 1 FROM run WHERE task = ?", [text]) is not None:
+        return None
+    if one(con, "SELECT 1 FROM alias WHERE alias = ?", [text]) is not None:
         return _Wanted(text, everything, [_by_alias(con, text)], by_id=True)
-    return None
+    # A published circuit goes by its name whatever alias it was given.
+    rows = rows_where(con, _PUBLISHED, [text])
+    return _Wanted(text, everything, rows, by_id=True) if rows else None
 
 
 def _by_alias(con: Any, alias: str) -> CircuitRow:
@@ -512,7 +527,7 @@ def _references(rows: Sequence[CircuitRow]) -> list[str]:
         values = {k: v for k, v in values.items() if v is not None or COLUMNS[k] in varies}
         values |= {k: getattr(row, k) for k in differing}
         values |= {k: getattr(row, k) for k, v in CONTROLS.items() if getattr(row, k) != v}
-        keys = [f"{k}={'none' if v is None else v}" for k, v in values.items()]
+        keys = [f"{k}={_shown(v)}" for k, v in values.items()]
         made.append(",".join([row.task, *keys, selected]))
     return made
 
@@ -538,8 +553,34 @@ def _shortest(value: float) -> str:
 
 
 def _disagreement(wanted: Sequence[_Wanted]) -> str:
-    parts = [f"{w.text!r}: {_choices(w.candidates)}" for w in wanted]
+    choices = " | ".join(f"{w.text!r}: {_choices(w.candidates)}" for w in wanted)
     return (
-        "no stored circuits agree in all that the references leave open; state more keys. "
-        "Choices for " + " | for ".join(parts)
+        f"no stored circuits agree in all that the references leave open{_apart(wanted)}. "
+        f"Choices for {choices}"
     )
+
+
+def _apart(wanted: Sequence[_Wanted]) -> str:
+    """The first key that no circuits agree on, and what to do about it."""
+    fixed = _fixed(wanted)
+    for key, column in COLUMNS.items():
+        left_open = [w for w in wanted if key not in w.stated]
+        have = [dict.fromkeys(getattr(row, column) for row in w.candidates) for w in left_open]
+        stated = [{fixed[key]}] if key in fixed else []
+        if not have or set.intersection(*map(set, have), *stated):
+            continue
+        told = [
+            f"{w.text!r} has {listed([_shown(v) for v in values], ', ')}"
+            for w, values in zip(left_open, have, strict=True)
+        ]
+        told += [f"the others state {_shown(fixed[key])}"] if stated else []
+        first = f"{left_open[0].text},{key}={_shown(next(iter(have[0])))}"
+        return (
+            f": they cannot agree on {key}, where {' and '.join(told)}. Discover them alike; or state "
+            f"{key} for each, as in {first!r}, and compare them all the same with --force (force=True)"
+        )
+    return "; state more keys"
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)

@@ -315,17 +315,21 @@ class Store:
             return read.find(con, filters, limit)
 
     def resolve(
-        self, refs: Sequence[str], notice: Callable[[str], None] | None = None
+        self,
+        refs: Sequence[str],
+        notice: Callable[[str], None] | None = None,
+        force: bool = False,
     ) -> list[CircuitRow]:
         """The circuits that references stand for, resolved together.
 
-        `notice` is told of references that other selections of the same run answer to as well.
+        `notice` is told of references that other selections of the same run answer to as well. With
+        `force` references that cannot agree stand each for its newest circuit.
 
         Raises:
             CircuitReferenceError: one names none or several, or none agree; choices are listed.
         """
         with self._reading() as con:
-            return reference.resolve(con, refs, notice)
+            return reference.resolve(con, refs, notice, force)
 
     def resolve_only(self, ref: str) -> CircuitRow:
         """The one circuit that a reference stands for, where the newest of several will not do.
