@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from circuitdb import imported
-from circuitdb.circuit import Circuit, Granularity, Run, Selection, canonical_json
+from circuitdb.circuit import Circuit, Granularity, Json, Run, Selection, canonical_json
 from circuitdb.text import number
 
 _SAMPLE = frozenset({"answers", "replicate"})
@@ -75,7 +75,9 @@ class Named(NamedTuple):
 
     circuit_id: str
     task: str
-    """Of an import its name."""
+    said: Json
+    """What the source of an import says of itself (:func:`circuitdb.imported.source`); else empty."""
+    alias: str | None
     model: str
     checkpoint: int | None
     seed: int | None
@@ -90,19 +92,28 @@ class Named(NamedTuple):
     ranking: str
 
     @classmethod
-    def of(cls, run: Run, selection: Selection, circuit_id: str) -> Named:
+    def of(cls, run: Run, selection: Selection, circuit_id: str, alias: str | None = None) -> Named:
         """From a run and what was selected from it."""
         return cls(
-            circuit_id, imported.source(run).get("name", run.task), run.model, run.checkpoint, run.seed, run.engine, run.metric,
+            circuit_id, run.task, imported.source(run), alias, run.model, run.checkpoint, run.seed, run.engine, run.metric,
             run.ablation, "random" if is_random(run) else "task", replicate(run), run.data_seed,
             selection.rule, selection.value, selection.ranking,
         )  # fmt: skip
 
 
+_UNSAID = frozenset({imported.UNKNOWN, imported.ENGINE, "given", "none"})
+"""What an import's columns hold where its source says nothing."""
+
+
 def labels(circuits: Sequence[Named]) -> list[str]:
-    """What people call some circuits: the task, and whatever else tells them apart."""
+    """What people call some circuits: the task, and whatever else tells them apart.
+
+    An import goes by its name in place of the task, or by where it is from; its alias goes before its
+    id, and what its source does not say is not said.
+    """
     parts: dict[str, list[str | None]] = {
-        "task": [c.task for c in circuits],
+        "task": [c.said.get("name", c.task) for c in circuits],
+        "source": [imported.origin(c.said) for c in circuits],
         "model": [c.model for c in circuits],
         "step": [None if c.checkpoint is None else f"step {c.checkpoint}" for c in circuits],
         "seed": [None if c.seed is None else f"seed {c.seed}" for c in circuits],
@@ -114,11 +125,16 @@ def labels(circuits: Sequence[Named]) -> list[str]:
         "data seed": [f"data seed {c.data_seed}" for c in circuits],
         "rule": [c.rule if c.value is None else f"{c.rule}={number(c.value)}" for c in circuits],
         "ranking": [c.ranking for c in circuits],
+        "alias": [f"@{c.alias}" if c.said and c.alias else None for c in circuits],
     }
     named = [""] * len(circuits)
     for what, values in parts.items():
         if what == "task" or (len(set(values)) > 1 and len(set(named)) < len(circuits)):
-            named = [" ".join(filter(None, (n, v))) for n, v in zip(named, values, strict=True)]
+            known = [
+                v if v not in _UNSAID or not c.said else None
+                for c, v in zip(circuits, values, strict=True)
+            ]
+            named = [" ".join(filter(None, (n, v))) for n, v in zip(named, known, strict=True)]
     if len(set(named)) < len(circuits):
         named = [f"{n} {c.circuit_id[:6]}" for n, c in zip(named, circuits, strict=True)]
     return named

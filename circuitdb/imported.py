@@ -115,3 +115,13 @@ def source(run: Run) -> Json:
     """Where an import comes from; empty for other runs."""
     said: Json = run.settings.get("source", {}) if is_import(run) else {}
     return said
+
+
+def origin(said: Json) -> str | None:
+    """Where a source that has no name comes from, in few words: how it was found, else its format.
+
+    >>> origin({"format": "EAP-IG graph (JSON)"})
+    'EAP-IG graph'
+    """
+    told: str | None = None if "name" in said else said.get("method") or said.get("format")
+    return told and told.partition(" (")[0]

@@ -25,6 +25,9 @@ from circuitdb.published import Publication
 from circuitdb.space import shared
 from tests import stored
 
+FILES = Path(__file__).parent / "formats"
+GRAPH, EDGES = FILES / "eap_ig_graph.json", FILES / "acdc_edges.pkl"
+
 IOI, GREATER = "ioi-wang2022", "greater-than-hanna2023"
 MONTHS, NUMERALS, WORDS = "months-lan2024", "numerals-lan2024", "number-words-lan2024"
 
@@ -184,8 +187,24 @@ def test_a_stored_task_goes_before_an_alias_without_at(stored_path, tmp_path):
 def test_many_imports_are_compared_by_name(database):
     pairs = database.matrix(IOI, MONTHS, level="heads")
     assert [c.task for c in pairs.circuits] == ["ioi", "months"]
+    assert pairs.labels == (IOI, MONTHS)
     nearest = database.similar(MONTHS, level="heads").nearest
     assert [like.shared for like in nearest] == [8, 9, 5, 3], "numerals, words, greater-than, ioi"
+
+
+def test_imports_of_one_task_are_told_apart_by_where_they_are_from(tmp_path):
+    own = circuitdb.Database(tmp_path / "a.duckdb")
+    document = json.loads(GRAPH.read_text("utf-8"))
+    for name in ("first", "second"):
+        document["cfg"]["note"] = name
+        (tmp_path / f"{name}.json").write_text(json.dumps(document), "utf-8")
+    graphs = own.import_circuits(*(tmp_path / f"{n}.json" for n in ("first", "second")), task="ioi")
+    acdc = own.import_circuits(EDGES, task="ioi", layers=4, heads=4)[0]
+    refs = [c.circuit_id for c in (*graphs, acdc)]
+    called = ("ioi EAP-IG graph @first", "ioi EAP-IG graph @second", "ioi ACDC edges @acdc_edges")
+    assert own.overlap(*refs).labels == called
+    assert own.matrix(*refs).labels == called
+    assert own.overlap(*refs[1:]).labels == ("ioi EAP-IG graph", "ioi ACDC edges")
 
 
 def test_imports_answer_only_when_named(database):

@@ -61,7 +61,10 @@ def sides_of(
 def labelled(sides: Sequence[Compared], rows: Sequence[CircuitRow]) -> list[Compared]:
     """The same, called by what tells them apart."""
     named = controls.labels(
-        [Named.of(s.run, _selection(row), s.circuit_id) for s, row in zip(sides, rows, strict=True)]
+        [
+            Named.of(s.run, _selection(row), s.circuit_id, row.alias)
+            for s, row in zip(sides, rows, strict=True)
+        ]
     )
     return [dataclasses.replace(s, label=label) for s, label in zip(sides, named, strict=True)]
 

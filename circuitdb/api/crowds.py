@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
@@ -212,7 +213,9 @@ def _enough(found: Sequence[Outline], selections: Sequence[str]) -> None:
 
 
 def _named(outline: Outline) -> controls.Named:
-    return controls.Named(*(getattr(outline, name) for name in controls.Named._fields))
+    said = json.loads(outline.source) if outline.source else {}
+    own = {name: getattr(outline, name) for name in controls.Named._fields if name != "said"}
+    return controls.Named(said=said, **own)
 
 
 def _aspects(found: Sequence[Outline]) -> list[Aspects]:

@@ -19,7 +19,7 @@ def render(access: Access, refs: Sequence[str], path: str | Path) -> Path:
     if len(circuits) == 1:
         return save(to_dot(circuits[0]), path, table=edge_table(circuits))
     labels = controls.labels(
-        [controls.Named.of(c.run, c.selection, c.circuit_id) for c in circuits]
+        [controls.Named.of(c.run, c.selection, c.circuit_id, c.alias) for c in circuits]
     )
     dot = overlap_dot(circuits, labels)
     return save(dot, path, table=edge_table(circuits, labels))

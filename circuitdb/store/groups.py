@@ -54,6 +54,8 @@ _EXPRESSIONS: Final = {
     "ranking": "c.ranking",
     "n_nodes": "c.n_nodes",
     "n_edges": "c.n_edges",
+    "alias": "a.alias",
+    "source": "CASE WHEN r.engine = 'import' THEN r.settings ->> 'source' END",
 }
 
 
@@ -89,6 +91,9 @@ class Outline(NamedTuple):
     ranking: str
     n_nodes: int
     n_edges: int
+    alias: str | None
+    source: str | None
+    """What the source of an import says of itself, as JSON text."""
 
 
 FACTORS: Final = {
@@ -122,7 +127,7 @@ def values(found: Sequence[Outline], key: str) -> list[str]:
 
 _SELECT: Final = (
     f"SELECT {', '.join(_EXPRESSIONS[name] for name in Outline._fields)} "
-    "FROM circuit c JOIN run r USING (run_key)"
+    "FROM circuit c JOIN run r USING (run_key) LEFT JOIN alias a USING (circuit_key)"
 )
 
 
