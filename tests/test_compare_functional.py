@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -14,6 +17,8 @@ from circuitdb.compare.parts import Part, Side, Source, inner, parts
 from circuitdb.evaluate import Bench
 from circuitdb.functional import Cell, How, Level, Question
 from circuitdb.metrics import Metric
+from circuitdb.overlaps import StoredFunctional
+from circuitdb.render import heatmap
 from circuitdb.select import Ranked
 from circuitdb.space import Space
 from tests import planted, programs, stored
@@ -345,3 +350,22 @@ def test_another_question_has_another_id(changed: dict[str, object]) -> None:
     first = question(np.asarray([1, 2]), "removed", "edges", 5)
     assert first.model_copy(update=changed).cell_id != first.cell_id
     assert question(np.asarray([1, 2]), "removed", "edges", 5).cell_id == first.cell_id
+
+
+def test_the_square_is_drawn_with_its_figures_and_marks(tmp_path: Path) -> None:
+    cells = [
+        c.model_copy(update={"p_value": 0.05}) if c.value == 0.75 else c for c in matrix().cells
+    ]
+    found = StoredFunctional.of(replace(matrix(), cells=tuple(cells)))
+    figure = heatmap.of_functional(found)
+    (axes,) = (a for a in figure.axes if a.get_gid() == "cells")
+    (image,) = axes.images
+    drawn = np.ma.filled(image.get_array(), np.nan)
+    np.testing.assert_array_equal(drawn, [[0.75, np.nan], [0.125, 0.5]])
+    texts = {t.get_position()[::-1]: t.get_text() for t in axes.texts}
+    assert texts == {(0, 0): "0.75", (1, 0): "0.12", (1, 1): "0.50"}
+    (dots,) = (c for c in axes.collections if c.get_gid() == "significant")
+    assert [(round(y), round(x)) for x, y in dots.get_offsets().tolist()] == [(0, 0)]
+    said = found.render(tmp_path / "f.svg").read_text("utf-8")
+    assert "Faithfulness of each circuit on each task: edges, test split" in said
+    assert "Column: the task of the circuit of that number" in said

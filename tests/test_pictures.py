@@ -19,12 +19,13 @@ import pytest
 import circuitdb
 from circuitdb.cli import run
 from circuitdb.compare.comparable import Aspects
+from circuitdb.compare.groups import Between, Group
 from circuitdb.compare.matrix import CLUSTERED, Chance, Placed
 from circuitdb.compare.permanova import Fit, Term
 from circuitdb.compare.regions import regions
 from circuitdb.compare.variance import Variance
 from circuitdb.errors import RenderError, UnknownNameError
-from circuitdb.overlaps import IN_NOTEBOOK, StoredMatrix
+from circuitdb.overlaps import IN_NOTEBOOK, StoredGroupMatrix, StoredMatrix
 from circuitdb.render import heatmap, upset, variance
 from tests.stored import IOI, MONTHS
 
@@ -191,6 +192,56 @@ def test_a_small_heat_map_has_its_figures_and_says_how_it_is_read() -> None:
     nothing = a_matrix(["a", "b"], symmetric(2, {}, 0.5, 1.0), symmetric(2, {}, 0.4, np.nan))
     told = " ".join(words(nothing._repr_svg_() or ""))
     assert "No pair shares more than by chance, q ≤ 0.05 over all 1 pair (" in told
+
+
+def of_groups(q: np.ndarray | None = None, differ_q: float = np.nan) -> StoredGroupMatrix:
+    """Three groups, the last of one circuit; chance gives a quarter where q-values are given."""
+    jaccard = symmetric(3, {(0, 1): 0.2, (0, 2): 0.1, (1, 2): 0.6}, 0.0, 0.8)
+    jaccard[2, 2] = np.nan
+    nothing = np.full((3, 3), np.nan)
+    differ = symmetric(3, {(0, 1): differ_q}, np.nan, np.nan)
+    between = Between(
+        np.ones((3, 3)), jaccard, nothing, nothing,
+        nothing if q is None else np.full((3, 3), 0.25), nothing, nothing if q is None else q, nothing,
+        differ,
+    )  # fmt: skip
+    groups = tuple(Group(name, ("x",)) for name in ("ioi", "months", "numerals"))
+    return StoredGroupMatrix("edges", ("task",), groups, between, ("few circuits",))
+
+
+def test_a_heat_map_of_groups_has_the_means_and_the_marks_of_the_table() -> None:
+    q = symmetric(3, {(1, 2): 0.05, (0, 1): 0.051}, 0.9, 0.01)
+    found = of_groups(q, differ_q=0.04)
+    figure = heatmap.of_groups(found)
+    assert cells(figure) == pytest.approx(found.between.jaccard, nan_ok=True)
+    assert marks(figure) == {(0, 0), (1, 1), (2, 2), (1, 2), (2, 1)}
+    axes = axes_of(figure, "cells")
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["1  ioi", "2  months", "3  numerals"]
+    apart = {
+        (round(y), round(x))
+        for x, y in (t.get_position() for t in axes.texts if t.get_text() == "≠")
+    }
+    assert apart == {(0, 1), (1, 0)}
+    said = words(found._repr_svg_() or "")
+    assert [said.count(text) for text in ("0.80", "0.20", "0.10", "0.60")] == [2, 2, 2, 2]
+    told = " ".join(said)
+    assert "•: they share more than by chance, q ≤ 0.05 over all cells" in told
+    assert "few circuits" in told
+    assert cells(heatmap.of_groups(found, "excess"))[0, 1] == pytest.approx(-0.05)
+
+
+def test_a_heat_map_of_groups_says_what_it_has_not() -> None:
+    told = " ".join(words(of_groups()._repr_svg_() or ""))
+    assert "more than by chance" not in told
+    assert "No groups share less across than within" in told
+    told = " ".join(words(of_groups(np.ones((3, 3)))._repr_svg_() or ""))
+    assert "No cell shares more than by chance" in told
+    with pytest.raises(RenderError, match=r"excess cannot be shown: .* not compared with chance"):
+        heatmap.of_groups(of_groups(), "excess")
+    with pytest.raises(UnknownNameError, match="unknown figure 'z' of groups"):
+        heatmap.check_groups("z")
+    with pytest.raises(RenderError, match="a heat map of groups shows up to 60, not 61"):
+        heatmap.check_groups("jaccard", 61)
 
 
 def test_up_to_sixty_circuits_have_labels_and_marks_and_a_strip_of_their_tasks() -> None:
@@ -403,8 +454,12 @@ def test_matrix_draws_and_measures_what_is_to_be_shown(
         assert len(err.splitlines()) == 1
     assert run(["matrix", "engine=eap", "--db", str(path), "--show", "z"]) == 2
     assert "--show says what --render draws" in capsys.readouterr().err
-    assert run([*given, "--by", "task"]) == 2
-    assert "--render draws pairs of circuits; leave out --by" in capsys.readouterr().err
+    assert run([*given, "--by", "task", "--show", "excess"]) == 0
+    assert "drawn to" in capsys.readouterr().err
+    said = words(target.read_text("utf-8"))
+    assert "Jaccard index above chance, mean: edges of 2 circuits by task" in said
+    assert run([*given, "--by", "task", "--show", "corrected"]) == 2
+    assert "unknown figure 'corrected' of groups" in capsys.readouterr().err
     assert run([*given[:-1], str(tmp_path / "matrix.dot")]) == 2
     assert "end it in .svg, .png, .pdf" in capsys.readouterr().err
 

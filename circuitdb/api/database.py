@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     from circuitdb.compare.clusters import Clusters
     from circuitdb.compare.consensus import Consensus
     from circuitdb.compare.diff import Diff
-    from circuitdb.compare.functional import FunctionalMatrix
-    from circuitdb.compare.groups import GroupMatrix
     from circuitdb.compare.stability import Stability
     from circuitdb.curves import StoredCurves
     from circuitdb.outcomes import CircuitTest, Knockouts
-    from circuitdb.overlaps import StoredMatrix, StoredOverlap, StoredVariance
+    from circuitdb.overlaps import (
+        StoredFunctional,
+        StoredGroupMatrix,
+        StoredMatrix,
+        StoredOverlap,
+        StoredVariance,
+    )
     from circuitdb.plan import Plan
     from circuitdb.replay import Replay, Rethreshold
     from circuitdb.results import StoredCircuit
@@ -423,7 +427,7 @@ class Database:
         chance: bool | None = None,
         force: bool = False,
         report: Report = silent,
-    ) -> GroupMatrix:
+    ) -> StoredGroupMatrix:
         """The overlap within groups of circuits and between them.
 
         Args:
@@ -566,7 +570,7 @@ class Database:
         force: bool = False,
         model_options: Mapping[str, Any] | None = None,
         report: Report = silent,
-    ) -> FunctionalMatrix:
+    ) -> StoredFunctional:
         """What circuits do on each other's tasks, and whether what they share serves both; stored.
 
         Each task keeps the prompts, metric and ablation of its circuit's run. What is stored already
@@ -589,11 +593,13 @@ class Database:
             InputError: one of its kinds says what else cannot be done as asked.
         """
         from circuitdb.api import functional
+        from circuitdb.overlaps import StoredFunctional
 
-        return functional.functional_of(
+        found = functional.functional_of(
             self._access, refs, level=level, split=split, draws=draws, prompts=prompts,
             metric=metric, force=force, model_options=model_options, report=report,
         )  # fmt: skip
+        return StoredFunctional.of(found)
 
     def render(self, *refs: str, path: str | Path) -> Path:
         """Draw one circuit, or two or three in one diagram coloured by who has what.

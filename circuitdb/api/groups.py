@@ -13,11 +13,11 @@ from circuitdb.compare.clusters import Clusters, clusters
 from circuitdb.compare.comparable import Compared, names_caveat
 from circuitdb.compare.consensus import Consensus, consensus
 from circuitdb.compare.grid import resizable, resized
-from circuitdb.compare.groups import GroupMatrix, grouped
+from circuitdb.compare.groups import grouped
 from circuitdb.compare.matrix import matrix
 from circuitdb.compare.variance import distances, known_distance, variance
 from circuitdb.errors import ComparisonError, OptionError
-from circuitdb.overlaps import StoredVariance
+from circuitdb.overlaps import StoredGroupMatrix, StoredVariance
 from circuitdb.store import Store
 from circuitdb.store.groups import Outline, values
 
@@ -36,7 +36,7 @@ def group_matrix_of(
     chance: bool | None,
     force: bool,
     report: Report,
-) -> GroupMatrix:
+) -> StoredGroupMatrix:
     """The overlap within and between groups of circuits that keys tell apart."""
     with access.reading() as store:
         found, labels = _groups(store, selections, by)
@@ -48,7 +48,7 @@ def group_matrix_of(
         report=report,
     )  # fmt: skip
     keep(access, fits)
-    return grouped(made, labels, by, notes=_dependence(crowd), report=report)
+    return StoredGroupMatrix.of(grouped(made, labels, by, notes=_dependence(crowd), report=report))
 
 
 def _groups(

@@ -19,8 +19,8 @@ from circuitdb.text import number
 
 if TYPE_CHECKING:
     from circuitdb.api.crowds import Similar
-    from circuitdb.compare.groups import GroupMatrix
     from circuitdb.compare.matrix import Matrix
+    from circuitdb.overlaps import StoredGroupMatrix, StoredMatrix
 
 _ROUNDING: Final = 1e-9
 """A difference below it is none."""
@@ -77,7 +77,7 @@ def matrix(
     \b
     Examples:
       circuitdb matrix
-      circuitdb matrix replicate=* --by task
+      circuitdb matrix replicate=* --by task --render tasks.svg
       circuitdb matrix months,replicate=* ioi,replicate=* --by selection
       circuitdb matrix ioi months,replicate=* engine=eap --level heads
       circuitdb matrix engine=eap -o overlaps.parquet --no-chance
@@ -96,14 +96,12 @@ def matrix(
     elif show != "jaccard":
         raise OptionError("--show says what --render draws: name a file with --render")
     out = Output(as_json, quiet)
-    if by is not None and render is not None:
-        raise OptionError(
-            "--render draws pairs of circuits; leave out --by, or write cells with -o"
-        )
+    if by is not None:
+        heatmap.check_groups(show)
     with reporting(out) as report:
         database = api.Database(db, notice=out.remark)
         how: dict[str, Any] = {"level": level, "chance": chance, "force": force, "report": report}
-        found: Matrix | GroupMatrix
+        found: StoredMatrix | StoredGroupMatrix
         if by is None:
             found = circuits = database.matrix(*selection or (), **how)
             told = partial(_show, circuits, top)
@@ -112,8 +110,8 @@ def matrix(
             told = partial(show_groups, groups)
     if output is not None:
         save_table(found, output)
-    if by is None and render is not None:
-        circuits.render(render, show)
+    if render is not None:
+        found.render(render, show)
     out.result(found.to_json() if as_json else {}, told)
     if output is not None:
         out.note(f"written to {output}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,6 +37,12 @@ def functional(
     force: Annotated[
         bool, typer.Option("--force", help="Compare although they are not like for like.")
     ] = False,
+    render: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw who does which task as a heat map: .svg, .png or .pdf."
+        ),
+    ] = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     threads: options.Threads = None,
@@ -57,7 +64,12 @@ def functional(
       circuitdb functional ioi greater_than
       circuitdb functional ioi months numerals --level nodes --draws 200
       circuitdb functional ioi months --split shift --prompts 16 --draws 20
+      circuitdb functional ioi greater_than --render tasks.svg
     """
+    from circuitdb.render import plot
+
+    if render is not None:
+        plot.check_plot(render)
     out = Output(as_json, quiet)
     with reporting(out) as report:
         found = api.Database(db, notice=out.remark).functional(
@@ -65,7 +77,11 @@ def functional(
             report=report,
             model_options=options.model_options(device, dtype, threads, forward, force=False),
         )  # fmt: skip
+    if render is not None:
+        found.render(render)
     out.result(found.to_json() if as_json else {}, lambda: _show(found))
+    if render is not None:
+        out.note(f"drawn to {render}")
     if found.n_stored_before:
         out.note(f"note: {found.n_stored_before} of {len(found.cells)} cells were stored before")
 

@@ -3,6 +3,9 @@
 Up to 15 circuits have their figures in the cells, up to 60 a label each; of more, the tasks are
 labelled. A Jaccard index is always shown on the scale 0…1, in a perceptually uniform colour map;
 what can be negative, in two colours that part at 0.
+
+Groups of circuits (:func:`of_groups`) and circuits on each other's tasks (:func:`of_functional`) are
+drawn likewise, in their own order: up to 15 with their figures, up to 60 at all.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from circuitdb.compare.functional import FunctionalMatrix
+from circuitdb.compare.groups import GroupMatrix
 from circuitdb.compare.matrix import CLUSTERED, SIGNIFICANT, Matrix, tree
 from circuitdb.errors import RenderError, UnknownNameError
 from circuitdb.render.plot import Inches
@@ -157,15 +162,20 @@ nothing, and would leave the others without colour."""
 
 
 def _colours(found: Matrix, show: str) -> _Colours:
+    bounded = show == "corrected"
+    return _scaled(_values(found, show), known_figure(show).diverging, bounded)
+
+
+def _scaled(values: Floats, diverging: bool, bounded: bool = False) -> _Colours:
+    """The colours of some values; `bounded` ends them at ±1 at least and ±:data:`_FURTHEST` at most."""
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
 
-    if not known_figure(show).diverging:
+    if not diverging:
         return _Colours(colormaps["viridis"].with_extremes(bad=NO_VALUE), Normalize(0, 1), False)
-    values = _values(found, show)
     furthest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
     limit = _round_up(furthest)
-    if show == "corrected":
+    if bounded:
         limit = min(max(limit, 1.0), _FURTHEST)
     scale = Normalize(-limit, limit)
     return _Colours(colormaps["RdBu"].with_extremes(bad=NO_VALUE), scale, furthest > limit)
@@ -248,7 +258,9 @@ def _draw_cells(
     if n <= WITH_LABELS:
         _mark(axes, values, marked, colours)
     if n <= WITH_VALUES:
-        _write(axes, values, found.sizes[order], colours, SHOWN[show].format)
+        _write(axes, values, colours, SHOWN[show].format)
+        for k, size in enumerate(found.sizes[order].tolist()):
+            axes.text(k, k, f"{size:,}", color=QUIET, fontsize=8, ha="center", va="center")
     return image
 
 
@@ -271,16 +283,12 @@ def _mark(axes: Axes, values: Floats, marked: NDArray[np.bool_], colours: _Colou
     axes.set_ylim(n - 0.5, -0.5)
 
 
-def _write(
-    axes: Axes, values: Floats, sizes: NDArray[np.int32], colours: _Colours, how: str
-) -> None:
-    for i, j in np.ndindex(values.shape):
-        if i == j:
-            axes.text(j, i, f"{sizes[i]:,}", color=QUIET, fontsize=8, ha="center", va="center")
-        elif np.isfinite(values[i, j]):
-            value = float(values[i, j])
-            text = f"{value:{how}}".replace("-", "−")
-            axes.text(j, i, text, color=_ink(value, colours), fontsize=8, ha="center", va="center")
+def _write(axes: Axes, values: Floats, colours: _Colours, how: str) -> None:
+    """The figure of every cell that has one."""
+    for i, j in np.argwhere(np.isfinite(values)).tolist():
+        value = float(values[i, j])
+        text = f"{value:z{how}}".replace("-", "−")
+        axes.text(j, i, text, color=_ink(value, colours), fontsize=8, ha="center", va="center")
 
 
 def _ink(value: float, colours: _Colours) -> str:
@@ -293,20 +301,30 @@ def _label(
     axes: Axes, found: Matrix, order: NDArray[np.int32], tasks: Sequence[str], side: float
 ) -> None:
     n = len(order)
-    axes.yaxis.tick_right()
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0, pad=3)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    _bare(axes)
     if n > WITH_LABELS:
         runs = [r for r in _runs(tasks) if (r[1] - r[0]) * side / n >= _LINE]
         places = [(start + stop - 1) / 2 for start, stop, _ in runs]
         axes.set_yticks(places, [printable(task) for _, _, task in runs], fontsize=8)
         axes.set_xticks([])
         return
+    _label_each(axes, [found.labels[i] for i in order])
+
+
+def _bare(axes: Axes) -> None:
+    axes.yaxis.tick_right()
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, pad=3)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _label_each(axes: Axes, labels: Sequence[str]) -> None:
+    """A number and a name at every row, the number at its column."""
+    n = len(labels)
     size = 9 if n <= WITH_VALUES else 7.5
-    names = [printable(found.labels[i]) for i in order]
-    axes.set_yticks(range(n), [f"{k}  {name}" for k, name in enumerate(names, 1)], fontsize=size)
+    names = [f"{k}  {printable(name)}" for k, name in enumerate(labels, 1)]
+    axes.set_yticks(range(n), names, fontsize=size)
     axes.set_xticks(range(n), [str(k) for k in range(1, n + 1)], fontsize=min(size, 8))
 
 
@@ -364,3 +382,131 @@ def _draw_keys(page: Inches, top: float, of_task: dict[str, str], n_tasks: int) 
         handles=keys, loc="upper left", bbox_to_anchor=(0, 1 - top / 10), ncols=5, fontsize=8,
         frameon=False, handlelength=1.2, borderpad=0, borderaxespad=0,
     )  # fmt: skip
+
+
+class _Square(NamedTuple):
+    """Figures of every row and column, as they are drawn."""
+
+    values: Floats
+    labels: Sequence[str]
+    marked: NDArray[np.bool_]
+    """Cells with a dot."""
+    differ: NDArray[np.bool_]
+    """Cells with a ≠."""
+    title: str
+    measured: str
+    """What the colour scale is called."""
+    colours: _Colours
+    notes: Sequence[str]
+
+
+def check_groups(show: str, n: int | None = None) -> None:
+    """Refuse what a heat map of n groups cannot show; of None, whatever their number.
+
+    Raises:
+        UnknownNameError: groups have no such figure.
+        RenderError: they are too many.
+    """
+    if show not in _OF_GROUPS:
+        raise UnknownNameError("figure", show, _OF_GROUPS, of="groups")
+    _check_number("groups", n or 0)
+
+
+_OF_GROUPS: Final = ("jaccard", "expected", "excess")
+
+
+def _check_number(what: str, n: int) -> None:
+    if n > WITH_LABELS:
+        raise RenderError(
+            f"a heat map of {what} shows up to {WITH_LABELS}, not {n:,}: select fewer, or write the "
+            "cells to a file"
+        )
+
+
+def of_groups(found: GroupMatrix, show: str = "jaccard") -> Figure:
+    """The heat map of groups: the mean over the pairs across, on the diagonal within.
+
+    Raises:
+        UnknownNameError: groups have no such figure.
+        RenderError: they are too many, or were not compared with chance.
+    """
+    check_groups(show, len(found.groups))
+    between = found.between
+    compared = bool(np.isfinite(between.expected_jaccard).any())
+    if SHOWN[show].needs and not compared:
+        raise RenderError(f"{show} cannot be shown: {_MISSING['chance']}")
+    values = {
+        "jaccard": between.jaccard, "expected": between.expected_jaccard,
+        "excess": between.jaccard - between.expected_jaccard,
+    }[show]  # fmt: skip
+    n_circuits = sum(len(g.circuits) for g in found.groups)
+    return _draw_square(
+        _Square(
+            values, found.labels, between.q_value <= SIGNIFICANT,
+            between.differ_q_value <= SIGNIFICANT,
+            f"{SHOWN[show].title}, mean: {found.level} of {n_circuits:,} circuits by {', '.join(found.by)}",
+            SHOWN[show].title, _scaled(values, SHOWN[show].diverging),
+            [*_said_of_groups(found, compared), *found.notes],
+        )
+    )  # fmt: skip
+
+
+def _said_of_groups(found: GroupMatrix, compared: bool) -> list[str]:
+    """What the marks say, and where there are none."""
+    cells = f"q ≤ {SIGNIFICANT:g} over all cells (Benjamini–Hochberg)"
+    more, less = "more than by chance", "less across than within"
+    above = bool((found.between.q_value <= SIGNIFICANT).any())
+    apart = bool((found.between.differ_q_value <= SIGNIFICANT).any())
+    told = [f"•: they share {more}, {cells}." if above else f"No cell shares {more}, {cells}."]
+    return [
+        *(told if compared else []),
+        (f"≠: they share {less}" if apart else f"No groups share {less}")
+        + f", {cells}, permuted labels.",
+        "On the diagonal: the pairs within a group. Grey: no such pair.",
+    ]
+
+
+def of_functional(found: FunctionalMatrix) -> Figure:
+    """The heat map of circuits (rows) on each other's tasks (columns): faithfulness.
+
+    Raises:
+        RenderError: there are too many circuits.
+    """
+    _check_number("circuits on tasks", len(found.circuits))
+    values = found.faithfulness
+    return _draw_square(
+        _Square(
+            values, found.labels, found.p_values <= SIGNIFICANT,
+            np.zeros(values.shape, dtype=np.bool_),
+            f"Faithfulness of each circuit on each task: {found.level}, {found.split} split",
+            "faithfulness", _scaled(values, diverging=True, bounded=True),
+            [
+                "Row: the circuit. Column: the task of the circuit of that number.",
+                f"•: more than matched random sets reach, p ≤ {SIGNIFICANT:g} of {found.draws} each, "
+                "not corrected for the number of cells.",
+                *found.notes,
+            ],
+        )
+    )  # fmt: skip
+
+
+def _draw_square(square: _Square) -> Figure:
+    page, values, colours = Inches(), square.values, square.colours
+    n = len(values)
+    side = _side(n)
+    axes = page.axes(0.0, 0.0, side, side, "cells")
+    image = axes.imshow(values, cmap=colours.map, norm=colours.scale)
+    _mark(axes, values, square.marked, colours)
+    for i, j in np.argwhere(square.differ).tolist():
+        axes.text(
+            j - 0.34, i - 0.3, "≠", color=_ink(float(values[i, j]), colours), fontsize=8,
+            ha="center", va="center",
+        )  # fmt: skip
+    if n <= WITH_VALUES:
+        _write(axes, values, colours, ".2f")
+    _bare(axes)
+    _label_each(axes, square.labels)
+    page.title(0.0, -0.18, square.title)
+    below = _draw_bar(page, image, square.measured, side, colours.beyond)
+    page.notes(0.0, below, square.notes)
+    return page.figure
