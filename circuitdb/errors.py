@@ -11,6 +11,7 @@
     │   ├── TaskNotDoneError       a model that does not do the task
     │   ├── ModelError             a model that cannot be loaded as asked
     │   │   └── OfflineError       …because the network is out of reach
+    │   ├── DictionaryError        a feature dictionary that cannot be read, or does not fit
     │   ├── CircuitReferenceError  a reference that names no circuit, or several
     │   ├── QueryError             SQL that fails, is refused, or runs too long
     │   ├── StoreError             a database that cannot be opened or written
@@ -65,6 +66,10 @@ class ModelError(InputError):
 
 class OfflineError(ModelError):
     """A model that lies behind a network that is out of reach."""
+
+
+class DictionaryError(InputError):
+    """A feature dictionary that cannot be read, or does not fit what it is asked for."""
 
 
 class CircuitReferenceError(InputError):

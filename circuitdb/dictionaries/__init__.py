@@ -1,0 +1,1 @@
+"""Feature dictionaries: what they compute, how they are trained, and their files."""
