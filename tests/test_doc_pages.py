@@ -52,6 +52,11 @@ def test_the_overlap_of_the_published_circuits_is_as_the_page_prints_it(
     assert printed in capsys.readouterr().out
 
 
+def test_the_script_of_dictionaries_runs(tmp_path: Path) -> None:
+    carry_out("dictionaries.md")
+    assert (tmp_path / "my-sae" / "cfg.json").exists()
+
+
 def test_the_script_of_alignment_runs(capsys: pytest.CaptureFixture[str]) -> None:
     carry_out("alignment.md")
     jaccard, expected, p_value = map(float, capsys.readouterr().out.split())

@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from scipy.stats import spearmanr
 
-from benchmarks.peers.environment import PEER, python_of
+from benchmarks.peers.asking import Ask, running
+from benchmarks.peers.environment import AUTO_CIRCUIT, folder_of, python_of
 from benchmarks.timing import REPEATS, clocked, in_turns, machine, seconds, table
 from circuitdb import discovery, engines, metrics
 from circuitdb.ablation import Ablation
@@ -41,8 +39,6 @@ from circuitdb.tasks.prompts import Prompts
 
 MODEL, PAIRS, TAU_EXPONENT, STEPS = "toy-4l", 32, -2, 5
 HASH_SEEDS = (0, 1, 2)
-
-Ask = Callable[..., dict[str, Any]]
 
 
 def prompts_of_one_length(model: LoadedModel) -> Prompts:
@@ -100,28 +96,9 @@ def export(folder: Path, ours: Ours) -> None:
 @contextmanager
 def auto_circuit(python: Path, folder: Path, hash_seed: int = 0) -> Iterator[Ask]:
     """A running :mod:`benchmarks.peers.auto_circuit_side`, to be asked for searches."""
-    script = Path(__file__).with_name("auto_circuit_side.py")
-    environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONPATH", None)
-    with subprocess.Popen(
-        [python, script, folder], env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        deviation = json.loads(process.stdout.readline())["deviation"]
-        assert deviation < 1e-4, f"logits differ by {deviation}"
-
-        def ask(what: str, **how: object) -> dict[str, Any]:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(json.dumps({"do": what, **how}) + "\n")
-            process.stdin.flush()
-            answer: dict[str, Any] = json.loads(process.stdout.readline())
-            return answer
-
+    with running(python, "auto_circuit_side.py", folder, hash_seed) as (told, ask):
+        assert told["deviation"] < 1e-4, f"logits differ by {told['deviation']}"
         yield ask
-        process.stdin.close()
 
 
 def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
@@ -130,12 +107,11 @@ def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.nd
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     parser.add_argument(
-        "--environment", type=Path, default=cache / "circuitdb" / "auto-circuit",
+        "--environment", type=Path, default=folder_of(AUTO_CIRCUIT),
         help="where auto-circuit's environment is, or is to be built",
     )  # fmt: skip
-    python = python_of(parser.parse_args().environment)
+    python = python_of(AUTO_CIRCUIT, parser.parse_args().environment)
     torch.set_num_threads(1)
     model = catalogue.load(MODEL, threads=1)
     ours = Ours(model, prompts_of_one_length(model))
@@ -182,7 +158,7 @@ def report(ours: Ours, ask: Ask) -> str:
     heads = ["search", "circuitdb", "auto-circuit", "faster by", "agreement"]
     return f"""\
 IOI on `{MODEL}`, {PAIRS} pairs of one length, resample ablation, one thread each, in turns, medians of
-{REPEATS}; {PEER.replace("==", " ")} on TransformerLens 2.16.1. {machine()}
+{REPEATS}; {AUTO_CIRCUIT.alone[0].replace("==", " ")} on TransformerLens 2.16.1. {machine()}
 
 {table(heads, rows)}
 

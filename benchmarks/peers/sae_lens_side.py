@@ -1,8 +1,8 @@
 """sae-lens's training of a top-k dictionary; runs in sae-lens's own environment.
 
-``python sae_lens_side.py FOLDER`` reads ``problem.json`` (d_in, d_dict, k) and ``batches.safetensors``
-from the folder, answers one line of JSON with one line of JSON until its input ends, and times only
-its own trainer's step: ``{"do": "steps", "sparse": false, "n": 5}`` → ``{"seconds": …, "losses": […]}``.
+``python sae_lens_side.py FOLDER`` reads ``problem.json`` (d_in, d_dict, k, learning_rate),
+``weights.safetensors`` and ``batches.safetensors`` from the folder, answers one line of JSON with one
+line of JSON until its input ends, and times only its own trainer's step: ``{"do": "steps", "sparse": false, "n": 5}`` → ``{"seconds": …, "losses": […]}``.
 
 Source: https://github.com/decoderesearch/SAELens.
 """
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from sae_lens import LoggingConfig, TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
+from safetensors.torch import load_file
 
 
 class Side:
@@ -29,12 +29,14 @@ class Side:
     def __init__(self, folder: Path) -> None:
         self.problem = json.loads((folder / "problem.json").read_text("utf-8"))
         self.batches = load_file(folder / "batches.safetensors")["batches"]
+        self.weights = load_file(folder / "weights.safetensors")
         self.trainers = {sparse: self._trainer(sparse) for sparse in (False, True)}
 
     def _trainer(self, sparse: bool) -> Any:
         p, batch = self.problem, self.batches.shape[1]
         config = TopKTrainingSAEConfig(
             d_in=p["d_in"], d_sae=p["d_dict"], k=p["k"], use_sparse_activations=sparse,
+            rescale_acts_by_decoder_norm=not sparse,
         )  # fmt: skip
         settings = SAETrainerConfig(
             n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False,
@@ -44,8 +46,9 @@ class Side:
             train_batch_size_samples=batch, dead_feature_window=10**9,
             feature_sampling_window=10**9, logger=LoggingConfig(log_to_wandb=False),
         )  # fmt: skip
-        torch.manual_seed(0)
-        return SAETrainer(settings, TopKTrainingSAE(config), iter(()))
+        made = TopKTrainingSAE(config)
+        made.load_state_dict(self.weights)
+        return SAETrainer(settings, made, iter(()))
 
     def steps(self, sparse: bool, n: int) -> dict[str, Any]:
         """Seconds a step, and the loss of each."""

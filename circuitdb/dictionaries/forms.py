@@ -103,26 +103,26 @@ class Form:
 
     def _problems(self) -> dict[str, bool]:
         """What may be wrong → whether it is."""
-        topk, steps = self.architecture == "topk", self.architecture == "staircase_topk"
+        topk, staircase = self.architecture == "topk", self.architecture == "staircase_topk"
         widths = [stair.width for stair in self.stairs]
         sized = self.stairs + ((Stair(self.d_dict, self.k or 0),) if topk else ())
         ks = [stair.k for stair in sized]
-        fixed = self.skip or self.transcoder or self.apply_b_dec_to_input
-        plain = not (fixed or self.normalize_activations != "none")
+        flagged = self.transcoder or self.apply_b_dec_to_input
+        plain = not flagged and self.normalize_activations == "none"
         one_width, sizes = self.d_in == self.d_out, [self.d_in, self.d_dict, self.d_out]
         return {
             f"needs widths of 1 or more, not {sizes}": min(sizes) < 1,
             f"needs k from 1 to its width, not {ks}": any(not 1 <= k <= n for n, k in sized),
             "has no k": self.k is not None and not topk,
-            f"needs stairs that rise to d_dict {self.d_dict}, not {widths}": steps
+            f"needs stairs that rise to d_dict {self.d_dict}, not {widths}": staircase
             and (widths != sorted(widths) or widths[-1:] != [self.d_dict]),
-            "has no stairs": bool(self.stairs) and not steps,
+            "has no stairs": bool(self.stairs) and not staircase,
             "writes what it reads: d_out must be d_in": not one_width and not self.transcoder,
             "cannot subtract a transcoder's b_dec from its input": self.transcoder
             and self.apply_b_dec_to_input,
             "has a skip only as a transcoder": self.skip and not self.transcoder,
             "is not rescaled by decoder norms": self.rescale_acts_by_decoder_norm
-            and not (topk or steps),
+            and not (topk or staircase),
             "has d_dict = d_in and no flags": self.architecture == "identity"
             and not (plain and self.d_dict == self.d_in),
         }
@@ -159,7 +159,7 @@ class Dictionary:
     """By sae-lens's names, as :attr:`Form.shapes` says."""
 
     def __post_init__(self) -> None:
-        check(self.form, self.tensors)
+        _check(self.form, self.tensors)
 
     def at(self, site: int) -> Dictionary:
         """The ``topk`` dictionary of one site of a staircase; it shares the memory.
@@ -183,13 +183,8 @@ class Dictionary:
         return Dictionary(form, made)
 
 
-def check(form: Form, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not those of a form.
-
-    Raises:
-        DictionaryError: tensors are missing, or not of the form's shapes.
-        NumericalError: a tensor holds NaN or infinity.
-    """
+def _check(form: Form, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not those of a form."""
     shapes = form.shapes
     if set(tensors) != set(shapes):
         raise DictionaryError(

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor  # noqa: TID253
 
-from circuitdb.dictionaries.forms import ARCHITECTURES, Dictionary, Form, Stair, check
+from circuitdb.dictionaries.forms import ARCHITECTURES, Dictionary, Form, Stair
 from circuitdb.errors import (
     CircuitdbError,
     DictionaryError,
@@ -68,22 +68,18 @@ def read(folder: str | Path) -> Stored:
     """
     folder = Path(folder)
     _refuse_pickles(folder)
-    config = _current(_config(folder / CONFIG), folder)
+    config = _current(_config(folder / CONFIG))
     tensors = _weights(folder / WEIGHTS)
     try:
         form = _form(config)
-        tensors = _renamed(tensors, form)
-        check(form, tensors)
+        made = Dictionary(form, _renamed(tensors, form))
     except NumericalError as error:
         raise NumericalError(f"{folder / WEIGHTS}: {error}") from None
-    except UnknownNameError:
-        raise
     except (DictionaryError, OptionError) as error:
         raise DictionaryError(f"{folder}: {error}") from None
-    metadata = dict(config.get("metadata") or {})
-    if config.get("reshape_activations", "none") != "none":
-        metadata["reshape_activations"] = config["reshape_activations"]
-    return Stored(Dictionary(form, tensors), metadata)
+    metadata = dict(_metadata(config))
+    shape = config.get("reshape_activations") or "none"
+    return Stored(made, metadata | ({"reshape_activations": shape} if shape != "none" else {}))
 
 
 def write(
@@ -99,8 +95,22 @@ def write(
     Raises:
         DictionaryError: the folder cannot be written.
     """
-    folder, form = Path(folder), dictionary.form
-    told = dict(metadata or {})
+    folder = Path(folder)
+    config = _config_of(dictionary.form, dict(metadata or {}))
+    # Copies, because tensors that share memory are refused.
+    packed = {
+        n: t.detach().cpu().float().contiguous().clone() for n, t in dictionary.tensors.items()
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / WEIGHTS).write_bytes(save(packed))
+        (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    except OSError as error:
+        raise DictionaryError(f"cannot write {str(folder)!r}: {unreadable(error)}") from error
+
+
+def _config_of(form: Form, told: dict[str, Any]) -> dict[str, Any]:
+    """The ``cfg.json`` of a form, and what is told of model and hook."""
     config: dict[str, Any] = {
         "architecture": _name(form),
         "d_in": form.d_in,
@@ -120,16 +130,7 @@ def write(
         config["k"] = form.k
     if form.stairs:
         config["stairs"] = [stair._asdict() for stair in form.stairs]
-    # Copies, because tensors that share memory are refused.
-    packed = {
-        n: t.detach().cpu().float().contiguous().clone() for n, t in dictionary.tensors.items()
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / WEIGHTS).write_bytes(save(packed))
-        (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
-    except OSError as error:
-        raise DictionaryError(f"cannot write {str(folder)!r}: {unreadable(error)}") from error
+    return config
 
 
 def _refuse_pickles(folder: Path) -> None:
@@ -183,11 +184,14 @@ def _weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _current(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _metadata(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    told = config.get("metadata")
+    return told if isinstance(told, dict) else {}
+
+
+def _current(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration in the words of sae-lens 6."""
-    metadata = config.get("metadata")
-    told = metadata if isinstance(metadata, dict) else {}
-    version = config.get("sae_lens_version") or told.get("sae_lens_version")
+    version = config.get("sae_lens_version") or _metadata(config).get("sae_lens_version")
     found = re.match(r"\d+", str(version or ""))
     if found and int(found[0]) >= 6:
         return config
@@ -229,7 +233,7 @@ def _form(config: Mapping[str, Any]) -> Form:
                 config.get("apply_b_dec_to_input", not transcoder and stem != "identity")
             ),
             rescale_acts_by_decoder_norm=bool(config.get("rescale_acts_by_decoder_norm", False)),
-            normalize_activations=config.get("normalize_activations", "none"),
+            normalize_activations=str(config.get("normalize_activations") or "none"),
         )
     except KeyError as error:
         raise DictionaryError(f"{CONFIG} does not say {error}") from None

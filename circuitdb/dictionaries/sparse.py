@@ -29,6 +29,8 @@ class Pattern(NamedTuple):
     features: Int[Tensor, "batch k"]
     order: Int[Tensor, " entry"]
     """Entries (row · k + column) sorted by feature."""
+    sorted: Int[Tensor, " entry"]
+    """The feature of each sorted entry."""
     rows: Int[Tensor, " entry"]
     """The row of each sorted entry."""
     starts: Int[Tensor, " d_dict"]
@@ -38,36 +40,41 @@ class Pattern(NamedTuple):
         self, entries: Entries, weights: Float[Tensor, "d_dict width"]
     ) -> Float[Tensor, "batch width"]:
         """For every row Σ over its features of entry · weights[feature]."""
-        return F.embedding_bag(self.features, weights, per_sample_weights=entries, mode="sum")
+        return _bags(self.features, weights, None, entries)
 
     def by_feature(
         self, entries: Entries, x: Float[Tensor, "batch width"]
     ) -> Float[Tensor, "d_dict width"]:
         """For every feature Σ over its rows of entry · x[row]."""
         sorted_entries = entries.flatten()[self.order]
-        return F.embedding_bag(
-            self.rows, x, self.starts, per_sample_weights=sorted_entries, mode="sum"
-        )
+        return _bags(self.rows, x, self.starts, sorted_entries)
 
     def products(
         self, x: Float[Tensor, "batch width"], weights: Float[Tensor, "d_dict width"]
     ) -> Entries:
         """For every entry x[row] · weights[feature]."""
-        batch, k = self.features.shape
-        starts = torch.arange(0, batch * k, k, device=x.device)
-        rows = torch.arange(batch, device=x.device).repeat_interleave(k)
-        # What embedding_bag's own backward calls; a gather and a product take ten times as long.
-        found: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            x, weights, self.features.flatten(), starts, rows, 0
+        # What embedding_bag's own backward calls, entry by entry in order of features: in order of
+        # rows it takes twice as long, a gather and a product ten times.
+        found = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            weights.detach(), x, self.rows, self.starts, self.sorted, 0
         )
-        return found.view(batch, k)
+        return torch.empty_like(found).index_copy_(0, self.order, found).view_as(self.features)
+
+
+def _bags(
+    indices: Tensor, weights: Tensor, starts: Tensor | None, entries: Tensor
+) -> Float[Tensor, "bag width"]:
+    """Weighted sums of rows. Detached, because what gradients would need takes twice as long."""
+    return F.embedding_bag(
+        indices, weights.detach(), starts, per_sample_weights=entries.detach(), mode="sum"
+    )
 
 
 def pattern(features: Int[Tensor, "batch k"], d_dict: int) -> Pattern:
     """The pattern of the features that are active in each row."""
     found, order = features.flatten().sort(stable=True)
     starts = torch.searchsorted(found, torch.arange(d_dict, device=features.device))
-    return Pattern(features, order, order // features.shape[1], starts)
+    return Pattern(features, order, found, order // features.shape[1], starts)
 
 
 class _Chosen(torch.autograd.Function):
