@@ -156,7 +156,11 @@ def space_of(model: LoadedModel, neurons: bool) -> Space:
 def _made(
     plan: Plan, model: LoadedModel, metric: Metric
 ) -> tuple[Plan, Material, tuple[Does, ...], tuple[str, ...]]:
-    """The prompts a task makes, judged: the plan without templates that fail, and what to say."""
+    """The prompts a task makes, judged: the plan without templates that fail, and what to say.
+
+    Every prompt sample is judged by the first one's validation prompts: samples of different templates
+    would be no replicates of each other.
+    """
     task = tasks.get(plan.task)
     prompts = make_prompts(plan, task, model)
     does: tuple[Does, ...] = ()
@@ -168,7 +172,9 @@ def _made(
             "one and incorrect answers",
         )
     elif plan.answers == "task" and not (plan.force and plan.unmeasured):
-        does = does_task(model.forward, prompts.split("validation"), metric)
+        first = plan.model_copy(update={"replicate": 0})
+        judged = prompts if plan.replicate == 0 else make_prompts(first, task, model)
+        does = does_task(model.forward, judged.split("validation"), metric)
         failing = _failing(plan, task.name, model.name, does)
         if failing and not plan.force:
             plan = plan.model_copy(update={"drop_templates": (*plan.drop_templates, *failing)})

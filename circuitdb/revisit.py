@@ -68,13 +68,15 @@ OfTask = Callable[[str], Others]
 def plan_of(circuit: Circuit, **changes: Any) -> Plan:
     """The plan whose run a stored circuit belongs to, with no selection rule, changed as asked."""
     run = circuit.run
-    params = run.task_params
+    # Of our own document read back, what its run said of its prompts holds.
+    written = imported.source(run).get("run") or {}
+    params = {**written.get("task_params", {}), **run.task_params}
     known: dict[str, Any] = {
         "task": params.get("file") or run.task, "model": run.model,
         "checkpoint": run.checkpoint, "seed": run.seed, "engine": run.engine,
         "settings": run.settings, "metric": run.metric, "ablation": run.ablation,
         "corruption": params.get("corruption"), "examples": params.get("sizes", {}).get("train", Plan.model_fields["examples"].default),
-        "data_seed": run.data_seed, "answers": params.get("answers", "task"),
+        "data_seed": written.get("data_seed", run.data_seed), "answers": params.get("answers", "task"),
         "replicate": params.get("replicate", 0), "keep_input": params.get("keep_input", False),
         "filter": params.get("filter", False),
         "drop_templates": tuple(params.get("drop_templates", ())),

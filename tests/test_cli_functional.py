@@ -179,9 +179,24 @@ def test_nodes_of_edge_circuits_and_of_node_circuits_are_parts_too(ask: Asked) -
     assert all(" 0 " in r and "–" in r for r in rests)
 
 
+def test_what_is_shared_is_the_same_in_whatever_order_it_is_asked(database: Path) -> None:
+    db = circuitdb.open(database)
+    one, other = db.functional(*PAIR, draws=4), db.functional(*reversed(PAIR), draws=4)
+    assert other.n_stored_before == len(other.cells) == len(one.cells)
+    assert {c.cell_id for c in one.cells} == {c.cell_id for c in other.cells}
+    names = [{m.name(c) for c in m.shared} for m in (one, other)]
+    assert names == [{"months ∩ numerals"}, {"numerals ∩ months"}]
+    for found in (one, other):
+        (said,) = found.sentences()
+        assert "What of these their random-answer controls do not share" in said
+        assert "What only months has" in said
+
+
 def test_the_first_prompts_of_a_split_are_asked_apart(database: Path) -> None:
     db = circuitdb.open(database)
     found = db.functional(*PAIR, draws=2, prompts=3)
+    assert found.to_json()["prompts"] == 3
+    assert found.measured_on == "test split, its first 3 prompts"
     assert {c.n_prompts for c in found.cells} == {3}
     on_months = next(c for c in found.cells if c.run_id == found.circuits[0].run_id)
     whole = revisit.measurable(db.get(found.circuits[0].circuit_id), db._access.prompt_set)

@@ -298,6 +298,7 @@ def matrix(n_shared: int = 2) -> FunctionalMatrix:
         circuits=tuple(Crossed.of(side(name, A)) for name in pair),
         level="edges",
         split="test",
+        prompts=None,
         draws=9,
         cells=(
             *(cell("circuit", "alone", (s,), on, value=v) for (s, on), v in square.items()),

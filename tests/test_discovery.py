@@ -13,6 +13,7 @@ import pytest
 from circuitdb import api, discovery, revisit, tasks
 from circuitdb.circuit import Discovery
 from circuitdb.errors import OptionError, TaskNotDoneError, UnknownNameError
+from circuitdb.evaluate import Does
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
 from circuitdb.plan import Plan, check
@@ -272,3 +273,25 @@ def test_only_another_task_or_corruption_has_prompts_made_anew(
     assert other.m_full == found.figures.m_full, "the clean prompts are the same"
     assert db.evaluate("months", task="numerals", band=0).task == "numerals"
     assert made[1:] == [("numerals", None)]
+
+
+def test_every_sample_of_a_task_has_the_templates_the_first_is_judged_by(
+    toy: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(task="months", examples=8)
+    first = discovery.make_prompts(plan, tasks.get("months"), toy).split("validation")
+    judged = []
+
+    def failing(forward: Any, prompts: Any, metric: Any) -> tuple[Does, ...]:
+        judged.append([row.clean_ids for row in prompts.rows])
+        # Another template would fail in every sample judged by its own prompts.
+        return tuple(
+            Does(t, 9, float(t != "born"), float(t != "born"), 1.0, 1.0) for t in prompts.templates
+        )
+
+    monkeypatch.setattr(discovery, "does_task", failing)
+    for replicate in (0, 3):
+        made = discovery.prepare(plan.model_copy(update={"replicate": replicate}), toy)
+        assert made.run.task_params["drop_templates"] == ["born"]
+        assert made.run.task_params["replicate"] == replicate
+    assert judged == [[row.clean_ids for row in first.rows]] * 2

@@ -334,3 +334,15 @@ def test_export_from_the_command_line(own, tmp_path, capsys):
     assert "exists already" in err
     code, out, _ = ask("export", "months", "-o", str(tmp_path / "m.csv"))
     assert (code, out) == (0, f"{tmp_path / 'm.csv'}\n")
+
+
+def test_our_own_circuit_read_back_is_measured_on_the_prompts_it_was_found_on(tmp_path):
+    there, here = (circuitdb.Database(tmp_path / f"{name}.duckdb") for name in ("there", "here"))
+    found = there.discover(
+        "months", model="toy-2l", engine="eap", edges=20, examples=8, data_seed=3,
+        drop_templates=("born",), band=0,
+    )  # fmt: skip
+    (back,) = here.import_circuits(there.export(found.circuit_id, tmp_path / "months.json"))
+    measured = here.evaluate(back.circuit_id, band=0)
+    assert found.figures is not None
+    assert (measured.m_full, measured.m_circuit) == (found.figures.m_full, found.figures.m_circuit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -465,3 +466,17 @@ def test_variance_is_shown_and_drawn(ask: Any, tmp_path: Path) -> None:
 def test_variance_of_nothing_is_refused(made: Path, capsys: Any) -> None:
     assert run(["variance", "--db", str(made)]) == 2
     assert "as in --factors task,engine" in capsys.readouterr().err
+
+
+def test_groups_that_mix_states_of_a_model_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "steps.duckdb"
+    with Store.open(path, create=True) as store:
+        for task, step in itertools.product(TASKS, (100, 200)):
+            whole = found_by(task, "eap", 0)
+            run = whole.run.model_copy(update={"checkpoint": step, "weights": f"at {step}"})
+            store.add(replace(whole, run=run))
+    db = api.Database(path)
+    mixed = db.group_matrix("step=*", by=["task"], chance=False)
+    assert [n for n in mixed.notes if "circuits of 2 steps" in n and "--by …,step" in n]
+    apart = db.group_matrix("step=*", by=["task", "step"], chance=False)
+    assert not [n for n in apart.notes if "steps" in n]

@@ -66,11 +66,17 @@ def functional_of(
         circuits=tuple(map(Crossed.of, plan.sides)),
         level=plan.level,
         split=split,
+        prompts=prompts,
         draws=draws,
         cells=tuple(known[p.question.cell_id] for p in planned),
         notes=(*notes, *_notes(planned, plan)),
         n_stored_before=n_known,
     )
+
+
+def _told(part: Part, circuits: Sequence[str]) -> tuple[str, ...]:
+    """The circuits a part is made of: what several share is the same in whatever order they are named."""
+    return tuple(circuits if part.kind == "rest" else sorted(circuits))
 
 
 def _check(circuits: Sequence[Compared], level: str, force: bool) -> tuple[str, ...]:
@@ -159,7 +165,7 @@ class _Plan:
             run_id=side.run_id,
             split=self.split,
             part=part.kind,
-            circuits=tuple(self.sides[i].circuit_id for i in part.circuits),
+            circuits=_told(part, [self.sides[i].circuit_id for i in part.circuits]),
             how=how,
             level=self.level,
             members=digest(part.ids.tolist()),

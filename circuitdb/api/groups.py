@@ -48,7 +48,27 @@ def group_matrix_of(
         report=report,
     )  # fmt: skip
     keep(access, fits)
-    return StoredGroupMatrix.of(grouped(made, labels, by, notes=_dependence(crowd), report=report))
+    notes = [*_mixed(crowd.found, labels), *_dependence(crowd)]
+    return StoredGroupMatrix.of(grouped(made, labels, by, notes=notes, report=report))
+
+
+_APART: Final = {"model": "model", "step": "checkpoint", "seed": "seed"}
+"""Keys of a model's weights, by the field that has them."""
+
+
+def _mixed(found: Sequence[Outline], labels: Sequence[str]) -> list[str]:
+    """What must be said of groups whose circuits are of several states of a model."""
+    told = []
+    for key, field in _APART.items():
+        for label in dict.fromkeys(labels):
+            here = {getattr(o, field) for o, own in zip(found, labels, strict=True) if own == label}
+            if len(here) > 1:
+                told.append(
+                    f"{label} holds circuits of {len(here)} {key}s: what lies between them counts as "
+                    f"its own variation; tell them apart (--by …,{key}) or select one ({key}=…)"
+                )
+                break
+    return told
 
 
 def _groups(

@@ -170,7 +170,7 @@ def _show_pairs(found: Matrix, top: int) -> None:
     if found.chance is not None:
         heads += [Column(name, right=True) for name in ("chance", "z", "p", "q")]
     if found.placed is not None:
-        heads += [Column(name, right=True) for name in found.placed._fields]
+        heads += [Column(name, right=True) for name in _PLACED]
     if len(rows) < n * (n - 1) // 2:
         line(f"The {plural(len(rows), 'pair')} that share most:")
     table(("pair", *heads), rows)
@@ -182,8 +182,15 @@ def _pair_row(found: Matrix, i: int, j: int) -> list[Cell]:
         expected, z, p, q = (known(square[i, j]) for square in found.chance)
         row += [share(expected), number(z), number(p, 2), number(q, 2)]
     if found.placed is not None:
-        row += [share(known(square[i, j])) for square in found.placed]
+        row += [share(known(getattr(found.placed, name)[i, j])) for name in _PLACED.values()]
     return row
+
+
+_PLACED: Final = {
+    "floor": "floor", "ceiling": "ceiling", "replicates": "jaccard_of_replicates",
+    "corrected": "corrected", "untrained": "untrained",
+}  # fmt: skip
+"""The columns of a pair on its scale, by the figure each shows."""
 
 
 def similar(

@@ -90,8 +90,8 @@ def _show(found: FunctionalMatrix) -> None:
     kinds = {(c.metric, c.ablation) for c in found.circuits}
     measured = "; ".join(f"{metric}, {ablation} ablation" for metric, ablation in sorted(kinds))
     line(
-        f"{plural(len(found.circuits), 'circuit')} on each other's tasks: {measured}; {found.split} "
-        f"split, {found.draws} random sets"
+        f"{plural(len(found.circuits), 'circuit')} on each other's tasks: {measured}; "
+        f"{found.measured_on}; {found.draws} random sets"
     )
     line()
     line("Faithfulness of each circuit (row) on each task (column)")

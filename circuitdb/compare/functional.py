@@ -56,12 +56,20 @@ class FunctionalMatrix:
     circuits: tuple[Crossed, ...]
     level: Level
     split: str
+    prompts: int | None
+    """Of the split only the first so many; None is all."""
     draws: int
     cells: tuple[Cell, ...]
     """All that was measured: the square row by row, then the parts of each pair and of all."""
     notes: tuple[str, ...] = ()
     n_stored_before: int = 0
     """How many of the cells were stored already."""
+
+    @property
+    def measured_on(self) -> str:
+        """The prompts, in words."""
+        some = "" if self.prompts is None else f", its first {self.prompts} prompts"
+        return f"{self.split} split{some}"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -103,11 +111,17 @@ class FunctionalMatrix:
         """What its part is called, such as ``ioi ∩ months`` or ``ioi ∖ months``."""
         of = {c.circuit_id: c.label for c in self.circuits}
         sign = " ∖ " if cell.part == "rest" else " ∩ "
-        return sign.join(of[i] for i in cell.circuits) + _PART.get(cell.part, "")
+        return sign.join(of[i] for i in self._in_order(cell)) + _PART.get(cell.part, "")
+
+    def _in_order(self, cell: Cell) -> tuple[str, ...]:
+        """The circuits of its part as they were named."""
+        if cell.part == "rest":
+            return cell.circuits
+        return tuple(c.circuit_id for c in self.circuits if c.circuit_id in cell.circuits)
 
     def sentences(self) -> tuple[str, ...]:
         """What breaking the shared part of each pair (and of all) costs, in words, beside its controls."""
-        groups = dict.fromkeys(c.circuits for c in self.knockouts if c.part == "shared")
+        groups = dict.fromkeys(self._in_order(c) for c in self.knockouts if c.part == "shared")
         return tuple(" ".join(self._sentences(group)) for group in groups)
 
     def _sentences(self, group: tuple[str, ...]) -> Iterator[str]:
@@ -138,7 +152,7 @@ class FunctionalMatrix:
                 )
 
     def _removed(self, part: str, circuits: tuple[str, ...]) -> list[Cell]:
-        return [c for c in self.knockouts if c.part == part and c.circuits == circuits]
+        return [c for c in self.knockouts if c.part == part and self._in_order(c) == circuits]
 
     def _costs(self, cells: Sequence[Cell]) -> str:
         return _listed([f"{self.on(c)} {_figure(c.value)}" for c in cells])
@@ -164,6 +178,7 @@ class FunctionalMatrix:
         return {
             "level": self.level,
             "split": self.split,
+            "prompts": self.prompts,
             "draws": self.draws,
             "circuits": [_json(c) for c in self.circuits],
             "faithfulness": [[c.value for c in row] for row in self.square],

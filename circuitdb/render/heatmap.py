@@ -478,16 +478,23 @@ def of_functional(found: FunctionalMatrix) -> Figure:
         _Square(
             values, found.labels, found.p_values <= SIGNIFICANT,
             np.zeros(values.shape, dtype=np.bool_),
-            f"Faithfulness of each circuit on each task: {found.level}, {found.split} split",
+            f"Faithfulness of each circuit on each task: {found.level}, {found.measured_on}",
             "faithfulness", _scaled(values, diverging=True, bounded=True),
             [
                 "Row: the circuit. Column: the task of the circuit of that number.",
                 f"•: more than matched random sets reach, p ≤ {SIGNIFICANT:g} of {found.draws} each, "
                 "not corrected for the number of cells.",
-                *found.notes,
+                *_sizes_told(found),
             ],
         )
     )  # fmt: skip
+
+
+def _sizes_told(found: FunctionalMatrix) -> list[str]:
+    """The sizes, where they are not one: the other notes are of what is shared, which is not drawn."""
+    if len({c.n for c in found.circuits}) == 1:
+        return []
+    return [f"{found.level}: {', '.join(f'{c.label} {c.n}' for c in found.circuits)}."]
 
 
 def _draw_square(square: _Square) -> Figure:
