@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,15 +151,15 @@ def by_threshold(ladder: Ladder, threshold: float) -> Chosen:
     return ladder.chosen(int((ladder.ranks >= threshold).sum()))
 
 
-def by_number(ladder: Ladder, n: int, option: str | None = None) -> Chosen:
+def by_number(ladder: Ladder, n: int, option: str | None = None, least: int = 0) -> Chosen:
     """The most important items, as many as leave at most `n` once dead ends are gone.
 
     A run that measured fewer gives all it measured. `option` is what errors call the number.
 
     Raises:
-        OptionError: the number is below 0, or above what the model has.
+        OptionError: the number is below `least`, or above what the model has.
     """
-    check_number(ladder.space, ladder.granularity, n, option)
+    check_number(ladder.space, ladder.granularity, n, option, least)
     return ladder.chosen(largest(ladder, lambda count: ladder.size(count) <= n))
 
 
@@ -175,11 +175,13 @@ def largest(ladder: Ladder, fits: Callable[[int], bool]) -> int:
     return low
 
 
-def check_number(space: Space, granularity: Granularity, n: int, option: str | None = None) -> None:
+def check_number(
+    space: Space, granularity: Granularity, n: int, option: str | None = None, least: int = 0
+) -> None:
     """Refuse a number of edges or nodes that a model does not have; known before any search.
 
     Raises:
-        OptionError: the number is below 0, or above what the model has; it is called `option`, by
+        OptionError: the number is below `least`, or above what the model has; it is called `option`, by
             default as when one discovers.
     """
     own, most, has = "--edges", space.n_edges, "what the model has"
@@ -191,8 +193,23 @@ def check_number(space: Space, granularity: Granularity, n: int, option: str | N
             space.n_nodes - 2 - replaced,
             f"{has} beside input and logits",
         )
-    if not 0 <= n <= most:
-        raise OptionError(f"{option or own} is {n}; give a number from 0 to {most}, {has}")
+    if not least <= n <= most:
+        raise OptionError(f"{option or own} is {n}; give a number from {least} to {most}, {has}")
+
+
+EMPTY: Final = (
+    "no edge chosen lies on a path from input to logits: the circuit is empty; choose more"
+)
+"""What to say where dead ends are all that was chosen."""
+
+
+def shortfall(n: int, asked: int) -> str | None:
+    """What to say of a circuit of n edges where so many were asked for."""
+    if n == asked:
+        return None
+    if n == 0:
+        return EMPTY
+    return f"{n} of {asked} edges: the next ones make a path only together, and would exceed the number"
 
 
 def by_faithfulness(

@@ -53,6 +53,14 @@ def test_a_circuit_that_no_scores_selected_has_one_size():
         grid(*two("none"), "edges", (5,))
 
 
+def test_a_size_that_the_model_has_not_is_refused_with_those_it_has():
+    most = SMALL.n_edges
+    with pytest.raises(
+        OptionError, match=f"--sizes is {most + 1}; give a number from 1 to {most}, "
+    ):
+        grid(*two(), "edges", (most + 1,))
+
+
 @pytest.mark.parametrize("sizes", [(0,), (-3, 5), (5, 5)])
 def test_sizes_that_make_no_grid_are_refused(sizes):
     with pytest.raises(OptionError, match="give different numbers from 1"):

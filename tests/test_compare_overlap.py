@@ -17,7 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitdb.circuit import Run, Scores
-from circuitdb.compare.comparable import Compared, aspects, check, component_mask, differences
+from circuitdb.compare.comparable import (
+    Compared,
+    Trained,
+    aspects,
+    check,
+    component_mask,
+    differences,
+    names_caveat,
+)
 from circuitdb.compare.null import HYPERGEOMETRIC_WARNING
 from circuitdb.compare.overlap import overlap
 from circuitdb.compare.scale import Controls, controls
@@ -280,6 +288,27 @@ def test_every_difference_is_listed_at_once() -> None:
     other = circuit(MONTHS, engine="acdc", metric="kl", engine_version=3)
     found = differences([aspects(circuit(IOI)), aspects(other)])
     assert [d.what for d in found] == ["engine", "metric"]
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ([("toy", 0, True), ("toy", 0, True)], None),
+        ([("toy", 0, True), ("toy", 1, True)], "the models were trained apart: "),
+        ([("toy", 0, True), ("toy", 1, True), ("unknown", None, False)], "the models were trained apart: "),
+        ([("gpt2", None, False), ("gpt2", None, False)], None),
+        ([("gpt2", None, False), ("gpt2", None, True)], None),
+        ([("gpt2", None, False), ("unknown", None, False)], "weights unknown (imports; models: gpt2, unknown)"),
+        ([("unknown", None, False), ("unknown", None, False)], "weights unknown (imports; models: unknown)"),
+        ([("toy", None, False), ("toy", 0, True)], "weights unknown (imports; models: toy)"),
+        ([("unknown", None, False)], None),
+    ],
+)  # fmt: skip
+def test_trainings_are_told_apart_only_where_they_are_known(
+    models: list[tuple[str, int | None, bool]], said: str | None
+) -> None:
+    told = names_caveat([Trained(*m) for m in models])
+    assert [t.startswith(said or "") for t in told] == ([] if said is None else [True])
 
 
 def test_notes_say_what_a_reader_must_know() -> None:

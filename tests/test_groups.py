@@ -292,10 +292,26 @@ def test_sizes_are_no_factor_where_all_are_selected_anew(made: Path, tmp_path: P
         permutations=9,
     )
     assert found.fit.terms[0].r2 == pytest.approx(by_task.terms[0].r2)
-    with pytest.raises(OptionError, match=r"^--size is 0; give 1 or more"):
+    with pytest.raises(
+        OptionError, match=r"^--size is 0; give a number from 1 to \d+, what the model"
+    ):
         db.variance("engine=eap", factors=terms, size=0)
-    with pytest.raises(OptionError, match=r"^--size is 99; .* what the model has"):
+    with pytest.raises(OptionError, match=r"^--size is 99; .* from 1 to \d+, what the model has"):
         db.variance("engine=eap", factors=terms, size=99)
+
+
+def test_circuits_that_no_scores_selected_have_one_size(tmp_path: Path) -> None:
+    db = api.Database(tmp_path / "published.duckdb")
+    db.import_circuits("ioi-wang2022", "months-lan2024", "numerals-lan2024")
+    with pytest.raises(
+        OptionError, match=r"none of these 3 circuits was selected by scores.* leave --size"
+    ):
+        db.variance("engine=import", factors=["task"], size=5)
+
+
+def test_a_seed_below_zero_is_refused(db: api.Database) -> None:
+    with pytest.raises(OptionError, match=r"^seed is -1; give 0 or more$"):
+        db.variance("engine=eap,replicate=*", factors=["task"], seed=-1)
 
 
 def test_variance_draws_itself(db: api.Database, tmp_path: Path) -> None:

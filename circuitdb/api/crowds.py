@@ -17,6 +17,7 @@ from circuitdb.compare.comparable import (
     Aspects,
     Compared,
     Level,
+    Trained,
     component_mask,
     countable,
     like_for_like,
@@ -95,7 +96,7 @@ def crowd_of(
         *told,
         *like_for_like(aspects, force, apart),
         *_looked_for(store, aspects, found, level, force),
-        *names_caveat([(o.model, o.seed) for o in found]),
+        *names_caveat(trainings(found)),
         *null_caveats([o.granularity for o in found], level),
     ]
     return Crowd(
@@ -110,6 +111,11 @@ def _looked_for(
     taken = {o.run_id: a for o, a in zip(found, aspects, strict=True) if o.engine == IMPORT}
     runs = store.runs(list(taken)) if taken else {}
     return looked_for([(named(a), runs[i]) for i, a in taken.items()], level, force)
+
+
+def trainings(found: Sequence[Outline]) -> list[Trained]:
+    """What is known of the training of each circuit's model."""
+    return [Trained(o.model, o.seed, o.engine != IMPORT) for o in found]
 
 
 def with_scores(

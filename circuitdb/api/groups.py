@@ -7,7 +7,7 @@ from typing import Final
 
 from circuitdb.api.access import Access, Report
 from circuitdb.api.compared import fits_of, keep
-from circuitdb.api.crowds import Crowd, crowd_of, selected, with_scores
+from circuitdb.api.crowds import Crowd, crowd_of, selected, trainings, with_scores
 from circuitdb.compare.allpairs import Membership, jaccards
 from circuitdb.compare.clusters import Clusters, clusters
 from circuitdb.compare.comparable import Compared, names_caveat
@@ -188,7 +188,7 @@ def variance_of(
             crowd, sides, left_out = _at_size(store, crowd, size)
         given = {name: values(crowd.found, name) for name in names}
     measured, apart = distances(kind, crowd.members, sides, crowd.level)
-    trained = names_caveat([(o.model, o.seed) for o in crowd.found])
+    trained = names_caveat(trainings(crowd.found))
     notes = [
         *left_out,
         *crowd.told,
@@ -210,12 +210,15 @@ def _at_size(store: Store, crowd: Crowd, size: int) -> tuple[Crowd, list[Compare
     Of several circuits of one run that are the same at this size, the first is taken.
 
     Raises:
-        OptionError: the size is below 1, or above what the model has.
+        OptionError: the size is below 1, or above what the model has, or no scores selected any.
     """
-    if size < 1:
-        raise OptionError(f"--size is {size}; give 1 or more edges (of node circuits: nodes)")
     sides, _ = with_scores(store, crowd, chance=True, ranked=True)
     able = [i for i, side in enumerate(sides) if resizable(side)]
+    if not able:
+        raise OptionError(
+            f"none of these {len(sides)} circuits was selected by scores, so that each has one size; leave "
+            "--size out, or select circuits of an engine that scores"
+        )
     first: dict[tuple[int, str, str], int] = {}
     for i in able:
         first.setdefault((crowd.found[i].run_key, sides[i].granularity, sides[i].ranking), i)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from circuitdb.circuit import Granularity, Json, Run, Scores
 from circuitdb.errors import ComparisonError, UnknownNameError
 from circuitdb.imported import ENGINE as IMPORT
-from circuitdb.imported import is_import, searched, source
+from circuitdb.imported import UNKNOWN, is_import, searched, source
 from circuitdb.space import EdgeIds, Space
 
 Level = Literal["edges", "nodes", "heads", "mlps"]
@@ -376,7 +376,7 @@ def caveats(circuits: Sequence[Compared], level: Level, aligned: bool = False) -
             "and the p-value of that says nothing"
         )
     if not aligned:
-        notes += names_caveat([(c.run.model, c.run.seed) for c in circuits])
+        notes += names_caveat([Trained.of(c.run) for c in circuits])
     corruptions = [repr(c.run.task_params.get("corruption")) for c in circuits]
     if imports:
         notes += _methods(circuits)
@@ -408,11 +408,32 @@ def null_caveats(granularities: Collection[str], level: Level) -> list[str]:
     return notes
 
 
-def names_caveat(models: Collection[tuple[str, int | None]]) -> list[str]:
-    """What to say of circuits of several models, each with its seed, whose components go by name."""
-    if len(set(models)) < 2:
+class Trained(NamedTuple):
+    """One training of a model, as far as it is known."""
+
+    model: str
+    seed: int | None
+    weights_known: bool
+    """Not those of imports, whose sources have no hash of them."""
+
+    @classmethod
+    def of(cls, run: Run) -> Trained:
+        """That of a run."""
+        return cls(run.model, run.seed, not is_import(run))
+
+
+def names_caveat(models: Collection[Trained]) -> list[str]:
+    """What to say of circuits of several models, or of unknown ones, whose components go by name."""
+    if len({(m.model, m.seed) for m in models if m.weights_known}) > 1:
+        return [
+            "the models were trained apart: components are matched by name, though heads of "
+            "two trainings have no common order (--align matches them by what they do)"
+        ]
+    names = list(dict.fromkeys(m.model for m in models))
+    alike = len({(m.model, m.seed) for m in models}) < 2
+    if len(models) < 2 or (alike and UNKNOWN not in names):
         return []
     return [
-        "the models were trained apart: components are matched by name, though heads of "
-        "two trainings have no common order (--align matches them by what they do)"
+        f"weights unknown (imports; models: {', '.join(names)}): components are matched by name, which "
+        "says something only of one training"
     ]

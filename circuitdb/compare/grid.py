@@ -51,7 +51,7 @@ def grid(a: Compared, b: Compared, level: Level, sizes: Sequence[int]) -> tuple[
     """The overlap at each size.
 
     Raises:
-        OptionError: a circuit comes from no scores, or a size is above what the model has.
+        OptionError: a circuit comes from no scores, or a size is not from 1 to what the model has.
     """
     if not sizes:
         return ()
@@ -82,7 +82,7 @@ def resized(circuit: Compared, size: int, option: str) -> Compared:
     """A circuit selected anew from its run's scores, to so many edges, of a node circuit nodes.
 
     Raises:
-        OptionError: it comes from no scores, or the model has not so many; `option` is what errors
+        OptionError: it comes from no scores, the size is below 1, or the model has not so many; `option` is what errors
             call the size.
     """
     return _at(circuit, _ladder(circuit, option), size, option)
@@ -105,7 +105,7 @@ def _ladder(circuit: Compared, option: str = "--sizes") -> Ladder:
 
 
 def _at(circuit: Compared, ladder: Ladder, size: int, option: str = "--sizes") -> Compared:
-    chosen = by_number(ladder, size, option)
+    chosen = by_number(ladder, size, option, least=1)
     nodes = np.asarray(chosen.nodes, dtype=np.int32)
     name = f"{circuit.circuit_id} at {size}"
     return dataclasses.replace(circuit, circuit_id=name, edges=chosen.edges, nodes=nodes)

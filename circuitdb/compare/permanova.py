@@ -128,10 +128,13 @@ def fit(
         report: progress.
 
     Raises:
-        OptionError: a term names no factor, or fewer than one permutation is asked for.
+        OptionError: a term names no factor, fewer than one permutation is asked for, or the seed is
+            negative.
     """
     if permutations < 1:
         raise OptionError(f"permutations is {permutations}; a p-value needs at least 1")
+    if seed < 0:
+        raise OptionError(f"seed is {seed}; give 0 or more")
     parts, left_out = _parts(factors, terms)
     g = gower(distances)
     total = float(np.trace(g))
