@@ -477,15 +477,8 @@ def _shortfall(selection: Selection, members: Members) -> str | None:
     if members.granularity == "node" or n == selection.value or selection.rule == "engine":
         return None
     if n == 0 and selection.value:
-        return (
-            "no edge chosen lies on a path from input to logits: the circuit is empty; choose more"
-        )
-    if selection.rule == "edges":
-        return (
-            f"{n} of {int(selection.value or 0)} edges: the next ones make a path only together, "
-            "and would exceed the number"
-        )
-    return None
+        return select.EMPTY
+    return select.shortfall(n, int(selection.value or 0)) if selection.rule == "edges" else None
 
 
 def _select(

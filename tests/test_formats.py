@@ -124,6 +124,11 @@ def test_the_largest_scores_are_taken_where_no_edge_is_in_the_graph(graph, writt
     scores = {n: abs(e["score"]) for n, e in graph["edges"].items()}
     assert len(found.members) <= 20
     assert min(scores[n] for n in names(found)) >= sorted(scores.values())[-60]
+    told = f"{len(found.members)} of 20 edges: the next ones make a path only together"
+    assert any(n.startswith(told) for n in found.notices) == (len(found.members) < 20)
+    most = len(scores)
+    assert len(read(path, edges=most).members) == most
+    assert not any(f"of {most} edges" in n for n in read(path, edges=most).notices)
     assert names(found) <= in_graph
     assert found.selection is not None
     assert (found.selection.rule, found.selection.value) == ("edges", 20)
@@ -177,6 +182,13 @@ def test_both_embeddings_of_acdc_are_the_input(tmp_path):
     assert names(found) == {"input->a0.h1<v>", "a0.h1->m1"}
     assert found.edge_scores is not None
     assert found.edge_scores.mean[found.space.edge_ids(["input->a0.h1<v>"])[0]] == 1.0
+
+
+def test_the_last_layer_of_an_acdc_file_is_the_one_behind_which_logits_are_read():
+    for path in (EDGES, SUBGRAPH):
+        assert of_acdc(path, layers=None, heads=12).space.spec.n_layers == 4
+        with pytest.raises(OptionError, match="is of a model of 4 layers, and --layers is 5"):
+            of_acdc(path, layers=5)
 
 
 def test_auto_circuit_keeps_what_no_threshold_removed():
@@ -301,11 +313,24 @@ def test_a_file_that_was_cut_is_told(path, tmp_path):
         of_acdc(cut)
 
 
-def test_what_a_file_does_not_say_is_asked_for():
+def test_formats_that_are_only_written_are_told(stored_path, tmp_path):
+    database = circuitdb.Database(stored_path)
+    for name, format_ in (("e.csv", None), ("g.graphml", None), ("n.json", "node-link")):
+        path = database.export("ioi,engine=eap", tmp_path / name, format=format_)
+        told = (
+            f"is {format_ or path.suffix[1:]}, and csv, graphml, node-link are written and not read"
+        )
+        with pytest.raises(OptionError, match=told):
+            formats.read(path, Given())
+
+
+def test_what_a_file_does_not_say_is_asked_for(written):
     with pytest.raises(OptionError, match="give --layers and --heads"):
         read(EDGES)
     with pytest.raises(OptionError, match="give --task"):
         formats.read(GRAPH, Given())
+    with pytest.raises(OptionError, match="is of no format known here"):
+        formats.read(written([1, 2]), Given())
     with pytest.raises(OptionError, match="is of a model of 4 layers, and --layers is 12"):
         read(GRAPH, layers=12)
     with pytest.raises(OptionError, match="cannot be read: No such file"):

@@ -225,6 +225,26 @@ def test_an_auto_circuit_file_gives_back_members_and_scores(there_and_back, tmp_
     assert by_name == means(was)
 
 
+def test_members_without_thresholds_are_told_of_none(own, tmp_path):
+    path = own.export("ioi,engine=eap", tmp_path / "prune.pkl")
+    (found,) = formats.read(path, Given(task="t", key="ioi/ACDC: members"))
+    assert found.notices == ()
+
+
+def test_a_subgraph_of_every_edge_shows_how_large_the_model_is(own, tmp_path):
+    with pytest.warns(UserWarning, match="scores of ioi .* are left out"):
+        path = own.export("ioi,engine=eap", tmp_path / "subgraph.pth", format="acdc")
+    spec = TINY.spec
+    (found,) = formats.read(path, Given(task="t"))
+    assert found.space.spec == spec
+    for more in ({"layers": spec.n_layers + 1}, {"heads": spec.n_heads + 1}):
+        ((name, given),) = more.items()
+        with pytest.raises(
+            OptionError, match=f"is of a model of {given - 1} {name}, and --{name} is"
+        ):
+            formats.read(path, Given(task="t", **more))
+
+
 def test_scores_of_some_edges_are_left_out_of_an_auto_circuit_file(own, tmp_path):
     with pytest.warns(UserWarning, match="the scores of months .* are left out"):
         path = own.export("months", tmp_path / "prune.pkl")

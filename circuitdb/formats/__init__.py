@@ -106,13 +106,15 @@ def read(path: Path, given: Given) -> list[Imported]:
         raise OptionError(f"{path}: cannot be read: {unreadable(error)}") from error
     sha256 = hashlib.sha256(raw).hexdigest()
     try:
-        document = loaded(path, raw)
+        document = _document(path, raw)
         if interchange.recognised(document):
             _says_itself(given)
             return interchange.imported(document, given.model, sha256)
+        format_ = _recognised(document)
         if given.task is None:
             raise OptionError("a file does not say of which task it is; give --task")
-        return [_content(document, given).imported(given, sha256)]
+        found: Content = format_.content(document, given)
+        return [found.imported(given, sha256)]
     except InputError as error:
         raise OptionError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
@@ -130,11 +132,33 @@ def _says_itself(given: Given) -> None:
             )
 
 
-def _content(document: Any, given: Given) -> Content:
+def _document(path: Path, raw: bytes) -> Any:
+    try:
+        return loaded(path, raw)
+    except OptionError:
+        name = path.suffix.lower().removeprefix(".")
+        if name in _ONLY_WRITTEN:
+            raise _only_written(name) from None
+        raise
+
+
+_ONLY_WRITTEN: Final = ("csv", "graphml", "node-link")
+"""The formats that are not read back."""
+
+
+def _only_written(name: str) -> OptionError:
+    return OptionError(
+        f"is {name}, and {', '.join(_ONLY_WRITTEN)} are written and not read; "
+        "circuitdb export REF -o FILE.json makes a file that is"
+    )
+
+
+def _recognised(document: Any) -> ModuleType:
     for format_ in FORMATS:
         if isinstance(document, (Mapping, list)) and format_.recognised(document):
-            found: Content = format_.content(document, given)
-            return found
+            return format_
+    if network.recognised(document):
+        raise _only_written("node-link")
     raise OptionError(
         "is of no format known here: circuitdb's own circuits (JSON), EAP-IG graphs (JSON, pt), seqcont "
         "circuits (JSON), ACDC edges (pkl, pth), auto-circuit prune scores (pkl)"

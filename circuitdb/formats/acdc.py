@@ -41,6 +41,10 @@ _READERS: Final = (
 )
 
 
+_OUTPUT: Final = re.compile(r"blocks\.(\d+)\.hook_resid_post")
+_QUERY: Final = re.compile(r"blocks\.(\d+)\.hook_q_input")
+
+
 def recognised(document: Any) -> bool:
     """Whether a document lists edges so."""
     keys = (
@@ -52,8 +56,13 @@ def recognised(document: Any) -> bool:
 
 
 def content(document: Any, given: Given) -> Content:
-    """The circuit; the graph is that of ``--layers`` and ``--heads``."""
-    space = given.space()
+    """The circuit; the graph is that of ``--layers`` and ``--heads``, and of the file as far as it shows it.
+
+    Raises:
+        OptionError: the graph is not known, the options say another one than the file, or an edge is
+            none of it.
+    """
+    space = given.space(*_size(document))
     written = list(_edges(document))
     names = [name for name, _ in written]
     ids = space.edge_ids(names)
@@ -67,6 +76,25 @@ def content(document: Any, given: Given) -> Content:
         gathered(ids, [effect for _, effect in written], space.n_edges) if with_effects else None,
         score_context="sequential", notices=told,
     )  # fmt: skip
+
+
+def _size(document: Any) -> tuple[int | None, int | None]:
+    """Layers and heads of the model, each as far as the file shows it.
+
+    The logits are read behind the last layer. How many heads there are is shown where every edge of
+    so many is listed, in or not.
+    """
+    keys = [pair[0] for pair in document] if isinstance(document, list) else list(document)
+    read = [(_OUTPUT.fullmatch(str(key[0])), key) for key in keys]
+    n_layers = max((int(found[1]) + 1 for found, _ in read if found), default=None)
+    heads = [_head(str(k[0]), k[1]) for k in keys if _QUERY.fullmatch(str(k[0]))]
+    known = [head for head in heads if head is not None]
+    if n_layers is None or not known:
+        return n_layers, None
+    n_heads = max(known) + 1
+    listed = {name for name, _ in _edges(dict.fromkeys(keys, True))}
+    whole = len(listed) == Given(layers=n_layers, heads=n_heads).space().n_edges
+    return n_layers, n_heads if whole else None
 
 
 def _edges(document: Any) -> Iterator[tuple[str, float]]:

@@ -60,9 +60,10 @@ def content(document: Mapping[str, Any], given: Given) -> Content:
     ids, values = _flat(space, arrays)
     name = f"auto-circuit prune scores, {algorithm} (pkl)"
     if "acdc" in algorithm.lower():
+        thresholds = "scores are thresholds that removed an edge: they are not kept"
         return Content(
             name, space, "edge", np.sort(ids[np.isinf(values)]),
-            notices=("scores are thresholds that removed an edge: they are not kept",),
+            notices=() if algorithm == MEMBERS else (thresholds,),
         )  # fmt: skip
     return Content(name, space, "edge", None, gathered(ids, values.tolist(), space.n_edges))
 

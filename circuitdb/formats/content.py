@@ -100,7 +100,7 @@ class Content:
             given.task or UNKNOWN, given.model or UNKNOWN, self.space, self.granularity, members,
             settings, given.metric or UNKNOWN, given.ablation or UNKNOWN, edge_scores=edges,
             node_scores=nodes, score_context=self.score_context, selection=selection,
-            notices=(*self.notices, *self._dead_ends(members)),
+            notices=(*self.notices, *self._dead_ends(members), *_fewer(members, given.edges)),
         )  # fmt: skip
 
     def _chosen(
@@ -127,6 +127,11 @@ class Content:
         return [
             f"{dead} of {len(members)} edges lie on no path of the circuit from input to logits"
         ]
+
+
+def _fewer(members: NDArray[np.int32], asked: int | None) -> list[str]:
+    told = None if asked is None else select.shortfall(len(members), asked)
+    return [] if told is None else [told]
 
 
 def _scores(values: Floats | None, sign: float) -> Scores | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from circuitdb.circuit import Circuit
@@ -47,6 +48,11 @@ def node_link(circuit: Circuit) -> Written:
 
     document = nx.node_link_data(graph_of(circuit), edges="edges")
     return Written((json.dumps(document, ensure_ascii=False) + "\n").encode())
+
+
+def recognised(document: Any) -> bool:
+    """Whether a document is a graph of networkx as node-link JSON."""
+    return isinstance(document, Mapping) and {"directed", "multigraph", "nodes"} <= set(document)
 
 
 def _only_known(values: dict[str, Any]) -> None:
