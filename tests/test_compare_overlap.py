@@ -24,8 +24,10 @@ from circuitdb.compare.comparable import (
     check,
     component_mask,
     differences,
+    like_for_like,
     names_caveat,
 )
+from circuitdb.compare.diff import diff
 from circuitdb.compare.null import HYPERGEOMETRIC_WARNING
 from circuitdb.compare.overlap import overlap
 from circuitdb.compare.scale import Controls, controls
@@ -288,6 +290,20 @@ def test_every_difference_is_listed_at_once() -> None:
     other = circuit(MONTHS, engine="acdc", metric="kl", engine_version=3)
     found = differences([aspects(circuit(IOI)), aspects(other)])
     assert [d.what for d in found] == ["engine", "metric"]
+
+
+def test_what_to_choose_instead_works_when_typed() -> None:
+    # Imports answer only where their engine is named.
+    edges = aspects(circuit(IOI, engine="import"))
+    with pytest.raises(ComparisonError, match=r"as in 'ioi,engine=import,granularity=edge'"):
+        like_for_like([edges, edges._replace(granularity="node")], force=False)
+
+
+def test_p_values_are_spoken_of_where_there_are_any() -> None:
+    pair = [circuit(IOI), circuit(MONTHS, "months")]
+    told = "leaves nothing to chance: p-value 1"
+    assert any(told in note for note in overlap(pair, "mlps").notes)
+    assert not any(told in note for note in diff(pair, "mlps").notes)
 
 
 @pytest.mark.parametrize(

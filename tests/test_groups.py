@@ -387,6 +387,27 @@ def test_a_matrix_of_groups_is_written(
     assert [row[3] for row in rows] == [None, pytest.approx(2 / 252), None]
 
 
+def test_the_legend_is_of_the_columns_that_are_there(ask: Any) -> None:
+    shown = ask("matrix", "replicate=*,engine=eap", "--by", "task,task", "--no-chance")
+    assert "p, q:" not in shown
+    assert "\ndiffer: share less across" in shown
+    assert "\nioi / months " in shown, "a key given twice is one"
+
+
+def test_p_values_are_spoken_of_where_circuits_are_compared_with_chance(tmp_path: Path) -> None:
+    db = api.Database(tmp_path / "published.duckdb")
+    db.import_circuits("months-lan2024", "numerals-lan2024", "number-words-lan2024")
+    told = "leaves nothing to chance: p-value 1"
+    for notes, expected in (
+        (db.matrix("engine=import", level="mlps").notes, True),
+        (db.matrix("engine=import", level="mlps", chance=False).notes, False),
+        (db.group_matrix("engine=import", by=["task"], level="mlps").notes, True),
+        (db.consensus("engine=import", level="mlps").notes, False),
+        (db.clusters("engine=import", level="mlps").notes, False),
+    ):
+        assert any(told in note for note in notes) == expected
+
+
 def test_clusters_are_shown(ask: Any) -> None:
     arguments = ("clusters", "engine=eap,replicate=*", "--least", "0.4")
     assert "2 clusters of 10 circuits" in ask(*arguments)

@@ -238,8 +238,12 @@ def test_a_heat_map_of_groups_says_what_it_has_not() -> None:
     assert "No cell shares more than by chance" in told
     with pytest.raises(RenderError, match=r"excess cannot be shown: .* not compared with chance"):
         heatmap.of_groups(of_groups(), "excess")
-    with pytest.raises(UnknownNameError, match="unknown figure 'z' of groups"):
+    with pytest.raises(
+        RenderError, match="z is of circuits and not of groups, which show jaccard, exp"
+    ):
         heatmap.check_groups("z")
+    with pytest.raises(UnknownNameError, match=r"unknown figure 'zz'.*corrected"):
+        heatmap.check_groups("zz")
     with pytest.raises(RenderError, match="a heat map of groups shows up to 60, not 61"):
         heatmap.check_groups("jaccard", 61)
 
@@ -459,7 +463,7 @@ def test_matrix_draws_and_measures_what_is_to_be_shown(
     said = words(target.read_text("utf-8"))
     assert "Jaccard index above chance, mean: edges of 2 circuits by task" in said
     assert run([*given, "--by", "task", "--show", "corrected"]) == 2
-    assert "unknown figure 'corrected' of groups" in capsys.readouterr().err
+    assert "corrected is of circuits and not of groups" in capsys.readouterr().err
     assert run([*given[:-1], str(tmp_path / "matrix.dot")]) == 2
     assert "end it in .svg, .png, .pdf" in capsys.readouterr().err
 

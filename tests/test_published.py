@@ -314,8 +314,47 @@ def test_those_most_like_a_node_circuit_share_its_nodes(database):
     like = database.similar(IOI)
     assert (like.level, like.n) == ("heads", 26)
     assert "compared by their heads" in like.notes[0]
-    assert database.similar(GREATER).level == "nodes"
-    assert database.similar(IOI, level="nodes").notes == ()
+
+
+def test_those_most_like_one_are_counted_at_the_level_that_all_of_them_are(database):
+    like = database.similar(GREATER)
+    among = database.matrix(*(published.names()))
+    assert (like.level, among.level) == ("heads", "heads")
+    assert "compared by their heads" in like.notes[0]
+    at = [c.circuit_id for c in among.circuits]
+    row = among.jaccard[at.index(like.circuit_id)]
+    for other in like.nearest:
+        assert other.jaccard == pytest.approx(row[at.index(other.circuit_id)])
+
+
+def test_what_was_not_searched_is_told_of_those_most_like_one(database, tmp_path):
+    (told,) = database.similar(GREATER, level="nodes").notes
+    assert told.startswith("no MLPs were searched for ioi-wang2022")
+    like = database.similar(GREATER, level="mlps")
+    assert IOI not in {other.label for other in like.nearest}
+    assert like.among == 3
+    assert like.notes[0].startswith("circuits left out, as no MLPs were searched for them: 1 ")
+    everything = database.similar(GREATER, level="mlps", everything=True)
+    assert everything.among == 4
+    assert everything.notes[0].startswith("no MLPs were searched for ioi-wang2022")
+    with pytest.raises(
+        ComparisonError, match=r"no MLPs were searched .*--all \(everything=True\)$"
+    ):
+        database.similar(IOI, level="mlps")
+    own = circuitdb.Database(tmp_path / "two.duckdb")
+    own.import_circuits(GREATER, MONTHS)
+    assert own.similar(GREATER).level == "nodes"
+
+
+def test_a_database_of_imports_alone_says_how_they_are_selected(database):
+    with pytest.raises(CircuitReferenceError, match="only of 'engine=import': name that"):
+        database.group_matrix(by=["task"])
+    with pytest.raises(
+        CircuitReferenceError, match="there are of 'granularity=node,engine=import'"
+    ):
+        database.matrix("granularity=node")
+    with pytest.raises(CircuitReferenceError, match="'granularity=edge'; see circuitdb ls"):
+        database.matrix("granularity=edge")
 
 
 def test_edge_circuits_are_still_compared_by_edges(stored_path, tmp_path):

@@ -305,6 +305,10 @@ def test_an_unknown_task_lists_near_names(fresh_store: Store) -> None:
         (",seed=0", "',seed=0' names no task"),
         ("abcdef,seed=0", "an id takes no keys: 'abcdef,seed=0'"),
         ("ioi,step", "'step' in 'ioi,step' is no key=value"),
+        (
+            "ioi,replicate=*",
+            "'ioi,replicate=\\*' stands for several .* only selections take replicate=\\*",
+        ),
         ("ioi,step=last", "step='last' in .* is no whole number"),
         (
             "ioi,engine=nothing",

@@ -12,6 +12,7 @@ from circuitdb import controls
 from circuitdb.api.access import Access, Report
 from circuitdb.api.compared import fits_of, keep, scales, sides_of
 from circuitdb.api.levels import level_of
+from circuitdb.circuit import Run
 from circuitdb.compare.allpairs import Counts, Membership
 from circuitdb.compare.comparable import (
     Aspects,
@@ -20,12 +21,14 @@ from circuitdb.compare.comparable import (
     Trained,
     component_mask,
     countable,
+    kinds_of,
     like_for_like,
     looked_for,
     named,
     names_caveat,
     no_common_names,
     null_caveats,
+    says_nothing,
 )
 from circuitdb.compare.matrix import matrix
 from circuitdb.compare.measures import ratio
@@ -59,7 +62,7 @@ def matrix_of(
         fits = fits_of(store, sides)
     made = matrix(
         crowd.aspects, crowd.members, counted, sides=sides or None, controls=given, fits=fits,
-        notes=crowd.notes, report=report,
+        notes=(*crowd.notes, *of_chance(crowd, sides)), report=report,
     )  # fmt: skip
     keep(access, fits)
     return StoredMatrix.of(made)
@@ -97,7 +100,6 @@ def crowd_of(
         *like_for_like(aspects, force, apart),
         *_looked_for(store, aspects, found, level, force),
         *names_caveat(trainings(found)),
-        *null_caveats([o.granularity for o in found], level),
     ]
     return Crowd(
         found, aspects, space, level, _members(store, found, space, level), tuple(notes), told
@@ -109,8 +111,19 @@ def _looked_for(
 ) -> tuple[str, ...]:
     """What must be said of imports among circuits, as of those that are compared by name."""
     taken = {o.run_id: a for o, a in zip(found, aspects, strict=True) if o.engine == IMPORT}
-    runs = store.runs(list(taken)) if taken else {}
+    runs = _import_runs(store, found)
     return looked_for([(named(a), runs[i]) for i, a in taken.items()], level, force)
+
+
+def _import_runs(store: Store, found: Sequence[Outline]) -> dict[str, Run]:
+    """The runs of the imports among circuits."""
+    ids = list({o.run_id for o in found if o.engine == IMPORT})
+    return store.runs(ids) if ids else {}
+
+
+def of_chance(crowd: Crowd, sides: Sequence[Compared]) -> list[str]:
+    """What to say of p-values, where circuits are compared with chance."""
+    return null_caveats([o.granularity for o in crowd.found], crowd.level) if sides else []
 
 
 def trainings(found: Sequence[Outline]) -> list[Trained]:
@@ -168,10 +181,10 @@ def similar_to(access: Access, ref: str, *, level: str | None, n: int, everythin
     """The stored circuits that share most with one."""
     with access.reading() as store:
         own = store.select([access.resolve(store, ref)[0].circuit_id])[0][0]
-        counted, told = level_of(store, level, [own])
-        space = store.space(own.run_id)
-        _looked_for(store, _aspects([own]), [own], counted, everything)
         others = _comparable(store, own, everything)
+        counted, told = level_of(store, level, [own, *others])
+        space = store.space(own.run_id)
+        others, unsearched = _searched(store, own, others, counted, everything)
         shared, sizes = _shared(store, [own, *others], space, counted)
     union = sizes + sizes[0] - shared
     jaccard = np.divide(shared, union, out=np.zeros(len(union)), where=union > 0)
@@ -186,8 +199,39 @@ def similar_to(access: Access, ref: str, *, level: str | None, n: int, everythin
         for i, o, label in zip(order.tolist(), chosen[1:], labels[1:], strict=True)
     ]  # fmt: skip
     return Similar(
-        own.circuit_id, labels[0], counted, int(sizes[0]), len(others), tuple(nearest), told
-    )
+        own.circuit_id, labels[0], counted, int(sizes[0]), len(others), tuple(nearest),
+        (*told, *unsearched),
+    )  # fmt: skip
+
+
+def _searched(
+    store: Store, own: Outline, others: list[Outline], level: Level, everything: bool
+) -> tuple[list[Outline], tuple[str, ...]]:
+    """Those of some circuits to hold against one, and what must be said of imports among them.
+
+    Unless `everything`, those whose source searched nothing that the level counts are left out.
+
+    Raises:
+        ComparisonError: that is so of the one, unless `everything`.
+    """
+    runs = _import_runs(store, [own, *others])
+    imports = [o for o in (own, *others) if o.run_id in runs]
+    # Labels tell circuits apart among those they are given with, and of searches none is needed.
+    named_runs = [
+        (o, named(a), runs[o.run_id]) for o, a in zip(imports, _aspects(imports), strict=True)
+    ]
+    blind = {
+        o.circuit_id for o, _, run in named_runs
+        if o is not own and not everything and says_nothing(run, level)
+    }  # fmt: skip
+    kept = [(name, run) for o, name, run in named_runs if o.circuit_id not in blind]
+    notes = looked_for(kept, level, everything, "--all (everything=True)")
+    if blind:
+        notes += (
+            f"circuits left out, as no {kinds_of(level)} were searched for them: {len(blind)} (--all "
+            "counts none of theirs)",
+        )
+    return [o for o in others if o.circuit_id not in blind], notes
 
 
 def _shared(

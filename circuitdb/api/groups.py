@@ -7,7 +7,7 @@ from typing import Final
 
 from circuitdb.api.access import Access, Report
 from circuitdb.api.compared import fits_of, keep
-from circuitdb.api.crowds import Crowd, crowd_of, selected, trainings, with_scores
+from circuitdb.api.crowds import Crowd, crowd_of, of_chance, selected, trainings, with_scores
 from circuitdb.compare.allpairs import Membership, jaccards
 from circuitdb.compare.clusters import Clusters, clusters
 from circuitdb.compare.comparable import Compared, names_caveat
@@ -38,17 +38,21 @@ def group_matrix_of(
     report: Report,
 ) -> StoredGroupMatrix:
     """The overlap within and between groups of circuits that keys tell apart."""
+    by = list(dict.fromkeys(by))
     with access.reading() as store:
         found, labels = _groups(store, selections, by)
         crowd = crowd_of(store, found, level, force, apart=by)
         sides, _ = with_scores(store, crowd, chance)
         fits = fits_of(store, sides)
     made = matrix(
-        crowd.aspects, crowd.members, crowd.level, sides=sides or None, fits=fits, notes=crowd.notes,
-        report=report,
+        crowd.aspects, crowd.members, crowd.level, sides=sides or None, fits=fits,
+        notes=(*crowd.notes, *of_chance(crowd, sides)), report=report,
     )  # fmt: skip
     keep(access, fits)
-    notes = [*_mixed(crowd.found, labels), *_dependence(crowd)]
+    notes = [
+        *_mixed(crowd.found, labels),
+        *_dependence(crowd, "intervals are too narrow and permutation p-values too small"),
+    ]
     return StoredGroupMatrix.of(grouped(made, labels, by, notes=notes, report=report))
 
 
@@ -110,14 +114,14 @@ def _homes(store: Store, selections: Sequence[str]) -> dict[Outline, str]:
     return home
 
 
-def _dependence(crowd: Crowd) -> list[str]:
-    """What must be said of circuits that are no independent samples."""
+def _dependence(crowd: Crowd, so: str) -> list[str]:
+    """What must be said of circuits that are no independent samples; `so` is what follows of it."""
     runs = len({o.run_key for o in crowd.found})
     if runs == len(crowd.found):
         return []
     return [
         f"{len(crowd.found)} circuits are of {runs} runs: circuits of one run are no independent samples, so "
-        "intervals are too narrow and permutation p-values too small"
+        f"{so}"
     ]
 
 
@@ -146,7 +150,7 @@ def consensus_of(
         fits = fits_of(store, sides)
     made = consensus(
         crowd.aspects, crowd.members, crowd.space, crowd.level, at_least, sides=sides, fits=fits,
-        notes=(*crowd.notes, *_of_one(crowd), *_dependence(crowd)),
+        notes=(*crowd.notes, *_of_one(crowd), *_dependence(crowd, "intervals are too narrow")),
     )  # fmt: skip
     keep(access, fits)
     return made
@@ -195,7 +199,7 @@ def variance_of(
         *_unasked(crowd, names),
         *trained,
         *_sizes(crowd),
-        *_dependence(crowd),
+        *_dependence(crowd, "permutation p-values are too small"),
     ]
     found = variance(
         apart, given, factors, crowd.level, measured, permutations=permutations, seed=seed, size=size,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from circuitdb.compare.comparable import Level, known_level, own_level
+from circuitdb.imported import ENGINE as IMPORT
 from circuitdb.store import CircuitRow, Store
 from circuitdb.store.groups import Outline
 
@@ -31,6 +32,6 @@ def level_of(
     kinds: list[Any] = [c.granularity for c in circuits]
     if "edge" in kinds:
         return "edges", ()
-    runs = store.runs(sorted({c.run_id for c in circuits}))
-    found = own_level([runs[c.run_id] for c in circuits], kinds)
+    imports = sorted({c.run_id for c in circuits if c.engine == IMPORT})
+    found = own_level(list(store.runs(imports).values()) if imports else [], kinds)
     return found, (_TOLD[found],)

@@ -46,10 +46,14 @@ def show_groups(found: GroupMatrix) -> None:
     line()
     rows = [_group_row(found, i, j) for i, j in found.cells() if found.between.pairs[i, j]]
     table(_GROUP_COLUMNS, rows)
-    line()
-    line(
-        "p, q: share more than chance gives; differ: share less across than within (permuted labels)."
-    )
+    legend = {
+        "p_value": "p, q: share more than chance gives",
+        "differ_p_value": "differ: share less across than within (permuted labels)",
+    }
+    there = [said for name, said in legend.items() if found.measured(name)]
+    if there:
+        line()
+        line("; ".join(there) + ".")
     _show_notes(found.notes)
 
 

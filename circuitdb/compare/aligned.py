@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from circuitdb.circuit import Json
 from circuitdb.compare.align import Alignment, Among, Matched
-from circuitdb.compare.comparable import Compared, Level, caveats, check, named
+from circuitdb.compare.comparable import Compared, Level, caveats, check, named, null_caveats
 from circuitdb.compare.measures import SetMeasures, ratio, set_measures
 from circuitdb.compare.overlap import PairOverlap, describe, overlap
 from circuitdb.errors import ComparisonError
@@ -148,7 +148,11 @@ def compare_aligned(
         ComparisonError: circuits that are not like for like, unless `force`; circuits of neurons.
         UnknownNameError: no such level.
     """
-    notes = [*check(circuits, level, force, aligned=True), *caveats(circuits, level, aligned=True)]
+    notes = [
+        *check(circuits, level, force, aligned=True),
+        *caveats(circuits, level, aligned=True),
+        *null_caveats([c.granularity for c in circuits], level),
+    ]
     pairs = []
     for a, b in itertools.combinations(circuits, 2):
         alignment = align(a, b)

@@ -217,21 +217,48 @@ def check(
 _KINDS_CALLED: Final = {"head": "heads", "mlp": "MLPs"}
 
 
-def looked_for(runs: Sequence[tuple[str, Run]], level: Level, force: bool) -> tuple[str, ...]:
+def _wanted(level: Level) -> list[str]:
+    """The kinds of components that a level counts and a source may not have searched."""
+    return [kind for kind in _KINDS_CALLED if kind in KINDS.get(level, KINDS["nodes"])]
+
+
+def _unsearched(run: Run, level: Level) -> list[str]:
+    """Those of them that the source of an import did not search."""
+    wanted = _wanted(level)
+    return [kind for kind in wanted if kind not in (searched(run) or wanted)]
+
+
+def says_nothing(run: Run, level: Level) -> bool:
+    """Whether it is of an import whose source searched nothing that a level counts."""
+    return _unsearched(run, level) == _wanted(level)
+
+
+def kinds_of(level: Level) -> str:
+    """What a level counts, in words, of a level that counts one kind."""
+    return " and ".join(_KINDS_CALLED[kind] for kind in _wanted(level))
+
+
+def looked_for(
+    runs: Sequence[tuple[str, Run]],
+    level: Level,
+    force: bool,
+    instead: str = "--force (force=True)",
+) -> tuple[str, ...]:
     """What must be said of imports whose source did not search all that a level counts.
 
     Args:
         runs: each with what its circuit is called.
         level: what is counted.
         force: also where a source searched nothing of it.
+        instead: the option that says so.
 
     Raises:
         ComparisonError: a source searched nothing that the level counts, unless `force`.
     """
-    wanted = [kind for kind in _KINDS_CALLED if kind in KINDS.get(level, KINDS["nodes"])]
+    wanted = _wanted(level)
     notes = []
     for kind in wanted:
-        blind = [called for called, run in runs if kind not in (searched(run) or wanted)]
+        blind = [called for called, run in runs if kind in _unsearched(run, level)]
         if not blind:
             continue
         more = f" and {len(blind) - _EACH} more" if len(blind) > _EACH else ""
@@ -240,7 +267,7 @@ def looked_for(runs: Sequence[tuple[str, Run]], level: Level, force: bool) -> tu
             other = "heads" if level == "mlps" else "mlps"
             raise ComparisonError(
                 f"{said}: that none is listed says nothing. Leave such circuits out, compare at "
-                f"--level {other}, or count none with --force (force=True)"
+                f"--level {other}, or count none with {instead}"
             )
         notes.append(f"{said}: that none is listed there says nothing")
     return tuple(notes)
@@ -310,12 +337,14 @@ def _remedy(difference: Difference, circuit: Aspects, apart: Collection[str]) ->
     if what not in ("engine", "metric", "ablation", "granularity", "corruption"):
         return f"Name circuits of equal {what} by their ids ('circuitdb ls' lists them)"
     value = "none" if difference.values[0] == "None" else difference.values[0].strip("'")
-    told = f"Choose equal ones, as in '{circuit.task},{what}={value}'"
+    # Some engines take part only where they are named.
+    engine = "" if what == "engine" or "engine" in apart else f"engine={circuit.engine},"
+    told = f"Choose equal ones, as in '{circuit.task},{engine}{what}={value}'"
     return f"{told}, tell them apart by it too ({','.join([*apart, what])})" if apart else told
 
 
 def own_level(runs: Sequence[Run], granularities: Sequence[Granularity]) -> Level:
-    """The level that circuits are compared at where none is named.
+    """The level that circuits are compared at where none is named; `runs` are those of imports at least.
 
     Edges, as long as one of them has edges of its own. Node circuits are compared by their nodes,
     and by their heads alone where the source of one searched nothing else.
@@ -389,7 +418,7 @@ def caveats(circuits: Sequence[Compared], level: Level, aligned: bool = False) -
             f"scores are of different estimators ({'; '.join(found)}): weighted Jaccard and rank "
             "correlation of such pairs are left out"
         )
-    return notes + null_caveats([c.granularity for c in circuits], level)
+    return notes
 
 
 def null_caveats(granularities: Collection[str], level: Level) -> list[str]:

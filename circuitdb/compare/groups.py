@@ -95,6 +95,10 @@ class GroupMatrix:
         """All cells i ≤ j, row by row."""
         return itertools.combinations_with_replacement(range(len(self.groups)), 2)
 
+    def measured(self, figure: str) -> bool:
+        """Whether any cell has a figure, one of :class:`Between`."""
+        return not np.isnan(getattr(self.between, figure)).all()
+
     def to_json(self) -> Json:
         """The document of ``matrix --by … --json``."""
         return {

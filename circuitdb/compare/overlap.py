@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from circuitdb.circuit import Json, finite
 from circuitdb.compare.chance import Fits, Side, chance
-from circuitdb.compare.comparable import Compared, Level, caveats, check, estimators
+from circuitdb.compare.comparable import Compared, Level, caveats, check, estimators, null_caveats
 from circuitdb.compare.grid import AtSize, grid
 from circuitdb.compare.maxent import edge_probabilities
 from circuitdb.compare.measures import (
@@ -212,7 +212,11 @@ def overlap(
             spaces and fewer than two circuits in any case.
         UnknownNameError: no such level.
     """
-    notes = [*check(circuits, level, force), *caveats(circuits, level)]
+    notes = [
+        *check(circuits, level, force),
+        *caveats(circuits, level),
+        *null_caveats([c.granularity for c in circuits], level),
+    ]
     known = Fits() if fits is None else fits
     sides = [Side.of(c, level, known) for c in circuits]
     pairs = [

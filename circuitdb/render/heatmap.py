@@ -404,11 +404,14 @@ def check_groups(show: str, n: int | None = None) -> None:
     """Refuse what a heat map of n groups cannot show; of None, whatever their number.
 
     Raises:
-        UnknownNameError: groups have no such figure.
-        RenderError: they are too many.
+        UnknownNameError: there is no such figure.
+        RenderError: groups do not have it, or they are too many.
     """
+    known_figure(show)
     if show not in _OF_GROUPS:
-        raise UnknownNameError("figure", show, _OF_GROUPS, of="groups")
+        raise RenderError(
+            f"{show} is of circuits and not of groups, which show {', '.join(_OF_GROUPS)}; leave --by out"
+        )
     _check_number("groups", n or 0)
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ANY: Final = "*"
 
 # What the view `circuits` says too: its joins with evaluations and names would make listing ten thousand
 # circuits four times as slow.
@@ -141,11 +140,18 @@ def select(con: Any, texts: Sequence[str]) -> list[list[Outline]]:
 
 
 def _one(con: Any, text: str) -> list[Outline]:
-    condition, values = _condition(con, text)
-    found = con.execute(f"{_SELECT} WHERE {condition} ORDER BY c.circuit_key", values).fetchall()
+    found = _rows(con, text)
     if not found:
         raise CircuitReferenceError(_nothing(con, text))
     return [Outline(*row) for row in found]
+
+
+def _rows(con: Any, text: str) -> list[tuple[Any, ...]]:
+    condition, values = _condition(con, text)
+    found: list[tuple[Any, ...]] = con.execute(
+        f"{_SELECT} WHERE {condition} ORDER BY c.circuit_key", values
+    ).fetchall()
+    return found
 
 
 def _condition(con: Any, text: str) -> tuple[str, list[Any]]:
@@ -156,7 +162,7 @@ def _condition(con: Any, text: str) -> tuple[str, list[Any]]:
     task, stated = _parsed(text)
     parts, values = ["TRUE"], []
     for key, value in stated.items():
-        if value == ANY:
+        if value == reference.ANY:
             continue
         if key in reference.RULES:
             parts.append("c.rule = ? AND c.value = ?")
@@ -181,7 +187,7 @@ def _parsed(text: str) -> tuple[str | None, dict[str, Any]]:
     """The task, if one is given, and what the keys say, with the defaults of references."""
     first = text.partition(",")[0]
     bare = "=" in first
-    found = reference.parse(text, wild=ANY, keys_only=bare)
+    found = reference.parse(text, wild=reference.ANY, keys_only=bare)
     return None if bare or not text else found.task, {**reference.CONTROLS, **found.stated}
 
 
@@ -191,15 +197,26 @@ def _nothing(con: Any, text: str) -> str:
     if task is not None:
         # A reference to the same says which tasks are stored, and which circuits of this one.
         # It knows no wild values.
-        plain = ",".join(p for p in text.split(",") if p.partition("=")[2].strip() != ANY)
+        plain = ",".join(p for p in text.split(",") if p.partition("=")[2].strip() != reference.ANY)
         try:
             reference.wanted(con, plain)
         except CircuitReferenceError as error:
             return str(error)
-    return f"no stored circuit is {text!r}; see circuitdb ls" if text else _EMPTY
+    instead = [f"'{other}'" for other in _engines_named(con, text)]
+    if text:
+        hint = f"; there are of {' and of '.join(instead)}" if instead else "; see circuitdb ls"
+        return f"no stored circuit is {text!r}{hint}"
+    if instead:
+        return f"the database has circuits only of {' and of '.join(instead)}: name that"
+    return "the database has no circuit to compare; run circuitdb discover"
 
 
-_EMPTY: Final = "the database has no circuit to compare; run circuitdb discover"
+def _engines_named(con: Any, text: str) -> list[str]:
+    """A selection with each of the engines that take part only where they are named, if it is of any."""
+    if "engine" in _parsed(text)[1]:
+        return []
+    asked = [",".join(filter(None, (text, f"engine={e}"))) for e in reference.NOT_UNLESS_NAMED]
+    return [other for other in asked if _rows(con, other)]
 
 
 def shared_edges(con: Any, key: int) -> NDArray[np.int32]:

@@ -61,6 +61,8 @@ RULES: Final = ("edges", "nodes", "threshold", "faithfulness")
 """Keys that state a selection rule together with its value."""
 KEYS: Final = (*COLUMNS, *_SAMPLE, *CONTROLS, *RULES, "rule", "ranking")
 """All keys of a reference."""
+ANY: Final = "*"
+"""The value by which a selection says that a key may have any; a reference has none of it."""
 _SHOWN: Final = 8
 _ROOM: Final = 600
 """Characters that a list of choices may have; one is told in any case."""
@@ -129,6 +131,11 @@ def parse(text: str, wild: str | None = None, keys_only: bool = False) -> Refere
             )
         if key in stated:
             raise CircuitReferenceError(f"{text!r} gives the key {key!r} twice; give it once")
+        if value == ANY and wild is None:
+            raise CircuitReferenceError(
+                f"{text!r} stands for several circuits, and one is meant here: only selections take "
+                f"{key}=* (matrix, clusters, consensus, variance)"
+            )
         stated[key] = value if value == wild else _value(key, value, text)
     return Reference(text, task, stated)
 
