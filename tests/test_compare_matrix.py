@@ -184,5 +184,12 @@ def test_a_matrix_is_written_as_rows_or_as_a_square(tmp_path: Path, suffix: str)
 def test_a_file_that_cannot_be_written_is_refused_beforehand(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"one of these says what to write"):
         check_table(tmp_path / "matrix.xlsx")
-    with pytest.raises(OptionError, match="is no folder"):
+    with pytest.raises(
+        OptionError, match=r"cannot write '.*matrix.csv': no directory '.*missing'$"
+    ):
         check_table(tmp_path / "missing" / "matrix.csv")
+    (tmp_path / "matrix.csv").write_text("mine", "utf-8")
+    for refused in (check_table, lambda path: save_table(three(), path)):
+        with pytest.raises(OptionError, match="exists already and is not overwritten"):
+            refused(tmp_path / "matrix.csv")
+    assert (tmp_path / "matrix.csv").read_text("utf-8") == "mine"

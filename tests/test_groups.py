@@ -164,6 +164,10 @@ def test_a_core_is_written_as_edges_that_can_be_added(db: api.Database, tmp_path
     found = db.consensus("ioi,engine=eap,replicate=*", chance=False)
     path = found.save(tmp_path / "core.txt")
     assert listed_names(path, "edge") == [h.name for h in found.core]
+    with pytest.raises(OptionError, match="exists already and is not overwritten"):
+        found.save(path)
+    with pytest.raises(OptionError, match=r"cannot write '.*core.txt': no directory '.*missing'$"):
+        found.save(tmp_path / "missing" / "core.txt")
 
 
 @pytest.mark.parametrize("level", ["nodes", "heads", "mlps"])

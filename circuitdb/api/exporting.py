@@ -10,6 +10,7 @@ from pathlib import Path
 from circuitdb import formats
 from circuitdb.api.access import Access
 from circuitdb.errors import OptionError
+from circuitdb.files import check_new, exists
 from circuitdb.store.connection import place
 
 
@@ -17,7 +18,7 @@ def export(access: Access, refs: Sequence[str], path: str | Path, format_: str |
     """Write circuits to a new file, whole or not at all."""
     target = Path(path)
     chosen = formats.format_of(target, format_)
-    _check_new(target)
+    check_new(target)
     with access.reading() as store:
         ids = [row.circuit_id for row in access.resolve(store, *refs, force=True)]
         circuits = [store.get(i, measured=True) for i in dict.fromkeys(ids)]
@@ -28,24 +29,13 @@ def export(access: Access, refs: Sequence[str], path: str | Path, format_: str |
     return target
 
 
-def _check_new(target: Path) -> None:
-    if target.exists():
-        raise _exists(target)
-    if not target.absolute().parent.is_dir():
-        raise OptionError(f"there is no directory {str(target.absolute().parent)!r}")
-
-
-def _exists(target: Path) -> OptionError:
-    return OptionError(f"{str(target)!r} exists already and is not overwritten")
-
-
 def _write(target: Path, data: bytes) -> None:
     partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         partial.write_bytes(data)
         place(partial, target)
     except FileExistsError:
-        raise _exists(target) from None
+        raise exists(target) from None
     except OSError as error:
         raise OptionError(f"cannot write {str(target)!r}: {error.strerror}") from error
     finally:

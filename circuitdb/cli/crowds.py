@@ -43,7 +43,10 @@ def matrix(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="FILE", help="Write it too: .csv, .parquet or .npz."
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Write it to a new file too: .csv, .parquet or .npz.",
         ),
     ] = None,
     render: Annotated[

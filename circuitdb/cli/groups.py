@@ -13,6 +13,7 @@ from circuitdb.cli.output import Output, known, line, plural, share
 from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Cell, Column, table
 from circuitdb.errors import OptionError
+from circuitdb.files import check_new
 from circuitdb.text import NOTHING, number
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def consensus(
             "-o",
             "--output",
             metavar="FILE",
-            help="Write the core, as add --edges-from reads edges and --nodes-from components.",
+            help="Write the core to a new file, as add --edges-from reads edges and --nodes-from components.",
         ),
     ] = None,
     render: _Render = None,
@@ -179,6 +180,8 @@ def consensus(
         from circuitdb.render import check_path
 
         check_path(render)
+    if output is not None:
+        check_new(output)
     out = Output(as_json, quiet)
     found = api.Database(db, notice=out.remark).consensus(
         *selection or (), at_least=at_least, level=level, chance=chance, force=force

@@ -28,6 +28,7 @@ from circuitdb.compare.chance import Fits, Side
 from circuitdb.compare.comparable import Aspects, Compared, Level
 from circuitdb.compare.universe import universe
 from circuitdb.errors import OptionError
+from circuitdb.files import check_new
 from circuitdb.space import Space
 
 if TYPE_CHECKING:
@@ -115,11 +116,15 @@ class Consensus:
         return frame
 
     def save(self, path: str | Path) -> Path:
-        """Write the names of the core, one a line.
+        """Write the names of the core, one a line, to a new file.
 
         ``circuitdb add`` reads edges with ``--edges-from``, components with ``--nodes-from``.
+
+        Raises:
+            OptionError: the file exists, or has no directory to stand in.
         """
         path = Path(path)
+        check_new(path)
         head = f"# {self.level} in at least {self.at_least:g} of {len(self.circuits)} circuits\n"
         path.write_text(head + "".join(f"{held.name}\n" for held in self.core), "utf-8")
         return path

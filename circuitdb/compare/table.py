@@ -10,6 +10,7 @@ import numpy as np
 from circuitdb.compare.groups import GroupMatrix
 from circuitdb.compare.matrix import Matrix
 from circuitdb.errors import OptionError
+from circuitdb.files import check_new
 
 SUFFIXES: Final = (".csv", ".parquet", ".npz")
 
@@ -18,22 +19,25 @@ def check_table(path: Path) -> None:
     """Refuse a file that cannot be written as a table, before the work.
 
     Raises:
-        OptionError: another suffix, or no such folder.
+        OptionError: another suffix, it exists, or there is no such directory.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise OptionError(
             f"{str(path)!r} is no {', '.join(SUFFIXES)}: one of these says what to write"
         )
-    if not path.resolve().parent.is_dir():
-        raise OptionError(f"{str(path.parent)!r} is no folder; make it first")
+    check_new(path)
 
 
 def save_table(found: Matrix | GroupMatrix, path: Path) -> Path:
-    """Write a matrix; a file of the name is replaced only by a whole one.
+    """Write a matrix to a new file, whole or not at all.
 
     ``.csv`` and ``.parquet`` have one row a pair, of groups one a cell. ``.npz`` has ``jaccard`` (square),
     ``label`` and the squares of what else was measured, of circuits also ``circuit_id`` and ``size``.
+
+    Raises:
+        OptionError: what :func:`check_table` refuses.
     """
+    check_table(path)
     beside = path.with_name(f".{path.name}.part")
     try:
         if path.suffix.lower() == ".npz":
