@@ -98,9 +98,11 @@ def pairs_section(folder: Path, few: Path, many: Path) -> str:
     """All pairs, as processes and against other ways."""
     rows = []
     for path, n in ((few, FEW), (many, MANY)):
-        output = str(folder / "matrix.npz")
-        arguments = ("-m", "circuitdb", "--db", str(path), "matrix", "--no-chance", "-o", output)
-        runs = [process(folder, *arguments) for _ in range(1 + (REPEATS if n == FEW else 3))][1:]
+        arguments = ("-m", "circuitdb", "--db", str(path), "matrix", "--no-chance", "-o")
+        runs = [
+            process(folder, *arguments, str(folder / f"matrix-{n}-{i}.npz"))
+            for i in range(1 + (REPEATS if n == FEW else 3))
+        ][1:]
         memory = max(used for _, used in runs)
         took = statistics.median(t for t, _ in runs)
         rows.append(

@@ -15,9 +15,9 @@ from circuitdb.compare.functional import Crossed, FunctionalMatrix
 from circuitdb.compare.matched import Drawn, matched
 from circuitdb.compare.parts import Part, Side, Source, inner, parts
 from circuitdb.evaluate import Bench
+from circuitdb.examined import StoredFunctional
 from circuitdb.functional import Cell, How, Level, Question
 from circuitdb.metrics import Metric
-from circuitdb.overlaps import StoredFunctional
 from circuitdb.render import heatmap
 from circuitdb.select import Ranked
 from circuitdb.space import Space

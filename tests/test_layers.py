@@ -15,7 +15,7 @@ PACKAGE = Path(circuitdb.__file__).parent
 ORDER = (
     "errors", "files", "resources", "text", "names", "space", "circuit", "signature", "curve", "outcomes", "functional", "imported", "published", "controls", "tasks", "own_metrics", "metrics", "models", "dictionaries",
     "journal", "replay", "ablation", "evaluate", "engines", "select", "others", "plan", "discovery", "trials", "revisit", "scan", "schemas",
-    "store", "formats", "compare", "queries", "ingest", "render", "results", "overlaps", "alike", "curves", "api", "cli",
+    "store", "formats", "compare", "queries", "ingest", "render", "results", "overlaps", "examined", "alike", "curves", "api", "cli",
     "__main__",
 )  # fmt: skip
 """Rooms in the order in which data flows: a module imports only from rooms before its own.

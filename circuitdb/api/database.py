@@ -28,14 +28,9 @@ if TYPE_CHECKING:
     from circuitdb.compare.diff import Diff
     from circuitdb.compare.stability import Stability
     from circuitdb.curves import StoredCurves
+    from circuitdb.examined import StoredFunctional, StoredVariance
     from circuitdb.outcomes import CircuitTest, Knockouts
-    from circuitdb.overlaps import (
-        StoredFunctional,
-        StoredGroupMatrix,
-        StoredMatrix,
-        StoredOverlap,
-        StoredVariance,
-    )
+    from circuitdb.overlaps import StoredGroupMatrix, StoredMatrix, StoredOverlap
     from circuitdb.plan import Plan
     from circuitdb.replay import Replay, Rethreshold
     from circuitdb.results import StoredCircuit
@@ -593,7 +588,7 @@ class Database:
             InputError: one of its kinds says what else cannot be done as asked.
         """
         from circuitdb.api import functional
-        from circuitdb.overlaps import StoredFunctional
+        from circuitdb.examined import StoredFunctional
 
         found = functional.functional_of(
             self._access, refs, level=level, split=split, draws=draws, prompts=prompts,

@@ -17,7 +17,8 @@ from circuitdb.compare.groups import grouped
 from circuitdb.compare.matrix import matrix
 from circuitdb.compare.variance import distances, known_distance, variance
 from circuitdb.errors import ComparisonError, OptionError
-from circuitdb.overlaps import StoredGroupMatrix, StoredVariance
+from circuitdb.examined import StoredVariance
+from circuitdb.overlaps import StoredGroupMatrix
 from circuitdb.store import Store
 from circuitdb.store.groups import Outline, values
 

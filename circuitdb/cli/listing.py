@@ -15,7 +15,6 @@ from circuitdb.cli import options
 from circuitdb.cli.output import Output, line, plural, share
 from circuitdb.cli.tables import Cell, Column, table
 from circuitdb.engines import unaliased
-from circuitdb.models import catalogue
 from circuitdb.text import shortened
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def ls(
     """
     out = Output(as_json, quiet)
     wanted = {
-        "task": task, "model": model and catalogue.known_as(model), "checkpoint": checkpoint, "seed": seed,
+        "task": task, "model": model and _stored_as(model), "checkpoint": checkpoint, "seed": seed,
         "engine": None if engine is None else unaliased(engine),
         "granularity": granularity, "metric": metric, "ablation": ablation,
     }  # fmt: skip
@@ -162,6 +161,12 @@ def _task(row: CircuitRow, telling: Telling, usual: Telling) -> str:
     words += [f"replicate {row.replicate}" if row.replicate else ""]
     words += [f"{k[-1]}={shortened(str(v))}" for k, v in telling.items() if v != usual[k]]
     return " ".join(filter(None, words))
+
+
+def _stored_as(model: str) -> str:
+    from circuitdb.models import catalogue
+
+    return catalogue.known_as(model)
 
 
 def _model(name: str) -> str:

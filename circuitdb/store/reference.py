@@ -38,7 +38,6 @@ from typing import Any, Final, NamedTuple
 
 from circuitdb.engines import unaliased
 from circuitdb.errors import CircuitReferenceError
-from circuitdb.models import catalogue
 from circuitdb.names import UNTRAINED
 from circuitdb.store.connection import one
 from circuitdb.store.read import CircuitRow, rows_where
@@ -146,6 +145,9 @@ def _value(key: str, value: str, text: str) -> str | int | float | None:
     if key == "engine":
         return unaliased(value)
     if key == "model":
+        # A tenth of a second for commands that name no model.
+        from circuitdb.models import catalogue
+
         return catalogue.known_as(value)
     if key == "corruption" and value.lower() in _NONE:
         return None
