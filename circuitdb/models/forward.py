@@ -6,7 +6,7 @@ Two ways implement it: :mod:`circuitdb.models.residual` (fast, for the architect
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch  # noqa: TID253
@@ -28,6 +28,19 @@ Objective = Callable[[Logits], Float[Tensor, " batch"]]
 Activations = Callable[[int], Float[Tensor, "batch pos neuron"]]
 """The activations of a layer's MLP, made when asked for: what stands behind the nonlinearity, of a
 gated MLP act(gate) · up. They of all layers at once would not fit into memory."""
+Visits = Mapping[tuple[str, int], Callable[[Tensor], Tensor]]
+"""For some kinds of sites (:data:`circuitdb.models.sites.HOOKS`) and layers a function of what stands
+there, ``[batch, pos, width]`` or by head ``[batch, pos, head, width]``. What it gives is carried on;
+it must not write into what it is given."""
+
+
+class Widths(NamedTuple):
+    """Sizes of one layer."""
+
+    d_model: int
+    d_head: int
+    """Of what a head fetches."""
+    d_mlp: int
 
 
 class Held(NamedTuple):
@@ -160,6 +173,25 @@ class MaskedForward(Protocol):
 
     def logits(self, tokens: Tokens) -> Logits:
         """The full model's logits."""
+        ...
+
+    def visited(
+        self, tokens: Tokens, visits: Visits, *, every: bool = False
+    ) -> Float[Tensor, "batch *pos vocab"]:
+        """The full model's logits with functions put in at some sites; differentiable.
+
+        Args:
+            tokens: prompts.
+            visits: the functions. Whatever one raises ends the run.
+            every: logits of every position, ``[batch, pos, vocab]``.
+
+        Raises:
+            ModelError: this forward does not pass one of the sites.
+        """
+        ...
+
+    def widths(self, layer: int) -> Widths:
+        """Sizes of one layer."""
         ...
 
     def writers(self, tokens: Tokens) -> Writers:

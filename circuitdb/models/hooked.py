@@ -16,9 +16,10 @@ Source: hook names are those of TransformerLens, https://github.com/TransformerL
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +41,11 @@ from circuitdb.models.forward import (
     NeuronSums,
     Objective,
     Tokens,
+    Visits,
+    Widths,
     Writers,
 )
+from circuitdb.models.sites import Site
 from circuitdb.space import Space, SpaceSpec
 
 # A closure on one hook: sees the activation, may return its replacement. TransformerLens passes
@@ -50,6 +54,15 @@ _Hook = tuple[str, Callable[..., Tensor | None]]
 
 ADDS_UP = 1e-4
 """Largest deviation, relative to the largest input, of a reader's input from its writers' sum."""
+
+
+_VISITED = {
+    "resid_pre": "hook_in", "attn_in": "attn.hook_in", "z": "attn.hook_z",
+    "result": "attn.hook_result", "attn_out": "hook_attn_out", "resid_mid": "hook_mlp_in",
+    "mlp_in": "mlp.hook_in", "neurons": "mlp.hook_post", "mlp_out": "hook_mlp_out",
+    "resid_post": "hook_out",
+}  # fmt: skip
+"""Where kinds of sites are visited: the bridge's hooks that carry their values."""
 
 
 class _Site(NamedTuple):
@@ -143,6 +156,76 @@ class HookedForward:
     def logits(self, tokens: Tokens) -> Logits:
         """The full model's logits at the last position."""
         return self._run(tokens, [])
+
+    def visited(
+        self, tokens: Tokens, visits: Visits, *, every: bool = False
+    ) -> Float[Tensor, "batch *pos vocab"]:
+        """The full model's logits with functions put in at some sites; differentiable."""
+        passed: set[tuple[str, int]] = set()
+        hooks = [hook for place in visits for hook in self._visit(place, visits[place], passed)]
+        with self._plain_attention(any(kind == "result" for kind, _ in visits)):
+            logits = self._every(tokens, hooks)
+        self._require_passed(visits, passed)
+        return logits if every else logits[:, -1]
+
+    def _visit(
+        self,
+        place: tuple[str, int],
+        visit: Callable[[Tensor], Tensor],
+        passed: set[tuple[str, int]],
+    ) -> list[_Hook]:
+        """The hooks that put a function in; what it was called for goes to `passed`."""
+        kind, layer = place
+        moved: list[Tensor] = []
+
+        def act(x: Tensor, hook: Any) -> Tensor:
+            passed.add(place)
+            # A copy, because transformers may write into its tensors later.
+            new = visit(x.clone())
+            if kind == "resid_mid":
+                moved.append(new - x)
+            return new
+
+        hooks: list[_Hook] = [(self._hook_at(place), act)]
+        if kind == "resid_mid":
+            # Only the MLP reads this hook's value; the stream itself goes around it.
+            hooks.append((f"blocks.{layer}.hook_out", lambda x, hook: x + moved.pop()))
+        return hooks
+
+    def _hook_at(self, place: tuple[str, int]) -> str:
+        """The bridge's hook of a kind of site in a layer."""
+        kind, layer = place
+        name = f"blocks.{layer}.{_VISITED[kind]}"
+        if name not in self._bridge.hook_dict:
+            raise self._not_passed(place)
+        return name
+
+    def _require_passed(self, visits: Visits, passed: set[tuple[str, int]]) -> None:
+        for place in visits:
+            if place not in passed:
+                raise self._not_passed(place)
+
+    def _not_passed(self, place: tuple[str, int]) -> ModelError:
+        name = type(self._bridge.original_model).__name__
+        return ModelError(
+            f"{name} does not pass {str(Site(*place))!r} in TransformerLens: choose another site"
+        )
+
+    @contextlib.contextmanager
+    def _plain_attention(self, results: bool) -> Iterator[None]:
+        """Attention with one input for all its heads, which go apart only where asked."""
+        self._bridge.set_use_split_qkv_input(False)
+        self._bridge.set_use_attn_result(results)
+        try:
+            yield
+        finally:
+            self._bridge.set_use_attn_result(True)
+            self._bridge.set_use_split_qkv_input(True)
+
+    def widths(self, layer: int) -> Widths:
+        """Sizes of one layer."""
+        cfg = self._bridge.cfg
+        return Widths(int(cfg.d_model), int(cfg.d_head), int(cfg.d_mlp))
 
     @torch.no_grad()
     def writers(self, tokens: Tokens) -> Writers:
@@ -258,6 +341,9 @@ class HookedForward:
         return _hooks([heads], keep) + _hooks([norm], share) + _hooks([after], exchange)
 
     def _run(self, tokens: Tokens, hooks: list[_Hook]) -> Logits:
+        return self._every(tokens, hooks)[:, -1]
+
+    def _every(self, tokens: Tokens, hooks: list[_Hook]) -> Float[Tensor, "batch pos vocab"]:
         context = getattr(self._bridge.cfg, "n_ctx", None)
         if context and tokens.shape[1] > context:
             raise OptionError(
@@ -270,7 +356,7 @@ class HookedForward:
             return_type="logits",
             attention_mask=torch.ones_like(tokens),
         )
-        return logits[:, -1]
+        return logits
 
     def _observe(self, tokens: Tokens) -> tuple[Writers, list[tuple[_Site, Tensor]]]:
         """Every writer's output and, in forward order, every reader hook's input."""

@@ -48,6 +48,8 @@ from circuitdb.models.forward import (
     NeuronSums,
     Objective,
     Tokens,
+    Visits,
+    Widths,
     Writers,
 )
 from circuitdb.models.gated import GatedStream
@@ -65,7 +67,7 @@ from circuitdb.models.stream import (
     or_zero,
     reader_blocks,
 )
-from circuitdb.models.weights import Attention, Block, Norm, Weights
+from circuitdb.models.weights import Attention, Block, Mlp, Norm, Weights
 from circuitdb.space import Space
 
 # One input shared by all heads, or one for each.
@@ -166,12 +168,49 @@ class ResidualForward:
     @torch.no_grad()
     def logits(self, tokens: Tokens) -> Logits:
         """The full model's logits."""
+        return self._unembed(self._through(tokens, {}))
+
+    def visited(
+        self, tokens: Tokens, visits: Visits, *, every: bool = False
+    ) -> Float[Tensor, "batch *pos vocab"]:
+        """The full model's logits with functions put in at some sites; differentiable."""
+        x = self._through(tokens, visits)
+        return self.unembed(x) if every else self._unembed(x)
+
+    def widths(self, layer: int) -> Widths:
+        """Sizes of one layer."""
+        block = self.weights.blocks[layer]
+        d_head, d_model = block.attention.w_o.shape[1:]
+        return Widths(d_model, d_head, len(block.mlp.w_out))
+
+    def _through(self, tokens: Tokens, visits: Visits) -> Embedding:
+        """The input of ``logits`` in the full model, with functions put in at some sites."""
         x = self.embed(tokens)
-        for block in self.weights.blocks:
-            z = self._attend_to(block, x)
-            attended = x + _write_summed(block, z)
-            x = attended + _run_mlp(block, x if self._parallel else attended)
-        return self._unembed(x)
+        for layer in range(len(self.weights.blocks)):
+            x = self._visited_layer(layer, x, visits)
+        return x
+
+    def _visited_layer(self, layer: int, x: Embedding, visits: Visits) -> Embedding:
+        """What a layer leaves of the stream."""
+        block = self.weights.blocks[layer]
+
+        def at(kind: str, value: Tensor) -> Tensor:
+            visit = visits.get((kind, layer))
+            return value if visit is None else visit(value)
+
+        x = at("resid_pre", x)
+        read = at("attn_in", _normalized(block.attention_norm, x))
+        z = self._attend(block.attention, *_qkv(block.attention, read)).transpose(1, 2)
+        z = at("z", z)
+        if ("result", layer) in visits:
+            heads = at("result", torch.einsum("bthe,hed->bthd", z, block.attention.w_o))
+            written = _out_of_heads(block, heads.sum(2))
+        else:
+            written = _write_summed(block, z.transpose(1, 2))
+        attended = at("resid_mid", x + at("attn_out", written))
+        normed = _normalized(block.mlp_norm, x if self._parallel else attended)
+        hidden = at("neurons", _hidden(block.mlp, at("mlp_in", normed)))
+        return at("resid_post", attended + at("mlp_out", _out_of(block, hidden)))
 
     @torch.no_grad()
     def writers(self, tokens: Tokens) -> Writers:
@@ -192,12 +231,14 @@ class ResidualForward:
     @torch.no_grad()
     def activations(self, tokens: Tokens) -> Activations:
         """The activations of every MLP in the full model, from its kept input."""
-        x, inputs = self.embed(tokens), list[Tensor]()
-        for block in self.weights.blocks:
-            attended = x + _write_summed(block, self._attend_to(block, x))
-            inputs.append(x if self._parallel else attended)
-            x = attended + _run_mlp(block, inputs[-1])
-        return lambda layer: _activations(self.weights.blocks[layer], inputs[layer])
+        blocks, inputs = self.weights.blocks, list[Tensor]()
+
+        def keep(x: Tensor) -> Tensor:
+            inputs.append(x)
+            return x
+
+        self._through(tokens, {("mlp_in", layer): keep for layer in range(len(blocks))})
+        return lambda layer: _hidden(blocks[layer].mlp, inputs[layer])
 
     def masked(self, tokens: Tokens, ablated: Writers, keep: EdgeMask) -> Logits:
         """Logits with the kept edges live and every other edge carrying its ablated sender."""
@@ -573,9 +614,12 @@ def _write(block: Block, z: Tensor) -> PerReader:
 
 def _write_summed(block: Block, z: Tensor) -> Shared:
     """What all heads write together, output bias included."""
-    a = block.attention
-    total = z.transpose(1, 2).flatten(2) @ a.w_o.flatten(0, 1) + or_zero(a.b_o)
-    return _normalized(block.attention_post_norm, total)
+    return _out_of_heads(block, z.transpose(1, 2).flatten(2) @ block.attention.w_o.flatten(0, 1))
+
+
+def _out_of_heads(block: Block, total: Shared) -> Shared:
+    """What attention adds to the stream, from the sum of its heads."""
+    return _normalized(block.attention_post_norm, total + or_zero(block.attention.b_o))
 
 
 def _run_mlp(block: Block, x: Tensor) -> Tensor:
@@ -585,7 +629,11 @@ def _run_mlp(block: Block, x: Tensor) -> Tensor:
 
 def _activations(block: Block, x: Tensor) -> Tensor:
     """What stands behind the MLP's nonlinearity, ``[…, pos, neuron]``."""
-    m, x = block.mlp, _normalized(block.mlp_norm, x)
+    return _hidden(block.mlp, _normalized(block.mlp_norm, x))
+
+
+def _hidden(m: Mlp, x: Tensor) -> Tensor:
+    """The same from what the MLP reads behind its norm."""
     act, pre = _ACTIVATIONS[m.activation], x @ m.w_in + or_zero(m.b_in)
     return act(pre) if m.w_gate is None else act(x @ m.w_gate + or_zero(m.b_gate)) * pre
 
