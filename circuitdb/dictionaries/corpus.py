@@ -1,0 +1,171 @@
+"""A corpus: text as rows of token ids, and which of their positions are learned from.
+
+Any text file serves. On a machine without a network the standard library has English of its own, the
+topics of ``help()``: about 460 kB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch  # noqa: TID253
+from jaxtyping import Bool, Int
+from torch import Tensor  # noqa: TID253
+
+from circuitdb.circuit import digest
+from circuitdb.errors import OptionError, UnknownNameError, unreadable
+from circuitdb.models.model import LoadedModel
+
+LEFT_OUT: Final = ("first", "special")
+"""Positions that may be left out: the first of every row, where attention sees nothing else, and those
+of special tokens."""
+PIECE = 2**20
+"""Characters that are tokenised at once, in whole lines."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Corpus:
+    """Token ids to run a model on."""
+
+    name: str
+    tokens: Int[Tensor, "row pos"]
+    taken: Bool[Tensor, "row pos"]
+    """Positions whose activations are given out."""
+    corpus_id: str
+    """SHA-256 of the content's bytes, the tokenizer, the start token, context and positions left
+    out: equal ids mean equal tokens at equal positions."""
+
+    @property
+    def n_taken(self) -> int:
+        return int(self.taken.sum())
+
+
+def read(
+    model: LoadedModel,
+    source: str | Path | Sequence[str] | Tensor | None = None,
+    *,
+    context: int = 128,
+    leave_out: Collection[str] = (),
+) -> Corpus:
+    """A corpus for a model's tokenizer.
+
+    Text is cut into rows one after the other, and each begins with the start token where the model's
+    prompts do; the rest that fills no row is left out.
+
+    Args:
+        model: whose tokens they are.
+        source: the path of a text file, a list of texts, token ids ``[row, pos]`` that are taken as they are, or
+            nothing for the standard library's topics.
+        context: tokens a row, the start token among them; not for token ids.
+        leave_out: of :data:`LEFT_OUT`, positions that nothing is learned from.
+
+    Raises:
+        OptionError: no such file, no text, too little of it, or no position is left.
+        UnknownNameError: no such positions to leave out.
+        ModelError: a token that the model does not know.
+    """
+    for kind in leave_out:
+        if kind not in LEFT_OUT:
+            raise UnknownNameError("positions to leave out", kind, LEFT_OUT)
+    if isinstance(source, Tensor):
+        name, tokens = "the token ids given", _ids(source)
+        content = tokens.numpy().astype("<i8").tobytes()
+    else:
+        name, content = _content(source)
+        tokens = _rows(model, name, _text(name, content), context)
+    model.tokenizer.require_rows(np.unique(tokens.numpy()).tolist(), name)
+    taken = _taken(model, name, tokens, leave_out)
+    settings = {
+        "content": hashlib.sha256(content).hexdigest(),
+        "tokenizer": model.tokenizer.hash,
+        "start": model.tokenizer.bos_id if model.bos else None,
+        "context": tokens.shape[1],
+        "leave_out": sorted(set(leave_out)),
+    }
+    return Corpus(name, tokens, taken, digest(settings))
+
+
+def _ids(given: Tensor) -> Int[Tensor, "row pos"]:
+    plain = given.dim() == 2 and given.numel() and not given.is_floating_point()
+    if not plain or int(given.min()) < 0:
+        raise OptionError(f"expected token ids [row, pos], not {given.dtype} {[*given.shape]}")
+    return given.cpu()
+
+
+def _content(source: str | Path | Sequence[str] | None) -> tuple[str, bytes]:
+    """What messages call a text, and its bytes."""
+    if source is None:
+        from pydoc_data.topics import topics
+
+        return "the standard library's topics", "\n".join(
+            topics[k] for k in sorted(topics)
+        ).encode()
+    if not isinstance(source, str | Path):
+        return "the texts given", "\n".join(source).encode()
+    try:
+        return repr(str(source)), Path(source).read_bytes()
+    except OSError as error:
+        raise OptionError(
+            f"the corpus {str(source)!r} cannot be read: {unreadable(error)}"
+        ) from error
+
+
+def _text(name: str, content: bytes) -> str:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{name} is no corpus: {unreadable(error)}") from error
+    if "\0" in text:
+        raise OptionError(f"{name} is no corpus: it holds NUL characters, which no text does")
+    if not text.strip():
+        raise OptionError(f"{name} is no corpus: it is empty")
+    return text
+
+
+def _rows(model: LoadedModel, name: str, text: str, context: int) -> Int[Tensor, "row pos"]:
+    start = [model.tokenizer.bos_id] if model.bos else []
+    own = context - len(start)
+    if own < 1:
+        raise OptionError(f"expected a context of {len(start) + 1} tokens or more, not {context}")
+    ids = array("i")
+    for piece in _pieces(text):
+        ids.extend(model.tokenizer.encode(piece))
+    n = len(ids) // own
+    if not n:
+        raise OptionError(
+            f"{name} is too short: it has {len(ids)} tokens, and a row of context {context} takes "
+            f"{own}; take a longer text or a smaller context"
+        )
+    found = torch.from_numpy(np.frombuffer(ids, dtype=np.intc)[: n * own].copy()).view(n, own)
+    return torch.cat([found.new_tensor(start).expand(n, -1), found], dim=1)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A text in whole lines, some at a time: tokenizers take many bytes a character."""
+    at = 0
+    while at < len(text):
+        end = text.find("\n", at + PIECE)
+        stop = len(text) if end < 0 else end + 1
+        yield text[at:stop]
+        at = stop
+
+
+def _taken(
+    model: LoadedModel, name: str, tokens: Int[Tensor, "row pos"], leave_out: Collection[str]
+) -> Bool[Tensor, "row pos"]:
+    taken = torch.ones(tokens.shape, dtype=torch.bool)
+    if "first" in leave_out:
+        taken[:, 0] = False
+    if "special" in leave_out:
+        taken &= ~torch.isin(tokens, tokens.new_tensor(sorted(model.tokenizer.special_ids)))
+    if not taken.any():
+        raise OptionError(
+            f"{name} has no position left without {' and '.join(sorted(set(leave_out)))} tokens"
+        )
+    return taken
