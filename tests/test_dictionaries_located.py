@@ -20,8 +20,8 @@ def model():
     return catalogue.load("toy-2l")
 
 
-def located(model, width=None, site=Site("resid_post", 1), **changes):
-    form = Form("standard", width or 64, 8)
+def located(model, width=None, site=None, **changes):
+    site, form = site or Site("resid_post", 1), Form("standard", width or 64, 8)
     made = Dictionary(form, {name: torch.ones(shape) for name, shape in form.shapes.items()})
     return replace(Located("mine", site, made, site, model.weights_hash), **changes)
 
