@@ -100,7 +100,7 @@ def merge(
 
     Those that are stored here already take over evaluations, curves, knockouts, tests and functional
     overlap they lack, and an alias and a note where they have none; signatures and alignments of
-    models come too. Nothing in the other file is run.
+    models come too, and what is known of feature dictionaries, whose files stay where they are. Nothing in the other file is run.
 
     \b
     Example:
@@ -115,13 +115,18 @@ def merge(
         f"{plural(merged.evaluations, 'evaluation')} added to them; for all of these "
         f"{plural(merged.curves, 'curve')}, {plural(merged.knockouts, 'table')} of knockouts, "
         f"{plural(merged.tests, 'test')}, {plural(merged.functional, 'cell')} of functional overlap; "
-        f"of models {plural(merged.signatures, 'signature')} and "
-        f"{plural(merged.alignments, 'alignment')}"
+        f"of models {plural(merged.signatures, 'signature')}, "
+        f"{plural(merged.alignments, 'alignment')} and {plural(merged.dictionaries, 'record')} of "
+        "feature dictionaries"
     )
     out.result(merged._asdict(), lambda: raw(said))
     for name in merged.skipped_aliases:
         out.note(
             f"note: alias @{name} was left out: it names another circuit here, or its circuit has another"
+        )
+    for label in merged.skipped_dictionaries:
+        out.note(
+            f"note: dictionary {label} was left out: another one of that name stands there here"
         )
     for circuit_id in merged.skipped_notes:
         out.note(f"note: the note on {circuit_id[:12]} was left out: it has another one here")

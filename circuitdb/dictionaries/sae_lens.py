@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch  # noqa: TID253
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor  # noqa: TID253
@@ -83,23 +84,29 @@ def read(folder: str | Path) -> Stored:
 
 
 def write(
-    dictionary: Dictionary, folder: str | Path, metadata: Mapping[str, Any] | None = None
+    dictionary: Dictionary,
+    folder: str | Path,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    half: bool = False,
 ) -> None:
     """Write a dictionary into a folder, which is made.
 
     Args:
-        dictionary: what is written, as float32.
+        dictionary: what is written.
         folder: where; files of these names are replaced.
         metadata: of model, hook and training, such as ``model_name`` and ``hook_name``.
+        half: as float16, and not as float32.
 
     Raises:
         DictionaryError: the folder cannot be written.
     """
     folder = Path(folder)
     config = _config_of(dictionary.form, dict(metadata or {}))
+    config["dtype"], dtype = ("float16", torch.float16) if half else ("float32", torch.float32)
     # Copies, because tensors that share memory are refused.
     packed = {
-        n: t.detach().cpu().float().contiguous().clone() for n, t in dictionary.tensors.items()
+        n: t.detach().cpu().to(dtype).contiguous().clone() for n, t in dictionary.tensors.items()
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +122,6 @@ def _config_of(form: Form, told: dict[str, Any]) -> dict[str, Any]:
         "architecture": _name(form),
         "d_in": form.d_in,
         "d_sae": form.d_dict,
-        "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": form.apply_b_dec_to_input,
         "normalize_activations": form.normalize_activations,

@@ -104,7 +104,7 @@ def parse(name: str, spec: SpaceSpec) -> Site:
     >>> parse("4_act", SpaceSpec(n_layers=4, n_heads=2, n_kv_heads=2))
     Site(kind='resid_post', layer=3, head=None)
     """
-    site = _of_key(name, spec) if _KEY.fullmatch(name) else _of_name(name)
+    site = _of_key(name, spec) if _KEY.fullmatch(name) else of_hook(name)
     require(site, spec)
     return site
 
@@ -119,7 +119,16 @@ def _of_key(name: str, spec: SpaceSpec) -> Site:
     return Site(kinds[hook], int(layer))
 
 
-def _of_name(name: str) -> Site:
+def of_hook(name: str) -> Site:
+    """The site that TransformerLens or a feature name calls so, of whatever model.
+
+    Raises:
+        UnknownNameError: it is no site.
+        OptionError: it lies before a norm.
+
+    >>> of_hook("blocks.3.hook_resid_pre")
+    Site(kind='resid_pre', layer=3, head=None)
+    """
     match = _NAME.fullmatch(name)
     if match is None:
         examples = [str(Site(kind, 3)) for kind in HOOKS]
@@ -140,6 +149,15 @@ def _of_name(name: str) -> Site:
     if hook not in kinds:
         raise UnknownNameError("site", name, [str(Site(kind, layer)) for kind in HOOKS])
     return Site(kinds[hook], layer, head)
+
+
+def forward_order(site: Site) -> tuple[int, int, int]:
+    """By this, sites stand as a run of the model passes them.
+
+    >>> sorted([Site("resid_post", 0), Site("attn_in", 1), Site("z", 0)], key=forward_order)[0].kind
+    'z'
+    """
+    return site.layer, list(HOOKS).index(site.kind), -1 if site.head is None else site.head
 
 
 def require(site: Site, spec: SpaceSpec) -> None:

@@ -93,6 +93,10 @@ PARTNER: Final = (
     "ordinal", "node_a", "node_b", "cost", "joined", "stability_texts", "stability_features",
     "marks",
 )  # fmt: skip
+DICTIONARY: Final = (
+    "dictionary_id", "name", "model", "checkpoint", "seed", "weights", "hook_in", "hook_out",
+    "architecture", "d_in", "d_dict", "d_out", "k", "flags", "corpus", "training", "health", "folder",
+)  # fmt: skip
 FUNCTIONAL: Final = (
     "split", "part", "circuits", "how", "level", "members", "n_members", "draws", "weighed_by",
     "rivals", "hub_run", "ranking", "n_prompts", "m_full", "m_empty", "m_part", "value", "random_low",
@@ -153,6 +157,7 @@ KEPT: Final[tuple[Kept, ...]] = (
     Kept("signature_value", "signature_key", SIGNATURE_VALUE, "sample, ordinal"),
     Kept("alignment", "alignment_key", ALIGNMENT, "alignment_key"),
     Kept("partner", "alignment_key", PARTNER, "ordinal"),
+    Kept("dictionary", "dictionary_key", DICTIONARY, "dictionary_key"),
 )
 BY_TABLE: Final = {k.table: k for k in KEPT}
 

@@ -32,6 +32,7 @@ from circuitdb.circuit import (
     Selection,
 )
 from circuitdb.curve import Curve
+from circuitdb.dictionaries.record import Record
 from circuitdb.errors import (
     CorruptError,
     InputError,
@@ -46,6 +47,7 @@ from circuitdb.signature import Assignment, Signature
 from circuitdb.space import Space, SpaceSpec
 from circuitdb.store.connection import in_our_words
 from circuitdb.store.content import (
+    DICTIONARY,
     FIGURES,
     FUNCTIONAL,
     KNOCKOUT,
@@ -55,6 +57,8 @@ from circuitdb.store.content import (
     filled,
 )
 from circuitdb.store.curves import read as read_curves
+from circuitdb.store.dictionaries import beside
+from circuitdb.store.dictionaries import made as made_dictionary
 from circuitdb.store.functional import made as made_functional
 from circuitdb.store.read import (
     CircuitRow,
@@ -76,7 +80,7 @@ _TABLES: Final = (
     "edge_effect", "decision", "circuit", "member", "node_member", "evaluation",
     "template_evaluation", "curve", "curve_point", "curve_template", "knockout", "circuit_test",
     "removal", "member_change", "functional", "signature", "signature_value", "alignment", "partner",
-    "alias", "note",
+    "dictionary", "alias", "note",
 )  # fmt: skip
 
 
@@ -104,6 +108,10 @@ class Takes(Protocol):
     def add_alignment(self, found: Assignment) -> None: ...
     def functional(self, cell_ids: Sequence[str]) -> dict[str, Cell]: ...
     def add_functional(self, cell: Cell) -> None: ...
+    def dictionaries(
+        self, name: str | None = None, weights: str | None = None
+    ) -> tuple[Record, ...]: ...
+    def add_dictionary(self, *records: Record) -> None: ...
     def set_alias(self, circuit_id: str, alias: str) -> None: ...
     def set_note(self, circuit_id: str, note: str | None) -> None: ...
 
@@ -129,6 +137,10 @@ class Merged(NamedTuple):
     """Models' signatures taken over."""
     alignments: int
     """Alignments taken over."""
+    dictionaries: int
+    """Feature dictionaries taken over; their files stay where they lie."""
+    skipped_dictionaries: tuple[str, ...]
+    """Dictionaries left out: another of that name stands at their place here."""
     skipped_aliases: tuple[str, ...]
     """Aliases left out: another circuit here has that alias, or the circuit has another one."""
     skipped_notes: tuple[str, ...]
@@ -259,10 +271,12 @@ def _take(store: Takes, con: Any) -> Merged:
     knockouts = sum(_take_knockouts(store, con, key, circuit) for key, circuit in ids.items())
     tests = sum(_take_tests(store, con, key, circuit) for key, circuit in ids.items())
     signatures, alignments = _take_signatures(store, con), _take_alignments(store, con)
+    dictionaries, skipped_dictionaries = _take_dictionaries(store, con)
     skipped_aliases = tuple(_take_aliases(store, con, ids))
     return Merged(
         tuple(added), len(known), evaluations, curves, knockouts, tests, functional, signatures,
-        alignments, skipped_aliases, tuple(_take_notes(store, con, ids)),
+        alignments, dictionaries, skipped_dictionaries, skipped_aliases,
+        tuple(_take_notes(store, con, ids)),
     )  # fmt: skip
 
 
@@ -364,6 +378,21 @@ def _take_alignments(store: Takes, con: Any) -> int:
             store.add_alignment(found)
             new += 1
     return new
+
+
+def _take_dictionaries(store: Takes, con: Any) -> tuple[int, tuple[str, ...]]:
+    """Copy the dictionaries that are lacking here; how many, and which cannot be."""
+    new: list[Record] = []
+    skipped = []
+    for row in sorted(_rows(con, "dictionary", ("dictionary_key", *DICTIONARY))):
+        record = made_dictionary(row[1:])
+        known = beside(store.dictionaries(weights=record.weights), record)
+        if known is None:
+            new.append(record)
+        elif known.dictionary_id != record.dictionary_id:
+            skipped.append(record.label)
+    store.add_dictionary(*new)
+    return len(new), tuple(skipped)
 
 
 def _take_aliases(store: Takes, con: Any, ids: dict[int, str]) -> Iterator[str]:

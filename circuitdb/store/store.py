@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Scores,
     )
     from circuitdb.curve import Curve
+    from circuitdb.dictionaries.record import Record
     from circuitdb.functional import Cell
     from circuitdb.outcomes import CircuitTest, FitKey, Knockouts, NullFit
     from circuitdb.signature import Assignment, Signature
@@ -222,6 +223,35 @@ class Store:
 
         with self._writing() as con:
             signatures.add_alignment(con, found)
+
+    def add_dictionary(self, *records: Record) -> None:
+        """Store what is known of dictionaries, all or none; what is stored gets what is given anew.
+
+        Raises:
+            DictionaryError: another one of that name stands at the same place of the same weights.
+        """
+        from circuitdb.store import dictionaries
+
+        with self._writing() as con:
+            dictionaries.add(con, records)
+
+    def set_health(self, dictionary_id: str, health: Mapping[str, Any]) -> None:
+        """Write down what a dictionary does on held-out text, in place of what was known.
+
+        Raises:
+            DictionaryError: it is not stored.
+        """
+        from circuitdb.store import dictionaries
+
+        with self._writing() as con:
+            dictionaries.set_health(con, dictionary_id, health)
+
+    def remove_dictionaries(self, records: Sequence[Record]) -> None:
+        """Forget dictionaries; their files stay where they lie."""
+        from circuitdb.store import dictionaries
+
+        with self._writing() as con:
+            dictionaries.remove(con, records)
 
     def add_checkpoint_metrics(self, rows: Sequence[CheckpointMetric]) -> None:
         """Store what full models do on tasks; an earlier value of the same question goes."""
@@ -507,6 +537,15 @@ class Store:
 
         with self._reading() as con:
             return signatures.find_alignment(con, weights_a, weights_b, recipe_id, settings)
+
+    def dictionaries(
+        self, name: str | None = None, weights: str | None = None
+    ) -> tuple[Record, ...]:
+        """Feature dictionaries by name of their set and by weights, in the order they came."""
+        from circuitdb.store import dictionaries
+
+        with self._reading() as con:
+            return dictionaries.of(con, name, weights)
 
     def prompt_set(self, prompt_set_hash: str) -> PromptRows:
         """A stored prompt set.
