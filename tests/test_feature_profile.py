@@ -137,7 +137,8 @@ def test_a_profile_of_more_rows_goes_on_where_the_earlier_one_ended(model, text,
     assert sum(read) == 7
     for one, wanted in zip(made, profile(model, ones, text, KEPT), strict=True):
         same(one, wanted)
-        assert one.follows(part[0]) and not part[0].follows(one)
+        assert one.follows(part[0])
+        assert not part[0].follows(one)
 
 
 def test_a_profile_of_another_text_begins_anew(model, text):
@@ -157,7 +158,8 @@ def test_entries_of_any_size_of_part_are_the_same(model, text, monkeypatch):
     monkeypatch.setattr(active, "CELLS", 24 * 7)
     parts = entries(one.dictionary, x)
     assert all(np.array_equal(a, b) for a, b in zip(whole[:2], parts[:2], strict=True))
-    assert len(whole.at) and whole.values.min() > 0
+    assert len(whole.at)
+    assert whole.values.min() > 0
 
 
 def test_rows_are_counted_by_the_positions_that_count(text):
@@ -174,7 +176,7 @@ def test_wrong_input_is_refused(model, text):
     with pytest.raises(OptionError, match="contexts of 1"):
         PageSettings(contexts=0)
     made = profile(model, [featured.random_one(model, POST)], text, KEPT)[0]
-    with pytest.raises(UnknownNameError, match="f/1.resid_post/mine/24"):
+    with pytest.raises(UnknownNameError, match=r"f/1\.resid_post/mine/24"):
         made.feature(24)
 
 
@@ -271,7 +273,8 @@ def test_a_measured_effect_is_that_of_a_slow_loop(model, text, one):
     assert found.n == len(changes) == int(chosen.sum())
     got = {t.token_id: t.value for t in found.up}
     values = torch.tensor([got[t] for t in range(len(got))], dtype=torch.float64)
-    assert torch.allclose(values, wanted, atol=1e-4) and values.abs().max() > 1e-3
+    assert torch.allclose(values, wanted, atol=1e-4)
+    assert values.abs().max() > 1e-3
 
 
 def test_an_effect_is_measured_on_the_profiles_own_text_alone(model, text):

@@ -171,7 +171,9 @@ class _Tally:
         for f in before.features:
             if not f.n_active:
                 continue
-            assert f.mean is not None and f.sd is not None and f.max is not None
+            assert f.mean is not None
+            assert f.sd is not None
+            assert f.max is not None
             i = f.index
             self._n[i], self._mean[i], self._max[i] = f.n_active, f.mean, f.max
             self._m2[i] = f.sd**2 * f.n_active
