@@ -9,6 +9,7 @@ import pytest
 from circuitdb.cli import reference
 from circuitdb.cli.app import COMMANDS, handler_of
 from circuitdb.cli.describe import UNITS
+from circuitdb.cli.dictionaries import sae_root
 from circuitdb.cli.models import tasks_root
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -29,16 +30,18 @@ def test_the_commands_are_those_of_the_contract():
     wanted = (
         "discover ls show add evaluate curve knockout test overlap matrix similar align functional "
         "clusters consensus diff variance sql query queries render models tasks "
-        "engines train pull rm alias note merge verify backup doctor replay stability import export"
+        "engines sae train pull rm alias note merge verify backup doctor replay stability import export"
     )
     assert sorted(COMMANDS) == sorted(wanted.split())
     assert ("tasks", "list") in reference.command_paths()
     assert ("tasks", "show") in reference.command_paths()
+    of_sae = [path[1] for path in reference.command_paths() if path[0] == "sae" and path[1:]]
+    assert of_sae == ["train", "eval", "import", "ls", "rm"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_worked_example(name):
-    handler = tasks_root if name == "tasks" else handler_of(name)
+    handler = {"tasks": tasks_root, "sae": sae_root}.get(name) or handler_of(name)
     assert f"circuitdb {name}" in (handler.__doc__ or "").partition("Example")[2]
 
 

@@ -56,6 +56,19 @@ def known(access: Access) -> list[Record]:
     return [r for r in shelf.shipped() if r.dictionary_id not in ids] + list(stored)
 
 
+def listed(access: Access, name: str | None) -> list[Record]:
+    """What is known of all dictionaries, or of a set.
+
+    Raises:
+        UnknownNameError: there is no set of that name.
+    """
+    every = known(access)
+    found = [record for record in every if name in (None, record.name)]
+    if name is not None and not found:
+        raise UnknownNameError("set", name, {record.name for record in every})
+    return found
+
+
 def reserved(name: str) -> bool:
     """Whether a name means activations themselves or a set of the package."""
     shipped = {record.name for record in shelf.shipped()}

@@ -21,11 +21,14 @@ COMMANDS: Final[dict[str, str]] = {
     "clusters": "groups", "consensus": "groups", "diff": "groups", "variance": "groups", "functional": "functional",
     "align": "aligning", "render": "draw", "evaluate": "discover", "curve": "curves", "knockout": "trials", "test": "trials", "add": "discover", "sql": "asking",
     "import": "importing", "export": "exporting", "replay": "repeat", "stability": "repeat", "query": "asking", "queries": "asking", "models": "models", "tasks": "models",
-    "engines": "models", "train": "models", "pull": "models", "alias": "care", "note": "care",
+    "engines": "models", "sae": "dictionaries", "train": "models", "pull": "models", "alias": "care", "note": "care",
     "rm": "care", "merge": "care", "verify": "care", "backup": "care", "doctor": "care",
 }  # fmt: skip
 """Command → the module that has it, in the order of the help."""
-_SUBCOMMANDS: Final = ("list", "show")
+_SUBCOMMANDS: Final = {
+    "tasks": ("list", "show"),
+    "sae": ("train", "eval", "import", "ls", "rm"),
+}
 
 
 def application(arguments: Sequence[str] = ()) -> typer.Typer:
@@ -85,4 +88,6 @@ def circuitdb(
     given: dict[str, Any] = {"db": db, "as_json": as_json, "quiet": quiet}
     given = {name: value for name, value in given.items() if value}
     defaults: dict[str, Any] = dict.fromkeys(COMMANDS, given)
-    context.default_map = defaults | {"tasks": given | dict.fromkeys(_SUBCOMMANDS, given)}
+    context.default_map = defaults | {
+        name: given | dict.fromkeys(inner, given) for name, inner in _SUBCOMMANDS.items()
+    }

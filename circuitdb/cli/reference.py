@@ -29,14 +29,13 @@ def page() -> str:
 
 
 def command_paths() -> list[tuple[str, ...]]:
-    """Every command, and under ``tasks`` every subcommand, in the order of the help."""
-    from circuitdb.cli.app import COMMANDS
-    from circuitdb.cli.models import tasks
+    """Every command and subcommand, in the order of the help."""
+    from circuitdb.cli.app import COMMANDS, handler_of
 
-    inner = [("tasks", str(c.name)) for c in tasks.registered_commands]
     paths: list[tuple[str, ...]] = []
     for name in COMMANDS:
-        paths += [(name,), *(inner if name == "tasks" else ())]
+        inner = getattr(handler_of(name), "registered_commands", ())
+        paths += [(name,), *((name, str(command.name)) for command in inner)]
     return paths
 
 

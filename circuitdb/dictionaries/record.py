@@ -60,11 +60,7 @@ class Record:
                 absent = value is None and name in _OPTIONAL
                 if not absent and (not isinstance(value, kind) or isinstance(value, bool)):
                     raise OptionError(f"a dictionary's {name} is no {kind.__name__}: {value!r}")
-        if not self.name.strip() or any(c in self.name for c in "@,/"):
-            raise OptionError(
-                f"a set of dictionaries cannot be called {self.name!r}: give a name without '@', "
-                "',' and '/'"
-            )
+        require_name(self.name)
 
     @property
     def label(self) -> str:
@@ -80,6 +76,18 @@ class Record:
     def to_json(self) -> Json:
         """All fields by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def require_name(name: str) -> None:
+    """Refuse what cannot be the name of a set.
+
+    Raises:
+        OptionError: it is empty, or holds what separates names from sites.
+    """
+    if not name.strip() or any(c in name for c in "@,/"):
+        raise OptionError(
+            f"a set of dictionaries cannot be called {name!r}: give a name without '@', ',' and '/'"
+        )
 
 
 def restored(stored: Json) -> Record:

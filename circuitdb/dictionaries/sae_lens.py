@@ -55,7 +55,8 @@ class Stored(NamedTuple):
     dictionary: Dictionary
     metadata: dict[str, Any]
     """Of model, hook and training, as the file has it; ``reshape_activations`` is ``hook_z`` where
-    the activations of heads are to be put side by side."""
+    the activations of heads are to be put side by side, and ``k`` the number of active features that
+    a form without a k declares, as of a batch top-k saved as ``jumprelu``."""
 
 
 def read(folder: str | Path) -> Stored:
@@ -80,7 +81,11 @@ def read(folder: str | Path) -> Stored:
         raise DictionaryError(f"{folder}: {error}") from None
     metadata = dict(_metadata(config))
     shape = config.get("reshape_activations") or "none"
-    return Stored(made, metadata | ({"reshape_activations": shape} if shape != "none" else {}))
+    if shape != "none":
+        metadata["reshape_activations"] = shape
+    if form.k is None and "k" in config:
+        metadata["k"] = config["k"]
+    return Stored(made, metadata)
 
 
 def write(

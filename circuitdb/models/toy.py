@@ -49,6 +49,16 @@ def figures(name: str, seed: int, folder: Path = FOLDER) -> dict[str, dict[str, 
     return found
 
 
+def record(name: str, folder: Path = FOLDER) -> dict[str, Any]:
+    """What ``family.json`` says of a model: its recipe, seeds and files.
+
+    Raises:
+        UnknownNameError: the family has no model of that name.
+    """
+    _named(name, folder)
+    return _family(folder / name)
+
+
 def load_state(
     name: str, seed: int | None = None, checkpoint: int | None = None, folder: Path = FOLDER
 ) -> Stored:
