@@ -105,6 +105,8 @@ class Training:
     batch: int = 1024
     learning_rate: float | None = None
     sparsity: float = 1.0
+    dead_after: int | None = None
+    """Steps without activity after which a feature is dead; a tenth of all, 1,000 at most, where null."""
     init_seed: int = 0
     half: bool = False
 
@@ -197,56 +199,82 @@ def train(
         DictionaryError: the folder or the name is taken.
         NumericalError: a loss is not finite.
     """
-    from circuitdb.dictionaries import corpus, health, together
+    from circuitdb.dictionaries import corpus, health
 
     training.check()
-    _require_free(access, name, out)
+    _require_free(name, out)
     model = which.load(report)
     wanted = training.places(model.spec)
     _require_new(access, name, model, wanted)
+    places = _places(model, training, wanted)
     report("reading the text", 0, 0)
     text = which.corpus(model)
     learned, held_out = corpus.parts(text)
-    places = _places(model, training, wanted)
+    seconds = _learn(model, learned, places, training, report)
+    made = [_made(place, name, model, training.half) for place in places]
+    found = health.measure(
+        model, [one for each in made for one in each.located], held_out,
+        n_positions=which.eval_positions, report=report,
+    )  # fmt: skip
+    told = _told(training, places[0].trainer.settings, text, seconds)
+    described = [
+        (each.dictionary, _records_of(each, model, text, told, found, out)) for each in made
+    ]
+    _write(out, described, training.half)
+    records = tuple(record for _, each in described for record in each)
+    with access.writing(create=True) as store:
+        store.add_dictionary(*records)
+    return Trained(records, found, out, seconds)
+
+
+class _Made(NamedTuple):
+    dictionary: Dictionary
+    located: list[Located]
+    """One, or of a staircase one a site."""
+
+
+def _made(place: Place, name: str, model: LoadedModel, half: bool) -> _Made:
+    dictionary = place.made(half=half)
+    return _Made(dictionary, place.located(dictionary, name, model.weights_hash))
+
+
+def _learn(
+    model: LoadedModel, text: Corpus, places: Sequence[Place], training: Training, report: Report
+) -> float:
+    """Train; the seconds it took."""
+    from circuitdb.dictionaries import together
+
     began = time.monotonic()
     common: Json = {"steps": training.steps, "batch": training.batch, "seed": training.init_seed}
     if training.end_to_end:
         together.end_to_end(
-            model, learned, places, **common, downstream=training.downstream, report=report
+            model, text, places, **common, downstream=training.downstream, report=report
         )
     else:
-        together.over_stream(model, learned, places, **common, report=report)
-    seconds = time.monotonic() - began
-    made = [(place, place.made(half=training.half)) for place in places]
-    sets = [place.located(d, name, model.weights_hash) for place, d in made]
-    found = health.measure(
-        model, [one for each in sets for one in each], held_out,
-        n_positions=which.eval_positions, report=report,
-    )  # fmt: skip
-    told = _told(training, places[0].trainer.settings, text, seconds)
-    records = [
-        tuple(
-            shelf.record_of(
-                one,
-                model,
-                stair=i if d.form.stairs else None,
-                corpus=text.corpus_id,
-                training=told,
-                health=found.of(one.site),
-                folder=out / str(place.read[0]),
-            )
-            for i, one in enumerate(each)
+        together.over_stream(model, text, places, **common, report=report)
+    return time.monotonic() - began
+
+
+def _records_of(
+    made: _Made, model: LoadedModel, text: Corpus, told: Json, health: Health, out: Path
+) -> list[Record]:
+    """The records of what one folder holds, which is named after the first site."""
+    folder, stairs = out / str(made.located[0].site), made.dictionary.form.stairs
+    return [
+        shelf.record_of(
+            one,
+            model,
+            stair=i if stairs else None,
+            corpus=text.corpus_id,
+            training=told,
+            health=health.of(one.site),
+            folder=folder,
         )
-        for (place, d), each in zip(made, sets, strict=True)
+        for i, one in enumerate(made.located)
     ]
-    _write(out, [(d, each) for (_, d), each in zip(made, records, strict=True)], training.half)
-    flat = tuple(record for each in records for record in each)
-    with access.writing(create=True) as store:
-        store.add_dictionary(*flat)
-    return Trained(flat, found, out, seconds)
 
 
-def _require_free(access: Access, name: str, out: Path) -> None:
+def _require_free(name: str, out: Path) -> None:
     _require_name(name)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DictionaryError(
@@ -338,7 +366,7 @@ def _settings(training: Training) -> Settings:
         sparsity=training.sparsity,
         detach=training.detach,
         seed=training.init_seed,
-        dead_after=max(1, min(DEAD_AFTER, training.steps // 10)),
+        dead_after=training.dead_after or max(1, min(DEAD_AFTER, training.steps // 10)),
         warm_up=min(100, training.steps // 10),
     )
 

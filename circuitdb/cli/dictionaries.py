@@ -140,6 +140,15 @@ def sae_train(
     l1: Annotated[
         float, typer.Option(metavar="X", help="Weight of the penalty on features; not of top-k.")
     ] = 1.0,
+    dead_after: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Steps after which a silent feature is brought back (top-k); by default a tenth of "
+            "all, 1000 at most.",
+        ),
+    ] = None,
     init_seed: Annotated[
         int, typer.Option(metavar="N", help="Seed of the weights and of the order of texts.")
     ] = 0,
@@ -173,7 +182,7 @@ def sae_train(
     )
     training = Training(
         sites, form, features, k, transcoder, skip, share, detach, end_to_end, downstream, positions,
-        batch, lr, l1, init_seed, half,
+        batch, lr, l1, dead_after, init_seed, half,
     )  # fmt: skip
     with reporting(out) as report:
         made = api.Database(db, notice=out.remark).train_dictionaries(

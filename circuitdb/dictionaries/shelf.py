@@ -48,7 +48,14 @@ def _shipped() -> tuple[_Shipped, ...]:
         for path in sorted(FOLDER.glob(f"*/*/{CONFIG}"))
         for record in records_in(path.parent)
     ]
-    return tuple(sorted(found, key=lambda s: (s.record.model, s.record.seed or 0, s.folder.name)))
+    return tuple(sorted(found, key=lambda s: _order(s.record)))
+
+
+def _order(record: Record) -> tuple[Any, ...]:
+    """By model, set, seed and place."""
+    from circuitdb.models.sites import forward_order, of_hook
+
+    return record.model, record.name, record.seed or 0, forward_order(of_hook(record.hook_in))
 
 
 def records_in(folder: Path) -> tuple[Record, ...]:
