@@ -92,6 +92,25 @@ class Ablation:
         means = self._neuron_means
         return lambda layer: means.at(corrupted, templates, slice(layer, layer + 1)).squeeze(0)
 
+    def of(
+        self, observe: Callable[[Tokens], Observed]
+    ) -> Callable[[Tokens, Sequence[str]], Observed]:
+        """Ablated values of anything that is observed on prompts, for any batch of them.
+
+        Args:
+            observe: gives the values ``[item, batch, pos, width]`` of the full model's run.
+
+        Returns:
+            From corrupted prompts and their templates to ablated values. It raises PromptError where a
+            template of this length is not among the averaged prompts.
+        """
+        if self.kind == "resample":
+            return lambda corrupted, templates: observe(corrupted)
+        if self.kind == "zero":
+            return lambda corrupted, templates: torch.zeros_like(observe(corrupted))
+        means = self._averaged(observe)
+        return lambda corrupted, templates: means.at(corrupted, templates)
+
     @functools.cached_property
     def _neuron_means(self) -> _Means:
         layers = range(self._forward.space.spec.n_layers)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from circuitdb.circuit import (
     now,
     score_unit,
 )
+from circuitdb.dictionaries.located import Located
 from circuitdb.engines.engine import (
     Engine,
     Found,
@@ -49,6 +50,8 @@ from circuitdb.errors import (
     TaskNotDoneError,
 )
 from circuitdb.evaluate import Band, Bench, Does, does_task, figures
+from circuitdb.feature_space import FeatureSpace
+from circuitdb.features.bench import FeatureBench
 from circuitdb.journal import Journal
 from circuitdb.metrics import Metric
 from circuitdb.models.model import LoadedModel
@@ -71,6 +74,14 @@ class Material(NamedTuple):
     """Prompts whose corrupted ones mean ablations average; None under other ablations."""
 
 
+class Graph(NamedTuple):
+    """The components that circuits are made of."""
+
+    space: Space
+    located: tuple[Located, ...] = ()
+    """Where they are features: their dictionaries, in the order of the space."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A plan with its model, prompts and identity; the search has not begun."""
@@ -78,7 +89,9 @@ class Prepared:
     plan: Plan
     model: LoadedModel
     space: Space
-    """The model's, with neurons where the engine tells them apart."""
+    """The model's, with neurons where the engine tells them apart; of features where it has them."""
+    located: tuple[Located, ...]
+    """The dictionaries of a feature graph, in its order; else none."""
     engine: Engine
     settings: Settings
     metric: Metric
@@ -97,7 +110,12 @@ class Prepared:
 
 
 def prepare(
-    plan: Plan, model: LoadedModel, *, prompts: Material | None = None, report: Report = silent
+    plan: Plan,
+    model: LoadedModel,
+    *,
+    prompts: Material | None = None,
+    graph: Callable[[PromptSet], Graph] | None = None,
+    report: Report = silent,
 ) -> Prepared:
     """Prompts, gate and identity of a plan on a loaded model.
 
@@ -106,6 +124,7 @@ def prepare(
         model: the model it names.
         prompts: stored prompts in place of those the task would make. They were judged when they
             were stored, and the task's definition is not looked at.
+        graph: gives the components, where they are features of dictionaries; else they are the model's.
         report: progress.
 
     Raises:
@@ -127,12 +146,13 @@ def prepare(
     run = _run(plan, model, engine, settings, metric, prompts)
     gives = engine.granularities(settings)
     selections = _selections(plan, engine, gives, metric)
-    space = space_of(model, gives.neurons)
+    made = Graph(space_of(model, gives.neurons)) if graph is None else graph(prompts.prompts)
+    space = made.space
     for granularity, selection in selections:
         if selection.rule in ("edges", "nodes"):
             select.check_number(space, granularity, int(selection.value or 0))
     return Prepared(
-        plan, model, space, engine, settings, metric, prompts.prompts, prompts.means_over, run,
+        plan, model, space, made.located, engine, settings, metric, prompts.prompts, prompts.means_over, run,
         selections, does, (*model.notes, *told),
     )  # fmt: skip
 
@@ -367,7 +387,10 @@ def find(
     if found is None:
         problem = Problem(benches["train"], prepared.metric, report, journal or Journal())
         found = prepared.engine.run(problem, prepared.settings)
-        inert = inert_components(problem.bench)
+        # Of features those are the ones not measured, and too many to name.
+        inert = None if prepared.located else inert_components(problem.bench)
+    if isinstance(prepared.space, FeatureSpace) and found.node_scores is not None:
+        prepared.space.active = np.isfinite(found.node_scores.mean)
     drafts = [
         _draft(
             prepared, benches, found, granularity, selection,
@@ -421,11 +444,15 @@ class Benches:
             ablation = self._ablation if split != "shift" else self._shift_ablation(prompts)
             if self._most is not None:
                 prompts = prompts.take(range(min(self._most, prompts.n)))
-            self._made[split] = Bench(
-                self._prepared.model.forward, prompts, ablation, self._batch_size,
-                self._prepared.space,
-            )  # fmt: skip
+            self._made[split] = self._bench(prompts, ablation)
         return self._made[split]
+
+    def _bench(self, prompts: Prompts, ablation: Ablation) -> Bench:
+        forward, space = self._prepared.model.forward, self._prepared.space
+        if isinstance(space, FeatureSpace):
+            located = self._prepared.located
+            return FeatureBench(forward, prompts, ablation, space, located, self._batch_size)
+        return Bench(forward, prompts, ablation, self._batch_size, space)
 
     def _shift_ablation(self, prompts: Prompts) -> Ablation:
         """Means for templates that no train prompt has, from the shift split's own prompts."""
@@ -556,12 +583,21 @@ def random_band(
 
 
 def _random_like(space: Space, members: Members, n: int) -> tuple[list[EdgeMask], str | None]:
+    if isinstance(space, FeatureSpace):
+        return _random_features(space, members, n), None
     if members.granularity == "edge":
         drawn, note = control_edges(space, members.edges, n)
         return [space.mask(edges) for edges in drawn], note
     rngs = [np.random.default_rng(i) for i in range(n)]
     nodes = [matched_nodes(space, members.nodes, rng) for rng in rngs]
     return [space.node_mask(ids) for ids in nodes], None
+
+
+def _random_features(space: FeatureSpace, members: Members, n: int) -> list[EdgeMask]:
+    rngs = [np.random.default_rng(i) for i in range(n)]
+    if members.granularity == "edge":
+        return [space.mask(space.random_edges(members.edges, rng)) for rng in rngs]
+    return [space.node_mask(space.random_nodes(members.nodes, rng)) for rng in rngs]
 
 
 _VERSIONS = ("torch", "transformer_lens", "transformers", "numpy", "duckdb")

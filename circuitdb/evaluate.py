@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch  # noqa: TID253
 from numpy.typing import NDArray
+from torch import Tensor  # noqa: TID253
 
 from circuitdb import metrics
 from circuitdb.ablation import Ablation
@@ -192,7 +193,7 @@ class Bench:
     def _room_for(self, like: Writers) -> int:
         return _CACHE_BYTES // (like.element_size() * like.nelement())
 
-    def _take(self, like: Writers, times: int) -> bool:
+    def _take(self, like: Tensor, times: int) -> bool:
         """Reserve room for tensors of a size, if there is any left."""
         size = times * like.element_size() * like.nelement()
         if self._kept_bytes + size > _CACHE_BYTES:

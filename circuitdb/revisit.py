@@ -27,6 +27,7 @@ from circuitdb.circuit import (
 )
 from circuitdb.discovery import (
     Benches,
+    Graph,
     Material,
     Prepared,
     inert_components,
@@ -61,6 +62,8 @@ from circuitdb.tasks.tokenizer import Tokenizer
 
 Stored = Callable[[str], PromptRows]
 """Stored prompts by their hash."""
+GraphOf = Callable[[LoadedModel], Graph]
+"""The graph of a stored circuit of features, once its model is loaded."""
 OfTask = Callable[[str], Others]
 """Runs of other tasks by the task whose prompts are run."""
 
@@ -372,6 +375,7 @@ def measurable(
     corruption: str | None = None,
     band: int = 0,
     most: int | None = None,
+    graph: GraphOf | None = None,
     model_options: Mapping[str, Any] | None = None,
     report: Report = silent,
 ) -> Measurable:
@@ -402,8 +406,9 @@ def measurable(
     if other_task is not None:
         changes = {"corruption": None, "drop_templates": (), "filter": False, **changes}
     prepared = restored(
-        circuit, stored if at_hand else None, changes, model_options=model_options, report=report
-    )
+        circuit, stored if at_hand else None, changes, graph=graph, model_options=model_options,
+        report=report,
+    )  # fmt: skip
     bench = Benches(prepared, most=most)[split]
     if not len(bench):
         raise PromptError(f"task {prepared.plan.task!r} has no prompts in split {split!r}")
@@ -538,6 +543,7 @@ def restored(
     stored: Stored | None,
     changes: Mapping[str, Any],
     *,
+    graph: GraphOf | None = None,
     model_options: Mapping[str, Any] | None = None,
     report: Report = silent,
 ) -> Prepared:
@@ -547,10 +553,12 @@ def restored(
         circuit: whose run it is.
         stored: where its prompts are; None makes those of the changed plan anew.
         changes: what differs from the run's plan.
+        graph: gives the graph of a circuit of features.
         model_options: how the model is run.
         report: progress.
 
     Raises:
+        DictionaryError: a dictionary of a circuit of features is not known here.
         PromptError: stored prompts were changed, or the task cannot make them.
         StoreError: the prompts are not stored.
         ModelError: the model cannot be loaded, or its weights are not those of the run.
@@ -562,7 +570,8 @@ def restored(
     model = _model_of(circuit, model_options or {})
     prompts = None if stored is None else _own_prompts(run, plan.ablation, stored, model.tokenizer)
     made = prepare(plan, model, prompts=prompts, report=report)
-    return replace(made, space=space_of(model, bool(circuit.space.neurons)))
+    own = Graph(space_of(model, bool(circuit.space.neurons))) if graph is None else graph(model)
+    return replace(made, space=own.space, located=own.located)
 
 
 def _model_of(circuit: Circuit, options: Mapping[str, Any]) -> LoadedModel:

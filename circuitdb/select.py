@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from circuitdb.circuit import Floats, Granularity, Scores
 from circuitdb.errors import OptionError
+from circuitdb.feature_space import FeatureSpace
 from circuitdb.space import EdgeIds, EdgeMask, Space
 
 _FINER = 12
@@ -57,9 +58,16 @@ def importance(scores: Scores, ranking: str, better: int = 1) -> NDArray[np.floa
 
 
 def rankable(space: Space, scores: Scores) -> Scores:
-    """Node scores without those of MLPs whose neurons are scored: a neuron is never counted twice."""
-    first = len(space.components)
-    apart = np.unique(space.holders[first:][np.isfinite(scores.mean[first:])])
+    """Node scores without those of components that are not chosen by them.
+
+    Those are MLPs whose neurons are scored, as a neuron is never counted twice, and error nodes that are
+    in every circuit or in none.
+    """
+    if isinstance(space, FeatureSpace):
+        apart = space.errors if space.choice != "nodes" else np.empty(0, np.int32)
+    else:
+        first = len(space.components)
+        apart = np.unique(space.holders[first:][np.isfinite(scores.mean[first:])])
 
     def without(values: Floats | None) -> Floats | None:
         if values is None:
@@ -106,14 +114,14 @@ class Ladder:
     def chosen(self, count: int, reached: bool | None = None) -> Chosen:
         """The members of that circuit."""
         if self.granularity == "node":
-            nodes = np.union1d(self._inner(count), [0, self.space.logits]).astype(np.int32)
+            nodes = np.union1d(self._inner(count), self.space.forced).astype(np.int32)
             return Chosen(nodes, np.empty(0, np.int32), reached)
         edges = self.space.edges_of(self.mask(count))
         return Chosen(self.space.nodes_of(edges), edges, reached)
 
     def _inner(self, count: int) -> NDArray[np.int32]:
         taken = self.order[:count]
-        inner: NDArray[np.int32] = taken[(taken != 0) & (taken != self.space.logits)]
+        inner: NDArray[np.int32] = taken[~np.isin(taken, self.space.forced)]
         return inner
 
 
@@ -185,6 +193,8 @@ def check_number(
             default as when one discovers.
     """
     own, most, has = "--edges", space.n_edges, "what the model has"
+    if granularity == "edge" and space.grows:
+        most = np.iinfo(np.int32).max  # How many there are is known once they are measured.
     if granularity == "node":
         # Input and logits are in every circuit; neurons take the place of their MLPs.
         replaced = space.spec.n_layers if space.n_neurons else 0

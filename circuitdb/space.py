@@ -17,7 +17,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,22 @@ so that equal circuits have equal masks.
 """
 
 
+class FeatureSite(BaseModel):
+    """A feature dictionary at its place, as far as a graph knows it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int
+    site: str
+    """Kind of site, such as ``resid_post``."""
+    name: str
+    """Of the dictionary's set: the DICT of feature names."""
+    width: int
+    """Features it has; an error node comes beside them."""
+    located_id: str
+    """Hash of the dictionary, its places and the model's weights."""
+
+
 class SpaceSpec(BaseModel):
     """What decides which components and edges exist. Equal specs share stored edge ids."""
 
@@ -62,11 +78,15 @@ class SpaceSpec(BaseModel):
     """Positions or roles told apart; empty when components are not split by position."""
     neurons: int = 0
     """Neurons of every MLP that are components of their own; 0 where MLPs are not taken apart."""
+    features: tuple[FeatureSite, ...] = ()
+    """Dictionaries whose features are the components, in the order in which the model passes what they
+    write: the graph is a :class:`circuitdb.feature_space.FeatureSpace`. Empty for graphs of heads and
+    MLPs."""
 
     @model_serializer(mode="wrap")
     def _recorded(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        # The ids of spaces that were stored before there were neurons must stay.
-        return {k: v for k, v in whole(self).items() if v or k != "neurons"}
+        # The ids of spaces that were stored before there were neurons and features must stay.
+        return {k: v for k, v in whole(self).items() if v or k not in ("neurons", "features")}
 
     @property
     def space_id(self) -> str:
@@ -94,6 +114,9 @@ class Space:
         components: writers and ``logits``; index into it = *component id*. Neurons are further
             components, with the ids after those.
     """
+
+    grows: ClassVar[bool] = False
+    """Whether edges get their ids as they are seen, and not from the spec."""
 
     def __init__(self, spec: SpaceSpec) -> None:
         if spec.n_layers < 1 or spec.n_heads < 1 or spec.n_heads % spec.n_kv_heads:
@@ -125,6 +148,11 @@ class Space:
     def logits(self) -> int:
         """Component id of ``logits``."""
         return len(self.writers)
+
+    @property
+    def forced(self) -> NDArray[np.int32]:
+        """Ids of the components that every circuit has but the empty one."""
+        return np.asarray([0, self.logits], dtype=np.int32)
 
     @property
     def n_neurons(self) -> int:
@@ -324,11 +352,26 @@ class Space:
         sends = np.isin(self.mlp_ids, self.edge_src[edges])
         return np.concatenate([edges, (neurons & sends[:, None]).reshape(-1)])
 
-    def matrix(self, mask: EdgeMask) -> NDArray[np.bool_]:
-        """The edges of a mask as bool ``[reader, writer]``."""
-        matrix = np.zeros(self.edge_id.shape, dtype=np.bool_)
-        matrix[self.edge_dst, self.edge_src] = mask[: self.n_edges]
+    def edge_mask(self, members: EdgeIds | Sequence[int]) -> NDArray[np.bool_]:
+        """Some edges and nothing else, bool ``[edge]``."""
+        kept = np.zeros(self.n_edges, dtype=np.bool_)
+        kept[np.asarray(members, dtype=np.int64)] = True
+        return kept
+
+    @property
+    def ends(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """Row and column of each edge in a :meth:`matrix`."""
+        return self.edge_dst, self.edge_src
+
+    def matrix(self, edges: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Edges, bool ``[edge]`` or more of a mask behind them, as bool ``[reader, writer]``."""
+        matrix = np.zeros(self._shape, dtype=np.bool_)
+        matrix[self.ends] = edges[: self.n_edges]
         return matrix
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return len(self.readers), len(self.writers)
 
     def edges_among(self, nodes: NDArray[np.integer] | Sequence[int]) -> EdgeIds:
         """Ids of all edges among some nodes, ``input`` and ``logits``: a node circuit's edges.

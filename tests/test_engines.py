@@ -394,7 +394,8 @@ def test_listing_engines_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", [e.name for e in engines.ENGINES])
+# Circuits of features have a bench of their own: tests/test_features.py.
+@pytest.mark.parametrize("name", [e.name for e in engines.ENGINES if e.name != "features"])
 def test_equal_problems_give_equal_results(name):
     chosen = {"random": {"n_edges": 10}, "gates": {"steps": 30}}.get(name, {})
     # A bench each: one that has been used remembers forwards and rounds another way.

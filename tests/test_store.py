@@ -150,7 +150,7 @@ def test_a_record_holds_what_comparison_reads(stored_circuits: Store) -> None:
     record = stored_circuits.record(row.circuit_id)
     assert record.run == stored.ioi_nodes().run
     assert record.selection == Selection(rule="engine", ranking="none")
-    assert (record.space, record.granularity) == (TINY.spec, "node")
+    assert (record.space.spec, record.granularity) == (TINY.spec, "node")
     assert record.nodes.tolist() == [0, 1, 6, 7]
 
 

@@ -20,7 +20,6 @@ from circuitdb.compare.scale import Controls
 from circuitdb.controls import Named
 from circuitdb.errors import StoreError
 from circuitdb.names import UNTRAINED
-from circuitdb.space import shared
 from circuitdb.store import CircuitRow, Store
 
 
@@ -34,7 +33,7 @@ def sides_of(
     made = []
     stored = store.records([row.circuit_id for row in rows])
     for row, record in zip(rows, stored, strict=True):
-        space = shared(record.space)
+        space = record.space
         made.append(
             Compared(
                 circuit_id=row.circuit_id,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuitdb import alike, discovery, replay, revisit
+from circuitdb.api import featured
 from circuitdb.api.access import Access, Report, silent
 from circuitdb.api.options import MODEL, check_names
 from circuitdb.circuit import Circuit, Decision, Granularity, Run
@@ -99,7 +100,9 @@ def _carry_out(
     resume: bool = False,
 ) -> list[StoredCircuit]:
     _require_same_graph(access, plan, model)
-    prepared = discovery.prepare(plan, model, report=report)
+    plan, located = featured.with_dictionaries(access, plan, model)
+    graph = featured.new_graph(access, model, plan, located)
+    prepared = discovery.prepare(plan, model, graph=graph, report=report)
     notices = (_described(model), *prepared.notices)
     with access.reading() as store:
         before = set(store.run_circuits(prepared.run.run_id))
@@ -177,7 +180,7 @@ def _require_same_graph(access: Access, plan: Plan, model: LoadedModel) -> None:
             continue
         with access.reading() as store:
             record = store.records([named])[0]
-        if record.space.model_copy(update={"neurons": 0}) != model.space.spec:
+        if record.space.spec.model_copy(update={"neurons": 0}) != model.space.spec:
             raise OptionError(
                 f"--{setting} names circuit {named[:12]} of {record.run.model}, which has other "
                 f"edges than {model.name}; name a circuit of {model.name}"

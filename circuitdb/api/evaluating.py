@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def evaluate(access: Access, ref: str, options: Mapping[str, Any], report: Report) -> Figures:
     """Measure a stored circuit anew, and store the figures."""
     from circuitdb import revisit
+    from circuitdb.api.featured import graph_of
 
     _check_options(options, EVALUATION, of="an evaluation")
     circuit = access.get(ref)
@@ -33,7 +34,7 @@ def evaluate(access: Access, ref: str, options: Mapping[str, Any], report: Repor
 
     measured = revisit.evaluate_again(
         circuit, access.prompt_set, others=None if options.get("band") == 0 else others,
-        report=report, **options,
+        graph=graph_of(access, circuit), report=report, **options,
     )  # fmt: skip
     with access.writing() as store:
         store.add_evaluation(circuit.circuit_id, measured)
@@ -90,13 +91,15 @@ def _scan(
 ) -> dict[Ranking, Curve]:
     """Measure the curves of a run under some rankings, each stored as soon as it is done."""
     from circuitdb import revisit
+    from circuitdb.api.featured import graph_of
     from circuitdb.scan import scan
 
     with access.reading() as store:
         beside = None if asked.beside is None else curves.beside(store, asked.own, asked.beside)
     prepared = revisit.restored(
-        circuit, access.prompt_set, changes, model_options=model_options, report=report
-    )
+        circuit, access.prompt_set, changes, graph=graph_of(access, circuit),
+        model_options=model_options, report=report,
+    )  # fmt: skip
     made = {}
     for curve in scan(
         prepared, asked.own, beside, rankings=rankings, sizes=asked.sizes, band=changes["band"],

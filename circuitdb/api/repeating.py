@@ -13,7 +13,6 @@ from circuitdb.compare.measures import Ids
 from circuitdb.compare.stability import Stability, stability
 from circuitdb.errors import OptionError
 from circuitdb.replay import Replay, Rethreshold, replay, rethreshold
-from circuitdb.space import shared
 
 # What needs a model is imported where it is used: stored decisions are repeated without one.
 
@@ -86,4 +85,4 @@ def _ids(access: Access, circuit_id: str, unit: str) -> Ids:
         if unit == "edges":
             return store.member_ids(circuit_id)
         ids, record = store.node_ids(circuit_id), store.records([circuit_id])[0]
-        return ids[~np.isin(ids, [0, shared(record.space).logits])]
+        return ids[~np.isin(ids, [0, record.space.logits])]

@@ -24,7 +24,7 @@ from circuitdb.space import EdgeIds, Space
 Level = Literal["edges", "nodes", "heads", "mlps"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 KINDS: Final[dict[str, tuple[str, ...]]] = {
-    "nodes": ("head", "mlp", "neuron"),
+    "nodes": ("head", "mlp", "neuron", "feature", "error"),
     "heads": ("head",),
     "mlps": ("mlp",),
 }
@@ -62,17 +62,23 @@ class Compared:
         ``input`` and ``logits`` are in every circuit and never counted.
         """
         if level == "edges":
-            derived = self.granularity == "node"
-            return np.unique(self.space.edges_among(self.nodes) if derived else self.edges)
+            if self.granularity == "edge":
+                return np.unique(self.edges)
+            among = self.space.edges_among(self.nodes)
+            known = self.level_scores("edges") if self.space.grows else None
+            return np.unique(among if known is None else among[np.isfinite(known.mean[among])])
         nodes = self.nodes if self.granularity == "node" else self.space.nodes_of(self.edges)
         touched = np.unique(nodes)
         return touched[component_mask(self.space, level)[touched]]
 
     def level_scores(self, level: Level) -> Scores | None:
-        """The scores that rank its members; None for the derived edges of a node circuit."""
+        """The scores that rank its members; None for the derived edges of a node circuit.
+
+        Of features its run measured those too.
+        """
         if level != "edges":
             return self.node_scores
-        return self.scores if self.granularity == "edge" else None
+        return self.scores if self.granularity == "edge" or self.space.grows else None
 
 
 def known_level(level: str) -> Level:

@@ -51,12 +51,13 @@ def edge_probabilities(
     """
     allowed, observed = _matrices(space, members, universe)
     fit = fit_pairs(allowed, observed) if fit is None else fit
-    return _from_fit(fit, allowed, observed)[space.edge_dst, space.edge_src]
+    probability: Floats = _from_fit(fit, allowed, observed)[space.ends]
+    return probability
 
 
 def _matrices(space: Space, members: EdgeIds, universe: EdgeMask) -> tuple[Bools, Bools]:
     allowed = space.matrix(universe)
-    return allowed, space.matrix(space.mask(members)) & allowed
+    return allowed, space.matrix(space.edge_mask(members)) & allowed
 
 
 def fit_pairs(allowed: Bools, observed: Bools) -> NullFit:

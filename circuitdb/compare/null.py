@@ -124,11 +124,12 @@ def _shared_within(a: Ids, b: Ids, universe: Bools) -> int:
 
 
 def _strata(space: Space, a: Ids, b: Ids, universe: Bools) -> Iterator[tuple[int, int, int]]:
-    """(size, members of A, members of B) of every layer's heads, MLPs and neurons."""
+    """(size, members of A, members of B) of every layer's heads, MLPs and neurons, or of every
+    dictionary's features and errors."""
 
-    def count(ids: NDArray[np.integer]) -> Counter[tuple[str, int | None]]:
+    def count(ids: NDArray[np.integer]) -> Counter[tuple[str | int | None, ...]]:
         inside = ids[universe[ids]].tolist()
-        return Counter((space.nodes[i].kind, space.nodes[i].layer) for i in inside)
+        return Counter((c.kind, c.layer, c.site, c.space) for c in (space.nodes[i] for i in inside))
 
     in_a, in_b = count(a), count(b)
     for stratum, size in count(np.flatnonzero(universe)).items():

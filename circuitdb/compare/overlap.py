@@ -260,7 +260,7 @@ def _pair(
 def _given_nodes(a: Side, b: Side, allowed: Bools) -> GivenNodes:
     space = a.circuit.space
     nodes = shared_ids(a.circuit.members("nodes"), b.circuit.members("nodes"))
-    among = space.mask(space.edges_among(nodes))
+    among = space.edge_mask(space.edges_among(nodes))
     in_a, in_b = (side.members[among[side.members]] for side in (a, b))
     narrow = allowed & among
     p_a, p_b = (edge_probabilities(space, ids, narrow) for ids in (in_a, in_b))

@@ -37,7 +37,8 @@ def edge_universe(a: Compared, b: Compared) -> EdgeMask:
         if searched(circuit.run) is not None:
             among = a.space.edges_among(np.flatnonzero(_of_searched_kind(circuit)))
             allowed &= np.isin(np.arange(a.space.n_edges), among)
-    return a.space.prune_dead_ends(allowed)
+    # Edges of features are measured among components that reach the logits.
+    return allowed if a.space.grows else a.space.prune_dead_ends(allowed)
 
 
 def node_universe(a: Compared, b: Compared, level: Level) -> Bools:

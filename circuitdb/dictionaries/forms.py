@@ -311,6 +311,46 @@ def decode_sparse(
     return _restored(dictionary, written.view(*values.shape[:-1], form.d_out), x)
 
 
+def contribution(
+    dictionary: Dictionary,
+    features: Float[Tensor, "*rows d_dict"],
+    x: Float[Tensor, "*rows d_in"],
+) -> Float[Tensor, "*rows d_out"]:
+    """What features add to what is written: :func:`decode` without its constants, so linear in them.
+
+    Args:
+        dictionary: what to decode with.
+        features: of every row, or changes of them.
+        x: the activations, by which some forms scale.
+
+    Raises:
+        DictionaryError: another width, or a staircase is asked without a site.
+    """
+    form = dictionary.form
+    _fits(form, features, form.d_dict, "features")
+    if form.architecture == "identity":
+        return features
+    written = (features / _norms(dictionary)) @ dictionary.tensors["W_dec"]
+    return written / normalised(form, x)[1].factor if _scaled(form) else written
+
+
+def pulled_back(
+    dictionary: Dictionary,
+    gradient: Float[Tensor, "*rows d_out"],
+    x: Float[Tensor, "*rows d_in"],
+) -> Float[Tensor, "*rows d_dict"]:
+    """The gradient with regard to features from that with regard to what they write.
+
+    The transpose of :func:`contribution`.
+    """
+    form = dictionary.form
+    if form.architecture == "identity":
+        return gradient
+    if _scaled(form):
+        gradient = gradient / normalised(form, x)[1].factor
+    return (gradient @ dictionary.tensors["W_dec"].T) / _norms(dictionary)
+
+
 def reconstruct(
     dictionary: Dictionary, x: Float[Tensor, "*rows d_in"]
 ) -> Float[Tensor, "*rows d_out"]:
@@ -380,10 +420,18 @@ def _dense(form: Form, active: Active) -> Tensor:
     return zeros.scatter(-1, active.indices, active.values)
 
 
+def _scaled(form: Form) -> bool:
+    """Whether what is written is scaled by each activation's own norm or deviation."""
+    return not form.transcoder and form.normalize_activations not in (
+        "none",
+        "expected_average_only_in",
+    )
+
+
 def _restored(dictionary: Dictionary, written: Tensor, x: Tensor | None) -> Tensor:
     """With the bias, and in the units of the activations."""
     form, written = dictionary.form, written + dictionary.tensors["b_dec"]
-    if form.transcoder or form.normalize_activations in ("none", "expected_average_only_in"):
+    if not _scaled(form):
         return written
     if x is None:
         raise DictionaryError(

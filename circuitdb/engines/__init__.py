@@ -66,6 +66,10 @@ ENGINES: tuple[Listed, ...] = (
         "ablate each edge (or node) alone: slow, and the truth",
     ),
     Listed(
+        "features", "circuitdb.engines.features:Features",
+        "feature circuits: features and errors of dictionaries, and their edges",
+    ),
+    Listed(
         "random", "circuitdb.engines.random:Random",
         "a random connected circuit, matched to another: the floor",
     ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,10 @@ Report = Callable[[str, int, int], None]
 
 def silent(phase: str, done: int, total: int) -> None:
     """A report nobody reads."""
+
+
+FILLED: Final[dict[str, Any]] = {"filled": True}
+"""Marks a setting that is recorded and that no user gives, as ``json_schema_extra``."""
 
 
 class Settings(BaseModel):
@@ -48,8 +52,15 @@ class Settings(BaseModel):
 
     @classmethod
     def public(cls) -> dict[str, FieldInfo]:
-        """The settings a user may give, by name; the others are filled in from stored circuits."""
-        return {name: field for name, field in cls.model_fields.items() if not field.exclude}
+        """The settings a user may give, by name; the others are filled in from what is stored.
+
+        Of those `exclude`d nothing is recorded; those marked :data:`FILLED` are part of the record.
+        """
+        return {
+            name: field
+            for name, field in cls.model_fields.items()
+            if not field.exclude and field.json_schema_extra != FILLED
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,9 @@ FUNCTIONAL: Final = (
     "random_high", "random_mean", "random_n", "p_value", "own_n", "own_value", "rival", "rival_n",
     "rival_value", "rival_median", "hub_n", "hub_value", "note", "prompts",
 )  # fmt: skip
+COMPONENT: Final = (
+    "component_id", "name", "kind", "layer", "idx", "site", "position", "dictionary",
+)  # fmt: skip
 _SCORES: Final = ("score", "score_abs", "score_se")
 
 KEPT: Final[tuple[Kept, ...]] = (
@@ -110,7 +113,7 @@ KEPT: Final[tuple[Kept, ...]] = (
     Kept(
         "component",
         "space_key",
-        ("component_id", "name", "kind", "layer", "idx", "site", "position", "dictionary"),
+        COMPONENT,
         "component_id",
     ),
     Kept("receiver", "space_key", ("dst", "component_id"), "dst, component_id"),

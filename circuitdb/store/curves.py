@@ -44,7 +44,7 @@ def add(con: Any, run_key: int, curve: Curve) -> None:
         for row in write.template_rows(i, point.templates)
     ]
     edit.append(con, "curve_template", owner, _TEMPLATES, templates)
-    edit.seal_again(con, "curve", run_key)
+    write.seal_again(con, "curve", run_key)
 
 
 def of_run(con: Any, run_key: int, run_id: str) -> tuple[Curve, ...]:

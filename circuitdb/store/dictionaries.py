@@ -12,7 +12,7 @@ from typing import Any
 from circuitdb.circuit import Json, canonical_json
 from circuitdb.dictionaries.record import Record, restored
 from circuitdb.errors import DictionaryError, OptionError
-from circuitdb.store import edit, write
+from circuitdb.store import write
 from circuitdb.store.connection import one, utc_now
 from circuitdb.store.content import DICTIONARY
 
@@ -48,7 +48,7 @@ def _insert(con: Any, record: Record) -> None:
     key = int(one(con, "SELECT coalesce(max(dictionary_key), 0) + 1 FROM dictionary")[0])
     columns = ("dictionary_key", *DICTIONARY, "added_at")
     write.insert(con, "dictionary", columns, (key, *_row(record), utc_now()))
-    edit.seal_again(con, "dictionary", key)
+    write.seal_again(con, "dictionary", key)
 
 
 def _update(con: Any, record: Record) -> None:
@@ -61,7 +61,7 @@ def _update(con: Any, record: Record) -> None:
     values = [record.dictionary_id, record.name]
     key = one(con, f"SELECT dictionary_key FROM dictionary {where}", values)[0]
     con.execute(f"UPDATE dictionary SET {assigned} {where}", [*changed.values(), *values])
-    edit.seal_again(con, "dictionary", key)
+    write.seal_again(con, "dictionary", key)
 
 
 def of(con: Any, name: str | None = None, weights: str | None = None) -> tuple[Record, ...]:
@@ -106,7 +106,7 @@ def set_health(con: Any, dictionary_id: str, health: Mapping[str, Any]) -> None:
         f"UPDATE dictionary SET health = ? {where}", [canonical_json(dict(health)), dictionary_id]
     )
     for (key,) in keys:
-        edit.seal_again(con, "dictionary", key)
+        write.seal_again(con, "dictionary", key)
 
 
 def remove(con: Any, records: Sequence[Record]) -> None:

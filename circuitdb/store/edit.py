@@ -15,7 +15,6 @@ from circuitdb.outcomes import CircuitTest, FitKey, Knockouts, NullFit
 from circuitdb.store import read, write
 from circuitdb.store.connection import one, utc_now
 from circuitdb.store.content import (
-    BY_TABLE,
     CHANGE,
     CIRCUIT_TEST,
     FIGURES,
@@ -25,7 +24,6 @@ from circuitdb.store.content import (
     OTHER_TASK,
     REMOVAL,
     TEMPLATE,
-    read_seals,
 )
 from circuitdb.text import printable
 
@@ -68,7 +66,7 @@ def add_evaluation(con: Any, circuit_key: int, figures: Figures) -> None:
         is_own = write.is_own(figures, read.run(con, run_key))
         primary = is_own and not any(k[1] for k in rows)
         write.insert_figures(con, circuit_key, (len(rows), primary, *row), utc_now())
-        seal_again(con, "evaluation", circuit_key)
+        write.seal_again(con, "evaluation", circuit_key)
     elif figures.other_task is not None:
         _set_other_task(con, circuit_key, known[0], figures)
     _add_templates(con, circuit_key, len(rows) if known is None else known[0], figures)
@@ -88,7 +86,7 @@ def _set_other_task(con: Any, circuit_key: int, evaluation: int, figures: Figure
         f"UPDATE evaluation SET {assigned} WHERE circuit_key = ? AND ordinal = ?",
         [*values, circuit_key, evaluation],
     )
-    seal_again(con, "evaluation", circuit_key)
+    write.seal_again(con, "evaluation", circuit_key)
 
 
 def _add_templates(con: Any, circuit_key: int, evaluation: int, figures: Figures) -> None:
@@ -98,12 +96,6 @@ def _add_templates(con: Any, circuit_key: int, evaluation: int, figures: Figures
         rows = write.template_rows(evaluation, figures.templates)
         owner = ("circuit_key", circuit_key)
         append(con, "template_evaluation", owner, ("evaluation", *TEMPLATE), rows)
-
-
-def seal_again(con: Any, table: str, owner: int) -> None:
-    """Keep counts and hash of an owner's rows as they are now, in place of the earlier ones."""
-    con.execute("DELETE FROM content WHERE table_name = ? AND owner_key = ?", [table, owner])
-    write.keep(con, read_seals(con, BY_TABLE[table], owner, owner).values())
 
 
 def add_knockouts(con: Any, circuit_key: int, knockouts: Knockouts) -> None:
@@ -161,7 +153,7 @@ def append(
     """Add rows to those an owner (its column and key) has in a table, and seal all of them anew."""
     write.insert_rows(con, table, owner, columns, rows, [])
     con.unregister("incoming")
-    seal_again(con, table, owner[1])
+    write.seal_again(con, table, owner[1])
 
 
 def remove(con: Any, circuit_keys: Sequence[int]) -> None:

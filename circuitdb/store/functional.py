@@ -10,7 +10,7 @@ from typing import Any
 
 from circuitdb.errors import OptionError
 from circuitdb.functional import Cell
-from circuitdb.store import edit, read, write
+from circuitdb.store import read, write
 from circuitdb.store.connection import utc_now
 from circuitdb.store.content import FUNCTIONAL
 
@@ -26,7 +26,7 @@ def add(con: Any, cell: Cell) -> None:
     row = [list(value) if isinstance(value, tuple) else value for value in values]
     columns = ("run_key", *_COLUMNS, "added_at")
     write.insert(con, "functional", columns, (key, cell.cell_id, *row, utc_now()))
-    edit.seal_again(con, "functional", key)
+    write.seal_again(con, "functional", key)
 
 
 def of_questions(con: Any, cell_ids: Sequence[str]) -> dict[str, Cell]:
@@ -61,4 +61,4 @@ def forget(con: Any, circuit_ids: Sequence[str]) -> None:
     keys = [row[0] for row in found.fetchall()]
     con.execute(f"DELETE FROM functional {where}", [list(circuit_ids)])
     for key in keys:
-        edit.seal_again(con, "functional", key)
+        write.seal_again(con, "functional", key)

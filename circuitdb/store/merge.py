@@ -41,6 +41,7 @@ from circuitdb.errors import (
     NumericalError,
     StoreError,
 )
+from circuitdb.feature_space import FeatureSpace
 from circuitdb.functional import Cell
 from circuitdb.outcomes import CircuitTest, Knockouts
 from circuitdb.signature import Assignment, Signature
@@ -76,7 +77,7 @@ from circuitdb.store.signatures import read_alignment
 _NAME: Final = "stranger"
 _RULE: Final = ("rule", "value", "unit", "ranking", "reached", "members")
 _TABLES: Final = (
-    "migration", "space", "prompt_set", "prompt", "provenance", "run", "score", "node_score",
+    "migration", "space", "edge_dim", "prompt_set", "prompt", "provenance", "run", "score", "node_score",
     "edge_effect", "decision", "circuit", "member", "node_member", "evaluation",
     "template_evaluation", "curve", "curve_point", "curve_template", "knockout", "circuit_test",
     "removal", "member_change", "functional", "signature", "signature_value", "alignment", "partner",
@@ -454,9 +455,18 @@ def _run(con: Any, run_key: int) -> tuple[Run, str, Space]:
     run_id, space_key, *row = _rows(con, "run", names, ("run_key", run_key))[0]
     run = make_run(dict(zip(Run.model_fields, row, strict=True)))
     text, grows = _rows(con, "space", ("spec", "grows"), ("space_key", space_key))[0]
-    if grows:
-        raise ValueError("a space of features cannot be merged")
-    return run, run_id, Space(SpaceSpec.model_validate_json(text))
+    spec = SpaceSpec.model_validate_json(text)
+    return run, run_id, _feature_space(con, spec, space_key) if grows else Space(spec)
+
+
+def _feature_space(con: Any, spec: SpaceSpec, space_key: int) -> FeatureSpace:
+    """The graph of dictionaries with the edges that the other database has, by its ids."""
+    space = FeatureSpace(spec)
+    rows = sorted(_rows(con, "edge_dim", ("edge_id", "src", "dst"), ("space_key", space_key)))
+    if [row[0] for row in rows] != list(range(len(rows))):
+        raise ValueError("the edges of a graph of features are not numbered from 0 on")
+    space.grow(space.node_ids([row[1] for row in rows]), space.node_ids([row[2] for row in rows]))
+    return space
 
 
 def _draft(con: Any, key: int) -> Draft:

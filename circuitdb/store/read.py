@@ -33,8 +33,9 @@ if TYPE_CHECKING:
         Selection,
         TemplateFigures,
     )
+    from circuitdb.feature_space import FeatureSpace
     from circuitdb.outcomes import CircuitTest, FitKey, Knockouts, NullFit
-    from circuitdb.space import EdgeIds, SpaceSpec
+    from circuitdb.space import EdgeIds, Space, SpaceSpec
 
     NodeIds = NDArray[np.int32]
 
@@ -87,7 +88,7 @@ class Record(NamedTuple):
     circuit_id: str
     run_id: str
     run: Run
-    space: SpaceSpec
+    space: Space
     granularity: Granularity
     selection: Selection
     edges: EdgeIds
@@ -238,30 +239,46 @@ def _among(wanted: NDArray[np.int32]) -> str:
     return f"circuit_key IN ({', '.join(map(str, dict.fromkeys(wanted.tolist())))})"
 
 
-_GROWS: Final = "a space of features has no fixed numbering; ask for names"
-
-
-def keyed_space(con: Any, run_id: str) -> tuple[int, SpaceSpec]:
-    """The surrogate key of a run, and its graph space.
+def keyed_space(con: Any, run_id: str) -> tuple[int, Space]:
+    """The surrogate key of a run, and its graph space; one of features has the edges stored.
 
     Raises:
         CircuitReferenceError: the run is not stored.
-        StoreError: its space grows with what is seen and has no fixed numbering.
     """
-    from circuitdb.space import SpaceSpec
+    from circuitdb.space import SpaceSpec, shared
 
     found = one(
         con,
-        "SELECT r.run_key, s.spec, s.grows FROM run r JOIN space s USING (space_key) "
-        "WHERE r.run_id = ?",
+        "SELECT r.run_key, s.spec, s.grows, r.settings ->> 'errors' FROM run r "
+        "JOIN space s USING (space_key) WHERE r.run_id = ?",
         [run_id],
     )
     if found is None:
         raise unknown_run(run_id)
-    key, text, grows = found
-    if grows:
-        raise StoreError(_GROWS)
-    return int(key), SpaceSpec.model_validate_json(text)
+    key, text, grows, choice = found
+    spec = SpaceSpec.model_validate_json(text)
+    if not grows:
+        return int(key), shared(spec)
+    space = feature_space(con, spec)
+    space.choice = choice or space.choice
+    return int(key), space
+
+
+def feature_space(con: Any, spec: SpaceSpec) -> FeatureSpace:
+    """The graph of some dictionaries with the edges stored, by their ids here; none where it is new."""
+    import numpy as np
+
+    from circuitdb.feature_space import FeatureSpace
+
+    found = con.execute(
+        "SELECT a.component_id AS src, b.component_id AS dst FROM edge_dim e "
+        "JOIN space s USING (space_key) "
+        "JOIN component a ON a.space_key = e.space_key AND a.name = e.src "
+        "JOIN component b ON b.space_key = e.space_key AND b.name = e.dst "
+        "WHERE s.space_id = ? ORDER BY e.edge_id",
+        [spec.space_id],
+    ).fetchnumpy()
+    return FeatureSpace(spec, *(np.asarray(found[end], dtype=np.int32) for end in ("src", "dst")))
 
 
 def scores(con: Any, table: str, column: str, key: int, size: int) -> Scores | None:
@@ -582,12 +599,12 @@ def records(con: Any, circuit_ids: Sequence[str]) -> list[Record]:
 
     Raises:
         CircuitReferenceError: an id is not stored.
-        StoreError: the edges of a circuit have no fixed numbering.
     """
     from circuitdb.circuit import Run
 
     # One statement: a comparison with its controls would else spend its time on planning dozens.
     of_run = tuple(Run.model_fields)
+    spaces: dict[str, Space] = {}
     found = con.execute(
         f"SELECT c.circuit_key, c.circuit_id, r.run_id, c.granularity, r.inert, s.spec, s.grows, "
         f"{', '.join(f'c.{n}' for n in _RULE)}, {', '.join(f'r.{n}' for n in of_run)} "
@@ -603,23 +620,32 @@ def records(con: Any, circuit_ids: Sequence[str]) -> list[Record]:
     edges = ids_by_circuit(con, "member", "edge_id", keys)
     nodes = ids_by_circuit(con, "node_member", "component_id", keys)
     return [
-        _record(rows[circuit_id], of_run, *members)
+        _record(con, rows[circuit_id], of_run, spaces, *members)
         for circuit_id, *members in zip(circuit_ids, edges, nodes, strict=True)
     ]
 
 
-def _record(row: Sequence[Any], of_run: Sequence[str], edges: EdgeIds, nodes: NodeIds) -> Record:
+def _record(
+    con: Any,
+    row: Sequence[Any],
+    of_run: Sequence[str],
+    spaces: dict[str, Space],
+    edges: EdgeIds,
+    nodes: NodeIds,
+) -> Record:
+    """A record from the columns of its row; `spaces` are those made already, by the text of their spec."""
     from circuitdb.circuit import Selection
-    from circuitdb.space import SpaceSpec
+    from circuitdb.space import SpaceSpec, shared
 
-    _, circuit_id, run_id, granularity, inert, spec_text, grows, *values = row
-    if grows:
-        raise StoreError(_GROWS)
+    _, circuit_id, run_id, granularity, inert, text, grows, *values = row
+    if text not in spaces:
+        spec = SpaceSpec.model_validate_json(text)
+        spaces[text] = feature_space(con, spec) if grows else shared(spec)
     return Record(
         circuit_id=circuit_id,
         run_id=run_id,
         run=make_run(dict(zip(of_run, values[len(_RULE) :], strict=True))),
-        space=SpaceSpec.model_validate_json(spec_text),
+        space=spaces[text],
         granularity=granularity,
         selection=Selection(**dict(zip(_RULE, values, strict=False))),
         edges=edges,

@@ -37,7 +37,7 @@ def add(con: Any, signature: Signature) -> None:
     )  # fmt: skip
     columns = ("signature_key", *SIGNATURE, "added_at")
     write.insert(con, "signature", columns, (key, *row, utc_now()))
-    edit.seal_again(con, "signature", key)
+    write.seal_again(con, "signature", key)
     names = [
         (str(node), feature)
         for node in signature.components
@@ -98,7 +98,7 @@ def add_alignment(con: Any, found: Assignment) -> None:
     )  # fmt: skip
     columns = ("alignment_key", *ALIGNMENT, "added_at")
     write.insert(con, "alignment", columns, (key, *row, utc_now()))
-    edit.seal_again(con, "alignment", key)
+    write.seal_again(con, "alignment", key)
     partners = [
         (i, str(p.a), str(p.b), *p[2:-1], canonical_json(p.marks))
         for i, p in enumerate(found.partners)

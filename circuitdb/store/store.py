@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     )
     from circuitdb.curve import Curve
     from circuitdb.dictionaries.record import Record
+    from circuitdb.feature_space import FeatureSpace
     from circuitdb.functional import Cell
     from circuitdb.outcomes import CircuitTest, FitKey, Knockouts, NullFit
     from circuitdb.signature import Assignment, Signature
@@ -51,13 +52,6 @@ if TYPE_CHECKING:
     from circuitdb.store.edit import CheckpointMetric
     from circuitdb.store.merge import Merged
     from circuitdb.store.read import NodeIds
-
-
-def _space(spec: SpaceSpec) -> Space:
-    # Numpy is loaded where it is used: listing needs none.
-    from circuitdb.space import shared
-
-    return shared(spec)
 
 
 class Store:
@@ -467,26 +461,30 @@ class Store:
     def space(self, run_id: str) -> Space:
         """The graph space that the edge and component ids of a run index."""
         with self._reading() as con:
-            return _space(read.keyed_space(con, run_id)[1])
+            return read.keyed_space(con, run_id)[1]
+
+    def feature_space(self, spec: SpaceSpec) -> FeatureSpace:
+        """The graph of some dictionaries with the edges stored; none where it is new here."""
+        with self._reading() as con:
+            return read.feature_space(con, spec)
 
     def edge_scores(self, run_id: str) -> Scores | None:
         """Scores of a run, float32 ``[edge]``, NaN where not measured; None if it has none."""
         with self._reading() as con:
-            key, spec = read.keyed_space(con, run_id)
-            return read.scores(con, "score", "edge_id", key, _space(spec).n_edges)
+            key, space = read.keyed_space(con, run_id)
+            return read.scores(con, "score", "edge_id", key, space.n_edges)
 
     def node_scores(self, run_id: str) -> Scores | None:
         """Scores of a run, float32 ``[component]``, NaN where not measured; None if none."""
         with self._reading() as con:
-            key, spec = read.keyed_space(con, run_id)
-            size = _space(spec).n_nodes
-            return read.scores(con, "node_score", "component_id", key, size)
+            key, space = read.keyed_space(con, run_id)
+            return read.scores(con, "node_score", "component_id", key, space.n_nodes)
 
     def effects(self, run_id: str) -> dict[str, Floats]:
         """Further quantities of a run by name, float32 ``[edge]``, NaN where not measured."""
         with self._reading() as con:
-            key, spec = read.keyed_space(con, run_id)
-            return read.effects(con, key, _space(spec).n_edges)
+            key, space = read.keyed_space(con, run_id)
+            return read.effects(con, key, space.n_edges)
 
     def decisions(self, run_id: str) -> tuple[Decision, ...]:
         """The decisions of a run in the order taken."""

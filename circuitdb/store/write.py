@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -28,10 +29,14 @@ from circuitdb.circuit import (
     finite,
 )
 from circuitdb.errors import NumericalError, OptionError
+from circuitdb.feature_space import FeatureSpace
+from circuitdb.names import Component
 from circuitdb.space import Space
 from circuitdb.store.connection import one, utc_now
 from circuitdb.store.content import (
+    BY_TABLE,
     CIRCUIT,
+    COMPONENT,
     FIGURES,
     OTHER_TASK,
     PROMPT,
@@ -39,9 +44,11 @@ from circuitdb.store.content import (
     RUN,
     TEMPLATE,
     Seal,
+    read_seals,
     seal_arrays,
     seal_rows,
 )
+from circuitdb.store.read import feature_space
 
 _PROMPT_TYPES: Final = {
     name: "INTEGER" if name == "ordinal" else ["INTEGER"] if name.endswith("_ids") else "VARCHAR"
@@ -110,6 +117,8 @@ def add(con: Any, keys: Keys, discovery: Discovery, known: Known) -> tuple[str, 
         NumericalError: an infinite score.
     """
     check(discovery)
+    if isinstance(discovery.space, FeatureSpace):
+        discovery = _renumbered(con, discovery, discovery.space)
     ids, seals = discovery.circuit_ids, list[Seal]()
     for name, rows in discovery.prompt_sets.items():
         if name not in known.prompts:
@@ -122,6 +131,8 @@ def add(con: Any, keys: Keys, discovery: Discovery, known: Known) -> tuple[str, 
             scored = _measured(discovery)
         else:
             run_key = known.run_key
+            if isinstance(discovery.space, FeatureSpace):
+                _add_features(con, keys, discovery, discovery.space)
             scored = _scored(con, run_key, discovery.space)
         _add_circuits(con, keys, discovery, new, (run_key, provenance_key), scored, seals)
     keep(con, seals)
@@ -197,6 +208,66 @@ def keep(con: Any, seals: Iterable[Seal]) -> None:
         con.execute(f"INSERT INTO content VALUES {marks}", [v for row in rows for v in row])
 
 
+def _renumbered(con: Any, found: Discovery, space: FeatureSpace) -> Discovery:
+    """A discovery over features by the edge ids of this database, where they differ from its own."""
+    here = feature_space(con, space.spec)
+    ids = here.grow(space.edge_src, space.edge_dst)
+    if here.n_edges == space.n_edges and (ids == np.arange(len(ids))).all():
+        return found
+
+    def moved(values: Floats | None) -> Floats | None:
+        if values is None:
+            return None
+        made = np.full(here.n_edges, np.nan, dtype=np.float32)
+        made[ids] = values
+        return made
+
+    scores = found.edge_scores
+    if scores is not None:
+        mean = moved(scores.mean)
+        assert mean is not None
+        scores = Scores(mean, moved(scores.mean_abs), moved(scores.se))
+    circuits = tuple(replace(d, edges=np.sort(ids[d.edges])) for d in found.circuits)
+    effects = {name: made for name, v in found.effects.items() if (made := moved(v)) is not None}
+    return replace(found, space=here, edge_scores=scores, circuits=circuits, effects=effects)
+
+
+def _add_features(con: Any, keys: Keys, found: Discovery, space: FeatureSpace) -> int:
+    """The key of a space of features, with the components and edges that a discovery names added."""
+    spec, seals = space.spec, list[Seal]()
+    key = keys.spaces.get(spec.space_id)
+    if key is None:
+        key = keys.spaces[spec.space_id] = keys.take("space")
+        text = canonical_json(spec.model_dump(mode="json"))
+        columns = ("space_key", "space_id", "spec", "grows")
+        insert(con, "space", columns, (key, spec.space_id, text, True))
+        keep(con, [seal_rows("space", key, [(spec.space_id, text, True)])])
+    owner, sql = ("space_key", key), "SELECT {} FROM {} WHERE space_key = ?"
+    stored = con.execute(sql.format("component_id", "component"), [key]).fetchnumpy()
+    named: list[NDArray[np.integer]] = [draft.nodes for draft in found.circuits]
+    named += [space.edge_src, space.edge_dst]
+    if found.node_scores is not None:
+        named.append(np.flatnonzero(~np.isnan(found.node_scores.mean)))
+    new = np.setdiff1d(np.concatenate(named), stored["component_id"])
+    components = [_component_row(i, space.components[i]) for i in new.tolist()]
+    insert_rows(con, "component", owner, COMPONENT, components, seals)
+    n = one(con, sql.format("count(*)", "edge_dim"), [key])[0]
+    names = [str(c) for c in space.components]
+    edges = [
+        (i, names[space.edge_src[i]], names[space.edge_dst[i]], None)
+        for i in range(n, space.n_edges)
+    ]
+    insert_rows(con, "edge_dim", owner, ("edge_id", "src", "dst", "port"), edges, seals)
+    for table in ("component", "edge_dim"):
+        seal_again(con, table, key)
+    return key
+
+
+def _component_row(i: int, c: Component) -> tuple[Any, ...]:
+    position = None if c.position is None else str(c.position)
+    return (i, str(c), c.kind, c.layer, c.index, c.site, position, c.space)
+
+
 def _add_space(con: Any, keys: Keys, space: Space, seals: list[Seal]) -> int:
     spec = space.spec
     if spec.space_id in keys.spaces:
@@ -207,13 +278,8 @@ def _add_space(con: Any, keys: Keys, space: Space, seals: list[Seal]) -> int:
         con, "space", ("space_key", "space_id", "spec", "grows"), (key, spec.space_id, text, False)
     )
     seals.append(seal_rows("space", key, [(spec.space_id, text, False)]))
-    position = [None if c.position is None else str(c.position) for c in space.nodes]
-    components = [
-        (i, str(c), c.kind, c.layer, c.index, c.site, p, c.space)
-        for i, (c, p) in enumerate(zip(space.nodes, position, strict=True))
-    ]
-    columns = ("component_id", "name", "kind", "layer", "idx", "site", "position", "dictionary")
-    insert_rows(con, "component", ("space_key", key), columns, components, seals)
+    components = [_component_row(i, c) for i, c in enumerate(space.nodes)]
+    insert_rows(con, "component", ("space_key", key), COMPONENT, components, seals)
     behind = zip(space.readers, space.reader_components, strict=True)
     receivers = sorted({(str(r.component), c) for r, ids in behind for c in ids})
     insert_rows(con, "receiver", ("space_key", key), ("dst", "component_id"), receivers, seals)
@@ -229,6 +295,12 @@ def _add_space(con: Any, keys: Keys, space: Space, seals: list[Seal]) -> int:
         con, "edge_dim", ("space_key", key), ("edge_id", "src", "dst", "port"), edges, seals
     )
     return key
+
+
+def seal_again(con: Any, table: str, owner: int) -> None:
+    """Keep counts and hash of an owner's rows as they are now, in place of the earlier ones."""
+    con.execute("DELETE FROM content WHERE table_name = ? AND owner_key = ?", [table, owner])
+    keep(con, read_seals(con, BY_TABLE[table], owner, owner).values())
 
 
 def insert_rows(
@@ -318,7 +390,10 @@ def _run_row(found: Discovery, space_key: int, provenance_key: int) -> tuple[Any
 
 
 def _add_run(con: Any, keys: Keys, found: Discovery, provenance_key: int, seals: list[Seal]) -> int:
-    space_key = _add_space(con, keys, found.space, seals)
+    if isinstance(found.space, FeatureSpace):
+        space_key = _add_features(con, keys, found, found.space)
+    else:
+        space_key = _add_space(con, keys, found.space, seals)
     key = keys.take("run")
     _add_scores(con, "score", "edge_id", key, found.edge_scores, seals)
     _add_scores(con, "node_score", "component_id", key, found.node_scores, seals)
@@ -380,9 +455,10 @@ def _add_circuits(
     added_at = utc_now()
     for i, circuit_id in new:
         draft, key = found.circuits[i], keys.take("circuit")
-        edges = members_of(found.space, draft)
-        # What a node circuit derives has no score of its own.
-        on_edges = scored[0][edges] & (draft.granularity == "edge")
+        edges = members_of(found.space, draft, scored[0])
+        # What a node circuit derives has no score of its own, but among features, where it is measured.
+        own = draft.granularity == "edge" or found.space.grows
+        on_edges = scored[0][edges] & own
         _add_members(con, "member", "edge_id", key, (edges, on_edges), seals)
         on_nodes = (draft.nodes, scored[1][draft.nodes])
         _add_members(con, "node_member", "component_id", key, on_nodes, seals)
@@ -427,10 +503,11 @@ def is_own(figures: Figures, run: Run) -> bool:
     return (figures.metric, figures.ablation, figures.task or run.task, figures.split) == own
 
 
-def members_of(space: Space, draft: Draft) -> NDArray[np.int32]:
-    """The edge ids a draft stands for: its own, or those among its nodes."""
+def members_of(space: Space, draft: Draft, measured: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """The edge ids a draft stands for: its own, or those among its nodes; of features those measured."""
     if draft.granularity == "node":
-        return space.edges_among(draft.nodes)
+        among = space.edges_among(draft.nodes)
+        return among[measured[among]] if space.grows else among
     return draft.edges.astype(np.int32, copy=False)
 
 

@@ -1,0 +1,1 @@
+"""Feature circuits: what features and error nodes do, alone and together."""

@@ -1,0 +1,408 @@
+"""A model taken apart into features: what a feature circuit does on prompts.
+
+At the site that a dictionary writes, the activation is the sum of what its features write and of the
+*error*, what they leave out; both are components. Side by side, the features and the error of every
+dictionary make the *state* of a run.
+
+- A node circuit runs the model and, dictionary by dictionary, puts those components that it does not
+  keep to their ablated values. Those kept take the values they have in this run.
+- An edge circuit gives every component kept the value it has where, at all dictionaries before it,
+  the components with an edge to it stand at their values in the circuit and all others are ablated.
+  Model and dictionaries are run once for every different set of senders.
+
+What lies below the first dictionary, and what of the stream no dictionary writes, is that of the clean
+run's prompts and never ablated. Source: Marks et al. 2024, "Sparse feature circuits".
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch  # noqa: TID253
+from jaxtyping import Bool, Float, Int
+from torch import Tensor  # noqa: TID253
+
+from circuitdb.ablation import Ablation
+from circuitdb.dictionaries.forms import Dictionary, decode, encode, reconstruct
+from circuitdb.dictionaries.located import Located
+from circuitdb.errors import OptionError
+from circuitdb.evaluate import Bench, BenchBatch
+from circuitdb.feature_space import FeatureSpace, Mask, Place
+from circuitdb.models.forward import Logits, MaskedForward, Tokens
+from circuitdb.models.interventions import activations, replaced
+from circuitdb.models.sites import Site
+from circuitdb.space import FeatureSite, SpaceSpec
+from circuitdb.tasks.prompts import Prompts
+
+State = Float[Tensor, "batch pos value"]
+"""Features, then error, of every dictionary in turn."""
+KeptValues = Bool[Tensor, "#batch #pos value"]
+Activation = Float[Tensor, "batch pos width"]
+Put = Callable[[Activation, Activation], Activation]
+"""From what stands at the sites a dictionary reads and writes to what is written instead."""
+
+OTHER = "other"
+"""The role of positions that have none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """A dictionary with its share of the state and of the components."""
+
+    located: Located
+    features: slice
+    error: slice
+    place: Place
+
+    @property
+    def values(self) -> slice:
+        """Its whole share of the state."""
+        return slice(self.features.start, self.error.stop)
+
+    def taken_apart(self, read: Activation, written: Activation) -> Float[Tensor, "batch pos own"]:
+        """Features and error of what stands at the two sites."""
+        d = self.located.dictionary
+        return torch.cat([encode(d, read), written - reconstruct(d, read)], dim=-1)
+
+    def put_together(self, own: Float[Tensor, "batch pos own"], read: Activation) -> Activation:
+        """What stands at the site written where features and error have these values."""
+        d, n = self.located.dictionary, self.place.width
+        return decode(d, own[..., :n], read) + own[..., n:] + self.skipped(read)
+
+    def skipped(self, read: Activation) -> Activation | float:
+        """What passes a transcoder by its skip."""
+        d = self.located.dictionary
+        return read @ d.tensors["W_skip"].T if d.form.skip else 0.0
+
+
+def space_of(
+    spec: SpaceSpec, located: Sequence[Located], positions: Sequence[str] = ()
+) -> FeatureSpace:
+    """The graph of some dictionaries of a model, in forward order of what they write.
+
+    Args:
+        spec: the model's own.
+        located: dictionaries, in that order.
+        positions: roles, where components are told apart by position.
+    """
+    features = tuple(
+        FeatureSite(
+            layer=one.site.layer, site=one.site.kind, name=one.name,
+            width=one.dictionary.form.d_dict, located_id=one.located_id,
+        )
+        for one in located
+    )  # fmt: skip
+    return FeatureSpace(
+        spec.model_copy(update={"features": features, "positions": tuple(positions)})
+    )
+
+
+class FeatureBench(Bench):
+    """Prompts of one split under one ablation, for any number of feature circuits.
+
+    Args:
+        forward: the model.
+        prompts: prompts of one split.
+        ablation: what ablated components carry: ``resample`` their values on the paired corrupted
+            prompt, ``mean`` and ``mean_global`` their mean values, ``zero`` 0.
+        space: the graph of the dictionaries.
+        located: the dictionaries, in the order of the graph.
+        batch_size: prompts a forward.
+    """
+
+    space: FeatureSpace
+
+    def __init__(
+        self,
+        forward: MaskedForward,
+        prompts: Prompts,
+        ablation: Ablation,
+        space: FeatureSpace,
+        located: Sequence[Located],
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__(forward, prompts, ablation, batch_size, space)
+        like = forward.logits(torch.zeros((1, 1), dtype=torch.int64, device=forward.device))
+        self.blocks = _blocks(space, [_beside(one, like) for one in located])
+        self.sites = [
+            s for b in self.blocks for s in dict.fromkeys((b.located.site, b.located.written))
+        ]
+        self._values_of = ablation.of(lambda tokens: self.state(tokens)[None])
+        self._states: dict[int, tuple[State, State]] = {}
+
+    @property
+    def position_bytes(self) -> int:
+        """Writer outputs of one position."""
+        return self._position_bytes
+
+    @property
+    def width(self) -> int:
+        """Values of the state."""
+        return sum(b.place.width + b.located.dictionary.form.d_out for b in self.blocks)
+
+    @torch.no_grad()
+    def state(self, tokens: Tokens) -> State:
+        """The state of the full model's run on prompts."""
+        found = activations(self.forward, tokens, self.sites)
+        return torch.cat(
+            [b.taken_apart(found[b.located.site], found[b.located.written]) for b in self.blocks],
+            -1,
+        )
+
+    def states(self, batch: BenchBatch) -> tuple[State, State]:
+        """The clean and the ablated state of a batch; kept while there is room."""
+        key = id(batch)
+        if key in self._states:
+            return self._states[key]
+        ablated = self._values_of(batch.corrupted, batch.template)[0]
+        made = self.state(batch.clean), ablated
+        if any(batch is own for own in self.batches) and self._take(ablated, 2):
+            self._states[key] = made
+        return made
+
+    def forget(self) -> None:
+        """Let go of the states kept between masks; they are made again when needed."""
+        super().forget()
+        self._states = {}
+
+    def roles(self, batch: BenchBatch) -> Int[Tensor, "batch pos"]:
+        """Which role's components a position belongs to, by number in the space; 0 without roles.
+
+        A position of several roles belongs to the first of them by name.
+        """
+        found = torch.zeros(batch.clean.shape, dtype=torch.int64)
+        positions = self.space.spec.positions
+        if positions:
+            found[:] = positions.index(OTHER)
+            for row, index in enumerate(batch.index.tolist()):
+                for role, at in sorted(self.prompts.rows[index].roles.items(), reverse=True):
+                    found[row, at] = positions.index(role)
+        return found.to(batch.clean.device)
+
+    def kept(self, nodes: Mask, roles: Int[Tensor, "batch pos"]) -> KeptValues:
+        """Which values of the state are those of some components."""
+        parts = []
+        chosen = torch.from_numpy(np.ascontiguousarray(nodes)).to(roles.device)
+        n = self.space.n_positions
+        for block in self.blocks:
+            first, width = block.place
+            own = chosen[first : first + (width + 1) * n].view(width + 1, n)
+            spread = own[:, 0][None, None] if n == 1 else own[:, roles].permute(1, 2, 0)
+            d_out = block.error.stop - block.error.start
+            parts += [spread[..., :width], spread[..., width:].expand(*spread.shape[:2], d_out)]
+        return torch.cat(parts, dim=-1)
+
+    def summed(
+        self, products: State, roles: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch node"]:
+        """Values of the state added up by component: over positions of a role, errors over widths.
+
+        0 at ``input`` and ``logits``.
+        """
+        n = self.space.n_positions
+        parts = [products.new_zeros(len(products), 1)]
+        at_role = torch.nn.functional.one_hot(roles, n).to(products)
+        for block in self.blocks:
+            error = products[..., block.error].sum(-1, keepdim=True)
+            own = torch.cat([products[..., block.features], error], dim=-1)
+            by_role = torch.einsum("btv,btr->bvr", own, at_role) if n > 1 else own.sum(1)
+            parts.append(by_role.reshape(len(products), -1))
+        return torch.cat([*parts, parts[0]], dim=1)
+
+    def _run(self, batch: BenchBatch) -> Callable[[Tensor], Logits]:
+        @torch.no_grad()
+        def run(mask: Tensor) -> Logits:
+            keep = mask.numpy()
+            if len(self.space.edges_of(keep)):
+                return self._of_edges(batch, keep)
+            nodes = self.space.nodes_in(keep)
+            return batch.full if nodes.all() else self._of_nodes(batch, nodes)
+
+        return run
+
+    def _of_nodes(self, batch: BenchBatch, nodes: Mask) -> Logits:
+        _, ablated = self.states(batch)
+        kept = self.kept(nodes, self.roles(batch)).expand(len(ablated), *ablated.shape[1:2], -1)
+        changed = [b for b in self.blocks if not bool(kept[..., b.values].all())]
+
+        def of(block: Block) -> Put:
+            stay, base = kept[..., block.values], ablated[..., block.values]
+
+            def put(read: Activation, written: Activation) -> Activation:
+                own = torch.where(stay, block.taken_apart(read, written), base)
+                return block.put_together(own, read)
+
+            return put
+
+        return self.spliced(batch.clean, {b: of(b) for b in changed})
+
+    def spliced(
+        self,
+        tokens: Tokens,
+        functions: Mapping[Block, Put],
+    ) -> Logits:
+        """The model's logits where what some dictionaries write is put in by functions.
+
+        Each is given what stands at the sites read and written, and gives what is written instead.
+        """
+        reads: dict[Site, Activation] = {}
+        visits: dict[Site, Callable[[Tensor], Tensor]] = {}
+
+        def keeping(site: Site) -> Callable[[Tensor], Tensor]:
+            def keep(x: Tensor) -> Tensor:
+                reads[site] = x
+                return x
+
+            return keep
+
+        def putting(block: Block) -> Callable[[Tensor], Tensor]:
+            located, function = block.located, functions[block]
+
+            def put(x: Tensor) -> Tensor:
+                read = x if located.site == located.written else reads[located.site]
+                return function(read, x)
+
+            return put
+
+        for block in functions:
+            visits[block.located.written] = putting(block)
+        for block in functions:
+            site = block.located.site
+            if site != block.located.written:
+                visits[site] = _both(keeping(site), visits.get(site))
+        return replaced(self.forward, tokens, visits)
+
+    def _of_edges(self, batch: BenchBatch, keep: Mask) -> Logits:
+        """The edge circuit: every kept component's value from those of its senders."""
+        _, ablated = self.states(batch)
+        roles, senders = self.roles(batch), _senders(self.space, self.space.edges_of(keep))
+        values = ablated.clone()
+        for number, block in enumerate(self.blocks):
+            for parents, readers in senders(number):
+                own = self._seen(batch, block, self._set(parents, values, ablated, roles))
+                nodes = np.zeros(self.space.n_nodes, np.bool_)
+                nodes[readers] = True
+                kept = self.kept(nodes, roles)[..., block.values]
+                values[..., block.values] = torch.where(kept, own, values[..., block.values])
+        parents = next((p for p, _ in senders(len(self.blocks))), frozenset[int]())
+        return self._given(batch, self._set(parents, values, ablated, roles), len(self.blocks))
+
+    def _set(
+        self,
+        parents: frozenset[int],
+        values: State,
+        ablated: State,
+        roles: Int[Tensor, "batch pos"],
+    ) -> State:
+        """The state that a reader meets: its senders at their values, all else ablated."""
+        nodes = np.zeros(self.space.n_nodes, np.bool_)
+        nodes[list(parents)] = True
+        return torch.where(self.kept(nodes, roles), values, ablated)
+
+    def _given(self, batch: BenchBatch, state: State, before: int) -> Logits:
+        """Logits where the first so many dictionaries write what a state says."""
+
+        def of(block: Block) -> Put:
+            return lambda read, _: block.put_together(state[..., block.values], read)
+
+        return self.spliced(batch.clean, {b: of(b) for b in self.blocks[:before]})
+
+    def _seen(
+        self, batch: BenchBatch, block: Block, state: State
+    ) -> Float[Tensor, "batch pos own"]:
+        """Features and error of a dictionary where those before it write what a state says."""
+
+        def of(earlier: Block) -> Put:
+            return lambda read, _: earlier.put_together(state[..., earlier.values], read)
+
+        before = self.blocks[: self.blocks.index(block)]
+        return self.seen(batch.clean, block, {b: of(b) for b in before})
+
+    def seen(
+        self, tokens: Tokens, block: Block, functions: Mapping[Block, Put]
+    ) -> Float[Tensor, "batch pos own"]:
+        """Features and error of a dictionary in the run that functions are put into, as far as it."""
+        found: list[Tensor] = []
+
+        def look(read: Activation, written: Activation) -> Activation:
+            found.append(block.taken_apart(read, written))
+            raise _Seen
+
+        with contextlib.suppress(_Seen):
+            self.spliced(tokens, {**functions, block: look})
+        return found[0]
+
+    def reversed(self) -> Bench:
+        """Refused: feature circuits are scored by noising.
+
+        Raises:
+            OptionError: always.
+        """
+        raise OptionError(
+            "circuits of features are ablated from the clean run: leave denoising out"
+        )
+
+    def inert(self) -> np.typing.NDArray[np.bool_]:
+        """Bool ``[component]``, true where clean and ablated values are equal on every prompt."""
+        same = np.ones(self.space.n_nodes, dtype=np.bool_)
+        for batch in self.batches:
+            clean, ablated = self.states(batch)
+            differs = self.summed((clean != ablated).to(clean.dtype), self.roles(batch)) > 0
+            same &= ~differs.any(0).cpu().numpy()
+        return same
+
+
+class _Seen(Exception):
+    """Ends a run once a dictionary has been read."""
+
+
+def _both(
+    first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor] | None
+) -> Callable[[Tensor], Tensor]:
+    """A transcoder's read behind what another dictionary writes at the same site."""
+    return first if second is None else lambda x: first(second(x))
+
+
+def _beside(located: Located, like: Tensor) -> Located:
+    """A dictionary where the model is, in its number type."""
+    own = located.dictionary
+    moved = Dictionary(own.form, {name: t.to(like) for name, t in own.tensors.items()})
+    return replace(located, dictionary=moved)
+
+
+def _blocks(space: FeatureSpace, located: Sequence[Located]) -> list[Block]:
+    made, at = [], 0
+    for one, place in zip(located, space.places, strict=True):
+        middle = at + place.width
+        end = middle + one.dictionary.form.d_out
+        made.append(Block(one, slice(at, middle), slice(middle, end), place))
+        at = end
+    return made
+
+
+def _senders(
+    space: FeatureSpace, edges: np.typing.NDArray[np.int32]
+) -> Callable[[int], Iterator[tuple[frozenset[int], list[int]]]]:
+    """For a dictionary by number (or one more, ``logits``): sets of senders, and who has each.
+
+    Components of the first dictionary, and others that the circuit has without a sender, have none.
+    """
+    parents: dict[int, set[int]] = {}
+    for src, dst in zip(
+        space.edge_src[edges].tolist(), space.edge_dst[edges].tolist(), strict=True
+    ):
+        parents.setdefault(dst, set()).add(src)
+        parents.setdefault(src, set())
+    owner = {node: int(space.place_of(np.asarray([node]))[0]) for node in parents}
+
+    def of(number: int) -> Iterator[tuple[frozenset[int], list[int]]]:
+        groups: dict[frozenset[int], list[int]] = {}
+        for node, senders in sorted(parents.items()):
+            if owner[node] == number:
+                groups.setdefault(frozenset(senders), []).append(node)
+        yield from groups.items()
+
+    return of
