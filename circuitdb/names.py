@@ -46,7 +46,10 @@ _PATTERNS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
         "feature",
         re.compile(rf"f/(?P<layer>\d+)\.(?P<site>[a-z_]+)/(?P<space>{_WORD})/(?P<index>\d+)"),
     ),
-    ("direction", re.compile(rf"d/(?P<layer>\d+)\.(?P<site>[a-z_]+)/(?P<space>{_WORD})")),
+    (
+        "direction",
+        re.compile(rf"d/(?P<layer>\d+)\.(?P<site>[a-z_]+(?:\.h\d+)?)/(?P<space>{_WORD})"),
+    ),
     ("logit", re.compile(r"logit/(?P<index>\d+)")),
     ("input", re.compile(r"input")),
     ("logits", re.compile(r"logits")),
@@ -71,7 +74,7 @@ class Component(NamedTuple):
     index: int | None = None  # type: ignore[assignment]  # over tuple.index, unused here
     """Head, key/value head, neuron, feature or token id, by kind."""
     site: str | None = None
-    """The hook of a feature or direction, such as ``resid_post``."""
+    """The hook of a feature or direction, such as ``resid_post``; of a direction at one head ``z.h2``."""
     space: str | None = None
     """The dictionary of a feature, or the name of a direction, decoded."""
     position: int | str | None = None

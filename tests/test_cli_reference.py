@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from circuitdb.cli import reference
+from circuitdb.cli import app, reference
 from circuitdb.cli.app import COMMANDS, handler_of
 from circuitdb.cli.describe import UNITS
 from circuitdb.cli.dictionaries import sae_root
+from circuitdb.cli.directions import directions_root
 from circuitdb.cli.models import tasks_root
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -28,7 +29,7 @@ def test_every_command_is_on_the_page():
 
 def test_the_commands_are_those_of_the_contract():
     wanted = (
-        "discover ls show add evaluate curve knockout test overlap matrix similar align functional "
+        "discover ls show add evaluate curve knockout test overlap matrix similar align functional directions "
         "clusters consensus diff variance sql query queries render models tasks "
         "engines sae train pull rm alias note merge verify backup doctor replay stability import export"
     )
@@ -37,11 +38,26 @@ def test_the_commands_are_those_of_the_contract():
     assert ("tasks", "show") in reference.command_paths()
     of_sae = [path[1] for path in reference.command_paths() if path[0] == "sae" and path[1:]]
     assert of_sae == ["train", "eval", "import", "ls", "rm"]
+    inner = "fit patch sweep cross compare ls import export rm"
+    assert [p[1:] for p in reference.command_paths() if p[0] == "directions"] == [
+        (),
+        *((name,) for name in inner.split()),
+    ]
+
+
+def test_what_stands_before_a_command_with_subcommands_reaches_all_of_them():
+    inner = {
+        name: tuple(c.name for c in handler_of(name).registered_commands)
+        for name in COMMANDS
+        if hasattr(handler_of(name), "registered_commands")
+    }
+    assert inner == app._SUBCOMMANDS
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_worked_example(name):
-    handler = {"tasks": tasks_root, "sae": sae_root}.get(name) or handler_of(name)
+    roots = {"tasks": tasks_root, "sae": sae_root, "directions": directions_root}
+    handler = roots.get(name) or handler_of(name)
     assert f"circuitdb {name}" in (handler.__doc__ or "").partition("Example")[2]
 
 

@@ -57,6 +57,14 @@ def test_the_script_of_dictionaries_runs(tmp_path: Path) -> None:
     assert (tmp_path / "my-sae" / "cfg.json").exists()
 
 
+def test_the_script_of_directions_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    carry_out("directions.md")
+    told = capsys.readouterr().out
+    values = dict(re.findall(r"sentiment\.(\w+)\.END (\S+) \(1, 64\)", told))
+    assert float(values["mean_diff"]) > 0.9
+    assert abs(float(values["random"])) < 0.3
+
+
 def test_the_script_of_alignment_runs(capsys: pytest.CaptureFixture[str]) -> None:
     carry_out("alignment.md")
     jaccard, expected, p_value = map(float, capsys.readouterr().out.split())

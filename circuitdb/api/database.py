@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas
 
     from circuitdb.api.crowds import Similar
+    from circuitdb.api.directions import Directions
     from circuitdb.api.sae import Measured, Trained, Training, Which
     from circuitdb.circuit import Figures
     from circuitdb.compare.align import Alignment
@@ -83,6 +84,13 @@ class Database:
     def path(self) -> Path:
         """The file."""
         return self._access.path
+
+    @property
+    def directions(self) -> Directions:
+        """Its directions: ``fit``, ``patch``, ``sweep``, ``compare`` and so on (docs/directions.md)."""
+        from circuitdb.api.directions import Directions
+
+        return Directions(self._access)
 
     def close(self) -> None:
         """End the use of this object: whatever is asked of it afterwards is refused.

@@ -19,7 +19,7 @@ from circuitdb.cli.output import Output, line
 COMMANDS: Final[dict[str, str]] = {
     "discover": "discover", "ls": "listing", "show": "showing", "overlap": "compare", "matrix": "crowds", "similar": "crowds",
     "clusters": "groups", "consensus": "groups", "diff": "groups", "variance": "groups", "functional": "functional",
-    "align": "aligning", "render": "draw", "evaluate": "discover", "curve": "curves", "knockout": "trials", "test": "trials", "add": "discover", "sql": "asking",
+    "align": "aligning", "directions": "directions", "render": "draw", "evaluate": "discover", "curve": "curves", "knockout": "trials", "test": "trials", "add": "discover", "sql": "asking",
     "import": "importing", "export": "exporting", "replay": "repeat", "stability": "repeat", "query": "asking", "queries": "asking", "models": "models", "tasks": "models",
     "engines": "models", "sae": "dictionaries", "train": "models", "pull": "models", "alias": "care", "note": "care",
     "rm": "care", "merge": "care", "verify": "care", "backup": "care", "doctor": "care",
@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, str]] = {
 _SUBCOMMANDS: Final = {
     "tasks": ("list", "show"),
     "sae": ("train", "eval", "import", "ls", "rm"),
+    "directions": ("fit", "patch", "sweep", "cross", "compare", "ls", "import", "export", "rm"),
 }
 
 

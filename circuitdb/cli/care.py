@@ -100,7 +100,8 @@ def merge(
 
     Those that are stored here already take over evaluations, curves, knockouts, tests and functional
     overlap they lack, and an alias and a note where they have none; signatures and alignments of
-    models come too, and what is known of feature dictionaries, whose files stay where they are. Nothing in the other file is run.
+    models come too, directions with what was measured of them, and what is known of feature
+    dictionaries, whose files stay where they are. Nothing in the other file is run.
 
     \b
     Example:
@@ -116,8 +117,9 @@ def merge(
         f"{plural(merged.curves, 'curve')}, {plural(merged.knockouts, 'table')} of knockouts, "
         f"{plural(merged.tests, 'test')}, {plural(merged.functional, 'cell')} of functional overlap; "
         f"of models {plural(merged.signatures, 'signature')}, "
-        f"{plural(merged.alignments, 'alignment')} and {plural(merged.dictionaries, 'record')} of "
-        "feature dictionaries"
+        f"{plural(merged.alignments, 'alignment')}, {plural(merged.dictionaries, 'record')} of "
+        f"feature dictionaries, {plural(merged.directions, 'direction')} and "
+        f"{plural(merged.direction_patches, 'measurement')} of them"
     )
     out.result(merged._asdict(), lambda: raw(said))
     for name in merged.skipped_aliases:

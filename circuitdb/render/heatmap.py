@@ -121,7 +121,7 @@ def figure(found: Matrix, show: str = "jaccard") -> Figure:
     image = _draw_cells(cells, found, show, order, colours)
     _label(cells, found, order, tasks, side)
     page.title(0.0, 0.0 if n > WITH_LABELS else -0.18, _title(found, show))
-    below = _draw_bar(page, image, SHOWN[show].title, side, colours.beyond)
+    below = draw_bar(page, image, SHOWN[show].title, side, colours.beyond)
     below = page.notes(0.0, below, _notes(found, show))
     if n > WITH_LABELS and len(of_task) > 1:
         _draw_keys(page, below + 0.1, of_task, len(set(tasks)))
@@ -163,10 +163,10 @@ nothing, and would leave the others without colour."""
 
 def _colours(found: Matrix, show: str) -> _Colours:
     bounded = show == "corrected"
-    return _scaled(_values(found, show), known_figure(show).diverging, bounded)
+    return scaled(_values(found, show), known_figure(show).diverging, bounded)
 
 
-def _scaled(values: Floats, diverging: bool, bounded: bool = False) -> _Colours:
+def scaled(values: Floats, diverging: bool, bounded: bool = False) -> _Colours:
     """The colours of some values; `bounded` ends them at ±1 at least and ±:data:`_FURTHEST` at most."""
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
@@ -258,7 +258,7 @@ def _draw_cells(
     if n <= WITH_LABELS:
         _mark(axes, values, marked, colours)
     if n <= WITH_VALUES:
-        _write(axes, values, colours, SHOWN[show].format)
+        write_values(axes, values, colours, SHOWN[show].format)
         for k, size in enumerate(found.sizes[order].tolist()):
             axes.text(k, k, f"{size:,}", color=QUIET, fontsize=8, ha="center", va="center")
     return image
@@ -283,7 +283,7 @@ def _mark(axes: Axes, values: Floats, marked: NDArray[np.bool_], colours: _Colou
     axes.set_ylim(n - 0.5, -0.5)
 
 
-def _write(axes: Axes, values: Floats, colours: _Colours, how: str) -> None:
+def write_values(axes: Axes, values: Floats, colours: _Colours, how: str) -> None:
     """The figure of every cell that has one."""
     for i, j in np.argwhere(np.isfinite(values)).tolist():
         value = float(values[i, j])
@@ -301,7 +301,7 @@ def _label(
     axes: Axes, found: Matrix, order: NDArray[np.int32], tasks: Sequence[str], side: float
 ) -> None:
     n = len(order)
-    _bare(axes)
+    bare(axes)
     if n > WITH_LABELS:
         runs = [r for r in _runs(tasks) if (r[1] - r[0]) * side / n >= _LINE]
         places = [(start + stop - 1) / 2 for start, stop, _ in runs]
@@ -311,7 +311,8 @@ def _label(
     _label_each(axes, [found.labels[i] for i in order])
 
 
-def _bare(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
+    """Labels above and to the right, no ticks and no frame."""
     axes.yaxis.tick_right()
     axes.xaxis.tick_top()
     axes.tick_params(length=0, pad=3)
@@ -332,7 +333,7 @@ def _title(found: Matrix, show: str) -> str:
     return f"{SHOWN[show].title}: {found.level} of {len(found.circuits):,} circuits"
 
 
-def _draw_bar(page: Inches, image: ScalarMappable, title: str, side: float, beyond: bool) -> float:
+def draw_bar(page: Inches, image: ScalarMappable, title: str, side: float, beyond: bool) -> float:
     """The colour scale; gives where it ends."""
     axes = page.axes(0.0, side + 0.15, _BAR, 0.12, "scale")
     bar = page.figure.colorbar(
@@ -448,7 +449,7 @@ def of_groups(found: GroupMatrix, show: str = "jaccard") -> Figure:
             values, found.labels, between.q_value <= SIGNIFICANT,
             between.differ_q_value <= SIGNIFICANT,
             f"{SHOWN[show].title}, mean: {found.level} of {n_circuits:,} circuits by {', '.join(found.by)}",
-            SHOWN[show].title, _scaled(values, SHOWN[show].diverging),
+            SHOWN[show].title, scaled(values, SHOWN[show].diverging),
             [*_said_of_groups(found, compared), *found.notes],
         )
     )  # fmt: skip
@@ -482,7 +483,7 @@ def of_functional(found: FunctionalMatrix) -> Figure:
             values, found.labels, found.p_values <= SIGNIFICANT,
             np.zeros(values.shape, dtype=np.bool_),
             f"Faithfulness of each circuit on each task: {found.level}, {found.measured_on}",
-            "faithfulness", _scaled(values, diverging=True, bounded=True),
+            "faithfulness", scaled(values, diverging=True, bounded=True),
             [
                 "Row: the circuit. Column: the task of the circuit of that number.",
                 f"•: more than matched random sets reach, p ≤ {SIGNIFICANT:g} of {found.draws} each, "
@@ -513,10 +514,10 @@ def _draw_square(square: _Square) -> Figure:
             ha="center", va="center",
         )  # fmt: skip
     if n <= WITH_VALUES:
-        _write(axes, values, colours, ".2f")
-    _bare(axes)
+        write_values(axes, values, colours, ".2f")
+    bare(axes)
     _label_each(axes, square.labels)
     page.title(0.0, -0.18, square.title)
-    below = _draw_bar(page, image, square.measured, side, colours.beyond)
+    below = draw_bar(page, image, square.measured, side, colours.beyond)
     page.notes(0.0, below, square.notes)
     return page.figure

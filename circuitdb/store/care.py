@@ -122,7 +122,7 @@ def _chunks(sealed: list[tuple[int, int, str]]) -> Iterator[list[tuple[int, int,
         yield chunk
 
 
-_OF_MODELS: Final = ("signature", "alignment", "dictionary")
+_OF_MODELS: Final = ("signature", "alignment", "dictionary", "direction")
 _QUESTIONS: Final = (
     ("circuit", "circuits without a run", "FROM circuit ANTI JOIN run USING (run_key)"),
     ("run", "runs without a graph space", "FROM run ANTI JOIN space USING (space_key)"),

@@ -97,6 +97,15 @@ DICTIONARY: Final = (
     "dictionary_id", "name", "model", "checkpoint", "seed", "weights", "hook_in", "hook_out",
     "architecture", "d_in", "d_dict", "d_out", "k", "flags", "corpus", "training", "health", "folder",
 )  # fmt: skip
+DIRECTION: Final = (
+    "direction_id", "fit_id", "name", "component", "model", "checkpoint", "model_seed", "weights",
+    "kind", "layer", "head", "position", "method", "dims", "task", "prompt_set", "split", "seed",
+    "settings", "figures", "seen", "chosen_on",
+)  # fmt: skip
+DIRECTION_PATCH: Final = (
+    "patch_id", "task", "prompt_set", "split", "scope", "position", "metric", "value", "sd", "low",
+    "high", "n", "m_clean", "m_corrupted", "m_patched",
+)  # fmt: skip
 FUNCTIONAL: Final = (
     "split", "part", "circuits", "how", "level", "members", "n_members", "draws", "weighed_by",
     "rivals", "hub_run", "ranking", "n_prompts", "m_full", "m_empty", "m_part", "value", "random_low",
@@ -161,6 +170,9 @@ KEPT: Final[tuple[Kept, ...]] = (
     Kept("alignment", "alignment_key", ALIGNMENT, "alignment_key"),
     Kept("partner", "alignment_key", PARTNER, "ordinal"),
     Kept("dictionary", "dictionary_key", DICTIONARY, "dictionary_key"),
+    Kept("direction", "direction_key", DIRECTION, "direction_key"),
+    Kept("direction_vector", "direction_key", ("ordinal", "vector"), "ordinal"),
+    Kept("direction_patch", "direction_key", DIRECTION_PATCH, "patch_id"),
 )
 BY_TABLE: Final = {k.table: k for k in KEPT}
 

@@ -171,23 +171,23 @@ def remove(con: Any, circuit_keys: Sequence[int]) -> None:
         [keys],
     ).fetchall()
     run_keys = [row[0] for row in runs]
-    _remove_owned(con, "circuit_key", keys)
+    remove_owned(con, "circuit_key", keys)
     for table in ("alias", "note"):
         con.execute(f"DELETE FROM {table} WHERE circuit_key IN ?", [keys])
     still = con.execute("SELECT DISTINCT run_key FROM circuit WHERE run_key IN ?", [run_keys])
     kept = {row[0] for row in still.fetchall()}
-    _remove_owned(con, "run_key", [k for k in run_keys if k not in kept])
+    remove_owned(con, "run_key", [k for k in run_keys if k not in kept])
     _remove_signatures(con, sorted({row[1] for row in runs}))
     unused = con.execute(
         "SELECT prompt_set_key FROM prompt_set WHERE prompt_set NOT IN (SELECT prompt_set FROM run "
         "UNION ALL SELECT ablation_source FROM run WHERE ablation_source IS NOT NULL)"
     ).fetchall()
-    _remove_owned(con, "prompt_set_key", [row[0] for row in unused])
+    remove_owned(con, "prompt_set_key", [row[0] for row in unused])
     unused = con.execute(
         "SELECT provenance_key FROM provenance WHERE provenance_key NOT IN "
         "(SELECT provenance_key FROM run UNION ALL SELECT provenance_key FROM circuit)"
     ).fetchall()
-    _remove_owned(con, "provenance_key", [row[0] for row in unused])
+    remove_owned(con, "provenance_key", [row[0] for row in unused])
 
 
 def _remove_signatures(con: Any, weights: Sequence[str]) -> None:
@@ -195,11 +195,12 @@ def _remove_signatures(con: Any, weights: Sequence[str]) -> None:
     from circuitdb.store import signatures
 
     of_models, alignments = signatures.unused(con, weights)
-    _remove_owned(con, "signature_key", of_models)
-    _remove_owned(con, "alignment_key", alignments)
+    remove_owned(con, "signature_key", of_models)
+    remove_owned(con, "alignment_key", alignments)
 
 
-def _remove_owned(con: Any, owner: str, keys: Sequence[int]) -> None:
+def remove_owned(con: Any, owner: str, keys: Sequence[int]) -> None:
+    """Remove all that some keys of an owner column have, and its seals."""
     if not keys:
         return
     for kept in KEPT:

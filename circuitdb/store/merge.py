@@ -33,6 +33,8 @@ from circuitdb.circuit import (
 )
 from circuitdb.curve import Curve
 from circuitdb.dictionaries.record import Record
+from circuitdb.directions.direction import Direction
+from circuitdb.directions.measured import Patch
 from circuitdb.errors import (
     CorruptError,
     InputError,
@@ -49,6 +51,7 @@ from circuitdb.space import Space, SpaceSpec
 from circuitdb.store.connection import in_our_words
 from circuitdb.store.content import (
     DICTIONARY,
+    DIRECTION_PATCH,
     FIGURES,
     FUNCTIONAL,
     KNOCKOUT,
@@ -60,6 +63,8 @@ from circuitdb.store.content import (
 from circuitdb.store.curves import read as read_curves
 from circuitdb.store.dictionaries import beside
 from circuitdb.store.dictionaries import made as made_dictionary
+from circuitdb.store.directions import made_patch
+from circuitdb.store.directions import read as read_direction
 from circuitdb.store.functional import made as made_functional
 from circuitdb.store.read import (
     CircuitRow,
@@ -81,7 +86,7 @@ _TABLES: Final = (
     "edge_effect", "decision", "circuit", "member", "node_member", "evaluation",
     "template_evaluation", "curve", "curve_point", "curve_template", "knockout", "circuit_test",
     "removal", "member_change", "functional", "signature", "signature_value", "alignment", "partner",
-    "dictionary", "alias", "note",
+    "dictionary", "direction", "direction_vector", "direction_patch", "alias", "note",
 )  # fmt: skip
 
 
@@ -113,6 +118,10 @@ class Takes(Protocol):
         self, name: str | None = None, weights: str | None = None
     ) -> tuple[Record, ...]: ...
     def add_dictionary(self, *records: Record) -> None: ...
+    def fitted(self) -> dict[str, str]: ...
+    def add_directions(self, directions: Sequence[Direction]) -> None: ...
+    def patches(self, patch_ids: Sequence[str]) -> dict[str, Patch]: ...
+    def add_patches(self, patches: Sequence[Patch]) -> None: ...
     def set_alias(self, circuit_id: str, alias: str) -> None: ...
     def set_note(self, circuit_id: str, note: str | None) -> None: ...
 
@@ -142,6 +151,10 @@ class Merged(NamedTuple):
     """Feature dictionaries taken over; their files stay where they lie."""
     skipped_dictionaries: tuple[str, ...]
     """Dictionaries left out: another of that name stands at their place here."""
+    directions: int
+    """Directions taken over."""
+    direction_patches: int
+    """Measurements of directions taken over."""
     skipped_aliases: tuple[str, ...]
     """Aliases left out: another circuit here has that alias, or the circuit has another one."""
     skipped_notes: tuple[str, ...]
@@ -273,10 +286,11 @@ def _take(store: Takes, con: Any) -> Merged:
     tests = sum(_take_tests(store, con, key, circuit) for key, circuit in ids.items())
     signatures, alignments = _take_signatures(store, con), _take_alignments(store, con)
     dictionaries, skipped_dictionaries = _take_dictionaries(store, con)
+    directions, patches = _take_directions(store, con)
     skipped_aliases = tuple(_take_aliases(store, con, ids))
     return Merged(
         tuple(added), len(known), evaluations, curves, knockouts, tests, functional, signatures,
-        alignments, dictionaries, skipped_dictionaries, skipped_aliases,
+        alignments, dictionaries, skipped_dictionaries, directions, patches, skipped_aliases,
         tuple(_take_notes(store, con, ids)),
     )  # fmt: skip
 
@@ -394,6 +408,22 @@ def _take_dictionaries(store: Takes, con: Any) -> tuple[int, tuple[str, ...]]:
             skipped.append(record.label)
     store.add_dictionary(*new)
     return len(new), tuple(skipped)
+
+
+def _take_directions(store: Takes, con: Any) -> tuple[int, int]:
+    """Copy the directions that are lacking here, and what was measured of them; how many of each."""
+    rows, known = functools.partial(_rows, con), store.fitted()
+    found = dict(sorted(rows("direction", ("direction_key", "direction_id"))))
+    new = [read_direction(rows, key) for key, name in found.items() if name not in known]
+    store.add_directions(new)
+    measured = [
+        made_patch(found[key], row)
+        for key, *row in rows("direction_patch", ("direction_key", *DIRECTION_PATCH))
+    ]
+    here = store.patches([patch.question.patch_id for patch in measured])
+    lacking = [patch for patch in measured if patch.question.patch_id not in here]
+    store.add_patches(lacking)
+    return len(new), len(lacking)
 
 
 def _take_aliases(store: Takes, con: Any, ids: dict[int, str]) -> Iterator[str]:

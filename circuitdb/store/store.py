@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     )
     from circuitdb.curve import Curve
     from circuitdb.dictionaries.record import Record
+    from circuitdb.directions.direction import Direction
+    from circuitdb.directions.measured import Patch
     from circuitdb.feature_space import FeatureSpace
     from circuitdb.functional import Cell
     from circuitdb.outcomes import CircuitTest, FitKey, Knockouts, NullFit
@@ -246,6 +248,27 @@ class Store:
 
         with self._writing() as con:
             dictionaries.remove(con, records)
+
+    def add_directions(self, directions: Sequence[Direction]) -> None:
+        """Store directions, all or none; those of one id are stored once."""
+        from circuitdb.store import directions as stored
+
+        with self._writing() as con:
+            stored.add(con, directions)
+
+    def add_patches(self, patches: Sequence[Patch]) -> None:
+        """Store what patching stored directions does; one question is stored once."""
+        from circuitdb.store import directions as stored
+
+        with self._writing() as con:
+            stored.add_patches(con, patches)
+
+    def remove_directions(self, direction_ids: Sequence[str]) -> None:
+        """Remove directions with all that was measured of them."""
+        from circuitdb.store import directions as stored
+
+        with self._writing() as con:
+            stored.remove(con, direction_ids)
 
     def add_checkpoint_metrics(self, rows: Sequence[CheckpointMetric]) -> None:
         """Store what full models do on tasks; an earlier value of the same question goes."""
@@ -544,6 +567,27 @@ class Store:
 
         with self._reading() as con:
             return dictionaries.of(con, name, weights)
+
+    def directions(self) -> tuple[Direction, ...]:
+        """All directions, in the order they came."""
+        from circuitdb.store import directions as stored
+
+        with self._reading() as con:
+            return stored.every(con)
+
+    def fitted(self) -> dict[str, str]:
+        """The hash of the question of every stored direction, by direction_id."""
+        from circuitdb.store import directions as stored
+
+        with self._reading() as con:
+            return stored.fits(con)
+
+    def patches(self, patch_ids: Sequence[str]) -> dict[str, Patch]:
+        """What patching directions does, by the hash of the question; those that are stored."""
+        from circuitdb.store import directions as stored
+
+        with self._reading() as con:
+            return stored.patches(con, patch_ids)
 
     def prompt_set(self, prompt_set_hash: str) -> PromptRows:
         """A stored prompt set.

@@ -18,6 +18,7 @@ from circuitdb.tasks.pairs import BuiltIn, Task
 from circuitdb.tasks.sentiment import SENTIMENT
 from circuitdb.tasks.sequence import MONTHS, NUMBER_WORDS, NUMERALS
 from circuitdb.tasks.subject_verb import SUBJECT_VERB
+from circuitdb.tasks.treebank import PREFIX, from_folder
 
 TASKS: Final[tuple[BuiltIn, ...]] = (
     IOI,
@@ -49,12 +50,14 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Task:
-    """The task of a name, or the one in a file ``….jsonl``.
+    """The task of a name, the one in a file ``….jsonl``, or Treebank (``treebank-SCAFFOLD:FOLDER``).
 
     Raises:
         UnknownNameError: no task has that name.
         PromptError: the file is malformed, or named like one of the tasks.
     """
+    if name.startswith(PREFIX):
+        return from_folder(name)
     if name.endswith(".jsonl"):
         task = from_jsonl(name)
         if task.name in _all():

@@ -1,0 +1,1 @@
+"""Directions: fitted, patched, compared (docs/directions.md)."""
