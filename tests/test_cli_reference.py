@@ -11,6 +11,7 @@ from circuitdb.cli.app import COMMANDS, handler_of
 from circuitdb.cli.describe import UNITS
 from circuitdb.cli.dictionaries import sae_root
 from circuitdb.cli.directions import directions_root
+from circuitdb.cli.features import features_root
 from circuitdb.cli.models import tasks_root
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -31,12 +32,14 @@ def test_the_commands_are_those_of_the_contract():
     wanted = (
         "discover ls show add evaluate curve knockout test overlap matrix similar align functional directions "
         "clusters consensus diff variance sql query queries render models tasks "
-        "engines sae train pull rm alias note merge verify backup doctor replay stability import export"
+        "engines sae features train pull rm alias note merge verify backup doctor replay stability import export"
     )
     assert sorted(COMMANDS) == sorted(wanted.split())
     assert ("tasks", "list") in reference.command_paths()
     assert ("tasks", "show") in reference.command_paths()
     of_sae = [path[1] for path in reference.command_paths() if path[0] == "sae" and path[1:]]
+    of_features = [p[1] for p in reference.command_paths() if p[0] == "features" and p[1:]]
+    assert " ".join(of_features) == "profile measure show page ls label import match rm"
     assert of_sae == ["train", "eval", "import", "ls", "rm"]
     inner = "fit patch sweep cross compare ls import export rm"
     assert [p[1:] for p in reference.command_paths() if p[0] == "directions"] == [
@@ -56,7 +59,10 @@ def test_what_stands_before_a_command_with_subcommands_reaches_all_of_them():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_worked_example(name):
-    roots = {"tasks": tasks_root, "sae": sae_root, "directions": directions_root}
+    roots = {
+        "tasks": tasks_root, "sae": sae_root, "directions": directions_root,
+        "features": features_root,
+    }  # fmt: skip
     handler = roots.get(name) or handler_of(name)
     assert f"circuitdb {name}" in (handler.__doc__ or "").partition("Example")[2]
 

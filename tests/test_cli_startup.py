@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from circuitdb.store import Store
+from tests.test_store_features import profile
 from tests.test_store_outcomes import a_test, knockouts
 
 SLOW = (
@@ -82,6 +83,17 @@ def test_trials_that_are_stored_import_nothing_slow(stored_path, tmp_path):
     tried = ["--samples", "1", "--greedy", "1", "--draws", "3"]
     for arguments in (["knockout", IOI], ["test", IOI, *tried]):
         assert not imported([*arguments, "--db", str(path), "--quiet"]) & set(SLOW)
+
+
+def test_profiled_features_are_shown_without_torch(tmp_path):
+    path, name = tmp_path / "f.duckdb", "f/1.resid_post/mine/0"
+    with Store.open(path) as store:
+        store.add_profile(profile())
+    for arguments in (
+        ["show", name], ["ls", "mine"], ["label", name, "noun"],
+        ["page", "mine", "-o", str(tmp_path / "p.html")],
+    ):  # fmt: skip
+        assert not imported(["features", *arguments, "--db", str(path), "--quiet"]) & set(SLOW)
 
 
 @pytest.mark.parametrize("arguments", [["sql", "SELECT 1"], ["queries"], ["--help"]])

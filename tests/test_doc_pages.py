@@ -65,6 +65,20 @@ def test_the_script_of_directions_runs(capsys: pytest.CaptureFixture[str]) -> No
     assert abs(float(values["random"])) < 0.3
 
 
+def test_the_scripts_of_features_run(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (
+        "sae train --sites 3.resid_post --features 128 --positions 20000 --name mine -o ./mine",
+        "features profile mine --positions 2000",
+        "features match mine mine --positions 2000 --draws 1",
+    ):
+        assert run([*shlex.split(command), "--quiet"]) == 0, capsys.readouterr().err
+    carry_out("feature_pages.md")
+    carry_out("matching.md")
+    told = capsys.readouterr().out
+    assert "f/3.resid_post/mine/" in told
+    assert " is f/3.resid_post/mine/" in told
+
+
 def test_the_script_of_alignment_runs(capsys: pytest.CaptureFixture[str]) -> None:
     carry_out("alignment.md")
     jaccard, expected, p_value = map(float, capsys.readouterr().out.split())

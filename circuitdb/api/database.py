@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from circuitdb.api.crowds import Similar
     from circuitdb.api.directions import Directions
+    from circuitdb.api.features import Features
     from circuitdb.api.sae import Measured, Trained, Training, Which
     from circuitdb.circuit import Figures
     from circuitdb.compare.align import Alignment
@@ -825,6 +826,13 @@ class Database:
             ids = list(dict.fromkeys(store.resolve_only(ref).circuit_id for ref in refs))
             store.remove(ids)
             return ids
+
+    @property
+    def features(self) -> Features:
+        """What the features of dictionaries do, what they are called, and which correspond."""
+        from circuitdb.api.features import Features
+
+        return Features(self._access)
 
     def train_dictionaries(
         self, name: str, out: Path, which: Which, training: Training, *, report: Report = silent

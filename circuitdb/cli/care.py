@@ -101,7 +101,8 @@ def merge(
     Those that are stored here already take over evaluations, curves, knockouts, tests and functional
     overlap they lack, and an alias and a note where they have none; signatures and alignments of
     models come too, directions with what was measured of them, and what is known of feature
-    dictionaries, whose files stay where they are. Nothing in the other file is run.
+    dictionaries, whose files stay where they are, their features and labels. Nothing in the other file
+    is run.
 
     \b
     Example:
@@ -119,7 +120,9 @@ def merge(
         f"of models {plural(merged.signatures, 'signature')}, "
         f"{plural(merged.alignments, 'alignment')}, {plural(merged.dictionaries, 'record')} of "
         f"feature dictionaries, {plural(merged.directions, 'direction')} and "
-        f"{plural(merged.direction_patches, 'measurement')} of them"
+        f"{plural(merged.direction_patches, 'measurement')} of them; of features "
+        f"{plural(merged.profiles, 'profile')}, {plural(merged.labels, 'label')} and "
+        f"{plural(merged.matches, 'match', 'matches')}"
     )
     out.result(merged._asdict(), lambda: raw(said))
     for name in merged.skipped_aliases:
@@ -129,6 +132,11 @@ def merge(
     for label in merged.skipped_dictionaries:
         out.note(
             f"note: dictionary {label} was left out: another one of that name stands there here"
+        )
+    if merged.skipped_labels:
+        out.note(
+            f"note: {plural(merged.skipped_labels, 'label')} of features left out: the same author "
+            "calls them something else here"
         )
     for circuit_id in merged.skipped_notes:
         out.note(f"note: the note on {circuit_id[:12]} was left out: it has another one here")

@@ -117,6 +117,6 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def plural(n: int, noun: str) -> str:
-    """``1 edge``, ``2 edges``."""
-    return f"{n} {noun}" + ("" if n == 1 else "s")
+def plural(n: int, noun: str, several: str | None = None) -> str:
+    """``1 edge``, ``2 edges``; `several` where that is not the noun and an s."""
+    return f"{n} {noun if n == 1 else several or noun + 's'}"

@@ -198,7 +198,7 @@ class _Tally:
         found = entries(self._one.dictionary, x[skipped:].flatten(0, 1))
         counted = found.where(taken.ravel()[found.at])
         self._count(counted)
-        self._rank(_Portion.of(found, corpus.tokens[rows].numpy(), rows.start), counted)
+        self._rank(_Portion.of(found, corpus.tokens[rows].numpy(), taken, rows.start), counted)
         self.n_rows, self.n_positions = last, self.n_positions + int(taken.sum())
 
     def _count(self, found: Entries) -> None:
@@ -310,14 +310,19 @@ class _Portion(NamedTuple):
     """Of each key."""
     tokens: Ids
     """``[row, pos]``"""
+    ends: Ids
+    """Of each row, behind its last position that counts: what comes after it may be no text."""
     first: int
     """Of the rows, in the corpus."""
 
     @classmethod
-    def of(cls, found: Entries, tokens: Ids, first: int) -> _Portion:
+    def of(
+        cls, found: Entries, tokens: Ids, taken: Bool[NDArray[np.bool_], "row pos"], first: int
+    ) -> _Portion:
+        ends = np.where(taken, np.arange(1, taken.shape[1] + 1), 0).max(1)
         keys = found.features * tokens.size + found.at
         order = np.argsort(keys)
-        return cls(keys[order], found.values[order], tokens.astype(np.int64), first)
+        return cls(keys[order], found.values[order], tokens.astype(np.int64), ends, first)
 
     def split(self, at: Ids) -> tuple[Ids, Ids]:
         """Row and position in the row."""
@@ -338,7 +343,9 @@ class _Portion(NamedTuple):
         rows, positions = self.split(chosen.at)
         near = positions[:, None] + np.arange(-view, view + 1)
         length = self.tokens.shape[1]
-        inside: Bool[NDArray[np.bool_], "entry window"] = (near >= 0) & (near < length)
+        inside: Bool[NDArray[np.bool_], "entry window"] = (near >= 0) & (
+            near < self.ends[rows][:, None]
+        )
         at = rows[:, None] * length + np.clip(near, 0, length - 1)
         tokens = np.where(inside, self.tokens.ravel()[at], _OUTSIDE)
         wanted = chosen.features[:, None] * self.tokens.size + at

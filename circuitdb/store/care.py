@@ -20,6 +20,7 @@ _UNSEALED: Final = (
     "alias",
     "note",
     "checkpoint_metric",
+    "feature_label",
 )
 
 
@@ -122,7 +123,9 @@ def _chunks(sealed: list[tuple[int, int, str]]) -> Iterator[list[tuple[int, int,
         yield chunk
 
 
-_OF_MODELS: Final = ("signature", "alignment", "dictionary", "direction")
+_OF_MODELS: Final = (
+    "signature", "alignment", "dictionary", "direction", "feature_profile", "feature_match",
+)  # fmt: skip
 _QUESTIONS: Final = (
     ("circuit", "circuits without a run", "FROM circuit ANTI JOIN run USING (run_key)"),
     ("run", "runs without a graph space", "FROM run ANTI JOIN space USING (space_key)"),

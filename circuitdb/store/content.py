@@ -115,6 +115,25 @@ FUNCTIONAL: Final = (
 COMPONENT: Final = (
     "component_id", "name", "kind", "layer", "idx", "site", "position", "dictionary",
 )  # fmt: skip
+FEATURE_PROFILE: Final = (
+    "dictionary_id", "name", "layer", "kind", "model", "checkpoint", "seed", "weights", "corpus_id",
+    "corpus", "n_rows", "n_positions", "settings",
+)  # fmt: skip
+FEATURE: Final = ("feature", "n_active", "mean", "sd", "max", "bin_width", "histogram")
+FEATURE_CONTEXT: Final = (
+    "feature", "rank", "activation", "corpus_row", "position", "place", "tokens", "texts",
+    "activations",
+)  # fmt: skip
+FEATURE_TOKEN: Final = (
+    "feature", "estimator", "direction", "rank", "token_id", "token", "value", "n",
+)  # fmt: skip
+FEATURE_MATCH: Final = (
+    "match_id", "dictionary_a", "dictionary_b", "places", "similarity", "corpus_id", "corpus",
+    "n_rows", "n_positions", "settings", "figures",
+)  # fmt: skip
+FEATURE_PAIR: Final = (
+    "ordinal", "feature_a", "feature_b", "similarity", "assigned", "mutual", "mass_a", "mass_b",
+)  # fmt: skip
 _SCORES: Final = ("score", "score_abs", "score_se")
 
 KEPT: Final[tuple[Kept, ...]] = (
@@ -173,6 +192,17 @@ KEPT: Final[tuple[Kept, ...]] = (
     Kept("direction", "direction_key", DIRECTION, "direction_key"),
     Kept("direction_vector", "direction_key", ("ordinal", "vector"), "ordinal"),
     Kept("direction_patch", "direction_key", DIRECTION_PATCH, "patch_id"),
+    Kept("feature_profile", "feature_profile_key", FEATURE_PROFILE, "feature_profile_key"),
+    Kept("feature", "feature_profile_key", FEATURE, "feature"),
+    Kept("feature_context", "feature_profile_key", FEATURE_CONTEXT, "feature, rank"),
+    Kept(
+        "feature_token",
+        "feature_profile_key",
+        FEATURE_TOKEN,
+        "feature, estimator, direction, rank",
+    ),
+    Kept("feature_match", "feature_match_key", FEATURE_MATCH, "feature_match_key"),
+    Kept("feature_pair", "feature_match_key", FEATURE_PAIR, "ordinal"),
 )
 BY_TABLE: Final = {k.table: k for k in KEPT}
 

@@ -200,7 +200,7 @@ def _remove_signatures(con: Any, weights: Sequence[str]) -> None:
 
 
 def remove_owned(con: Any, owner: str, keys: Sequence[int]) -> None:
-    """Remove all that some keys of an owner column have, and its seals."""
+    """Remove all that owners (of one column of keys) have, and their seals."""
     if not keys:
         return
     for kept in KEPT:

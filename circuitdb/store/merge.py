@@ -32,6 +32,8 @@ from circuitdb.circuit import (
     Selection,
 )
 from circuitdb.curve import Curve
+from circuitdb.dictionaries.feature import Label, Profile, Tokens
+from circuitdb.dictionaries.match import Match
 from circuitdb.dictionaries.record import Record
 from circuitdb.directions.direction import Direction
 from circuitdb.directions.measured import Patch
@@ -65,6 +67,7 @@ from circuitdb.store.dictionaries import beside
 from circuitdb.store.dictionaries import made as made_dictionary
 from circuitdb.store.directions import made_patch
 from circuitdb.store.directions import read as read_direction
+from circuitdb.store.features import LABEL, read_labels, read_match, read_profile
 from circuitdb.store.functional import made as made_functional
 from circuitdb.store.read import (
     CircuitRow,
@@ -86,7 +89,9 @@ _TABLES: Final = (
     "edge_effect", "decision", "circuit", "member", "node_member", "evaluation",
     "template_evaluation", "curve", "curve_point", "curve_template", "knockout", "circuit_test",
     "removal", "member_change", "functional", "signature", "signature_value", "alignment", "partner",
-    "dictionary", "direction", "direction_vector", "direction_patch", "alias", "note",
+    "dictionary", "direction", "direction_vector", "direction_patch", "feature_profile", "feature",
+    "feature_context", "feature_token", "feature_match", "feature_pair", "feature_label", "alias",
+    "note",
 )  # fmt: skip
 
 
@@ -122,6 +127,13 @@ class Takes(Protocol):
     def add_directions(self, directions: Sequence[Direction]) -> None: ...
     def patches(self, patch_ids: Sequence[str]) -> dict[str, Patch]: ...
     def add_patches(self, patches: Sequence[Patch]) -> None: ...
+    def profile(self, dictionary_id: str) -> Profile | None: ...
+    def add_profile(self, profile: Profile) -> None: ...
+    def add_measured(self, dictionary_id: str, feature: int, found: Tokens) -> None: ...
+    def labels(self, dictionary_id: str) -> list[Label]: ...
+    def set_labels(self, labels: Sequence[Label]) -> None: ...
+    def match(self, match_id: str) -> Match | None: ...
+    def add_match(self, match: Match) -> None: ...
     def set_alias(self, circuit_id: str, alias: str) -> None: ...
     def set_note(self, circuit_id: str, note: str | None) -> None: ...
 
@@ -155,6 +167,15 @@ class Merged(NamedTuple):
     """Directions taken over."""
     direction_patches: int
     """Measurements of directions taken over."""
+    profiles: int
+    """Profiles of features taken over: of dictionaries that have none here, or one of less of the
+    same text."""
+    labels: int
+    """Labels of features taken over."""
+    matches: int
+    """Matches of features taken over."""
+    skipped_labels: int
+    """Labels left out: the same author called the feature something else here."""
     skipped_aliases: tuple[str, ...]
     """Aliases left out: another circuit here has that alias, or the circuit has another one."""
     skipped_notes: tuple[str, ...]
@@ -287,10 +308,13 @@ def _take(store: Takes, con: Any) -> Merged:
     signatures, alignments = _take_signatures(store, con), _take_alignments(store, con)
     dictionaries, skipped_dictionaries = _take_dictionaries(store, con)
     directions, patches = _take_directions(store, con)
+    labels, skipped_labels = _take_labels(store, con)
     skipped_aliases = tuple(_take_aliases(store, con, ids))
     return Merged(
         tuple(added), len(known), evaluations, curves, knockouts, tests, functional, signatures,
-        alignments, dictionaries, skipped_dictionaries, directions, patches, skipped_aliases,
+        alignments, dictionaries, skipped_dictionaries, directions, patches,
+        _take_profiles(store, con), labels, _take_matches(store, con), skipped_labels,
+        skipped_aliases,
         tuple(_take_notes(store, con, ids)),
     )  # fmt: skip
 
@@ -424,6 +448,48 @@ def _take_directions(store: Takes, con: Any) -> tuple[int, int]:
     lacking = [patch for patch in measured if patch.question.patch_id not in here]
     store.add_patches(lacking)
     return len(new), len(lacking)
+
+
+def _take_profiles(store: Takes, con: Any) -> int:
+    """Copy the profiles that are lacking here, or go further; how many."""
+    rows, new = functools.partial(_rows, con), 0
+    for (key,) in sorted(rows("feature_profile", ("feature_profile_key",))):
+        theirs = read_profile(rows, key)
+        ours = store.profile(theirs.place.dictionary_id)
+        if ours is None or (theirs.follows(ours) and theirs.n_rows > ours.n_rows):
+            store.add_profile(theirs)
+            new += 1
+        elif theirs.follows(ours):
+            _take_measured(store, ours, theirs)
+    return new
+
+
+def _take_measured(store: Takes, ours: Profile, theirs: Profile) -> None:
+    """Copy the measured tokens that an equal profile lacks here."""
+    for mine, other in zip(ours.features, theirs.features, strict=True):
+        if mine.measured is None and other.measured is not None:
+            store.add_measured(ours.place.dictionary_id, mine.index, other.measured)
+
+
+def _take_labels(store: Takes, con: Any) -> tuple[int, int]:
+    """Copy labels of features; how many, and how many have another text here."""
+    theirs = read_labels(_rows(con, "feature_label", LABEL))
+    ids = {label.dictionary_id for label in theirs}
+    ours = {label.key: label.text for one in ids for label in store.labels(one)}
+    new = [label for label in theirs if label.key not in ours]
+    store.set_labels(new)
+    return len(new), sum(ours.get(label.key, label.text) != label.text for label in theirs)
+
+
+def _take_matches(store: Takes, con: Any) -> int:
+    """Copy the matches of features that are lacking here; how many."""
+    rows, new = functools.partial(_rows, con), 0
+    for (key,) in sorted(rows("feature_match", ("feature_match_key",))):
+        found = read_match(rows, key)
+        if store.match(found.match_id) is None:
+            store.add_match(found)
+            new += 1
+    return new
 
 
 def _take_aliases(store: Takes, con: Any, ids: dict[int, str]) -> Iterator[str]:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         Scores,
     )
     from circuitdb.curve import Curve
+    from circuitdb.dictionaries.feature import Label, Place, Profile, Tokens
+    from circuitdb.dictionaries.match import Match
     from circuitdb.dictionaries.record import Record
     from circuitdb.directions.direction import Direction
     from circuitdb.directions.measured import Patch
@@ -269,6 +271,57 @@ class Store:
 
         with self._writing() as con:
             stored.remove(con, direction_ids)
+
+    def add_profile(self, profile: Profile) -> None:
+        """Store what a dictionary's features do, in place of an earlier profile of it."""
+        from circuitdb.store import features
+
+        with self._writing() as con:
+            features.add_profile(con, profile)
+
+    def add_measured(self, dictionary_id: str, feature: int, found: Tokens) -> None:
+        """Store the measured tokens of a feature beside its dictionary's profile.
+
+        Raises:
+            OptionError: there is none.
+        """
+        from circuitdb.store import features
+
+        with self._writing() as con:
+            features.add_measured(con, dictionary_id, feature, found)
+
+    def remove_features(self, dictionary_ids: Sequence[str]) -> None:
+        """Forget profiles and matches of dictionaries; labels stay."""
+        from circuitdb.store import features
+
+        with self._writing() as con:
+            features.remove_profiles(con, dictionary_ids)
+            features.remove_matches(con, dictionary_ids)
+
+    def set_labels(self, labels: Sequence[Label]) -> None:
+        """Write labels of features, each in place of the one of the same author and source.
+
+        Raises:
+            OptionError: one is blank, or holds control characters.
+        """
+        from circuitdb.store import features
+
+        with self._writing() as con:
+            features.set_labels(con, labels)
+
+    def remove_label(self, label: Label) -> bool:
+        """Take away a label; whether there was one of its feature, author and source."""
+        from circuitdb.store import features
+
+        with self._writing() as con:
+            return features.remove_label(con, label)
+
+    def add_match(self, match: Match) -> None:
+        """Store what of two dictionaries corresponds; one question is stored once."""
+        from circuitdb.store import features
+
+        with self._writing() as con:
+            features.add_match(con, match)
 
     def add_checkpoint_metrics(self, rows: Sequence[CheckpointMetric]) -> None:
         """Store what full models do on tasks; an earlier value of the same question goes."""
@@ -588,6 +641,43 @@ class Store:
 
         with self._reading() as con:
             return stored.patches(con, patch_ids)
+
+    def profile(self, dictionary_id: str) -> Profile | None:
+        """What the features of a dictionary do, where that is stored."""
+        from circuitdb.store import features
+
+        with self._reading() as con:
+            return features.find_profile(con, dictionary_id)
+
+    def profiled(self) -> list[Place]:
+        """The dictionaries that have a profile."""
+        from circuitdb.store import features
+
+        with self._reading() as con:
+            return features.places(con)
+
+    def labels(self, dictionary_id: str) -> list[Label]:
+        """Labels of a dictionary's features: by feature, by hand first, then the newest."""
+        from circuitdb.store import features
+
+        with self._reading() as con:
+            return features.labels(con, dictionary_id)
+
+    def match(self, match_id: str) -> Match | None:
+        """What of two dictionaries corresponds by one question, where it is stored."""
+        from circuitdb.store import features
+
+        with self._reading() as con:
+            return features.find_match(con, match_id)
+
+    def matches(
+        self, dictionary_a: str | None = None, dictionary_b: str | None = None
+    ) -> list[Match]:
+        """Matches, the newest first; of one dictionary A, one B, or both where they are given."""
+        from circuitdb.store import features
+
+        with self._reading() as con:
+            return features.matches(con, dictionary_a, dictionary_b)
 
     def prompt_set(self, prompt_set_hash: str) -> PromptRows:
         """A stored prompt set.
