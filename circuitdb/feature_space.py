@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitdb.errors import OptionError, did_you_mean
-from circuitdb.names import Component, Edge, Kind, parse_component, parse_edge
+from circuitdb.names import Component, Edge, parse_component, parse_edge
 from circuitdb.space import Space, SpaceSpec
 
 Ids = NDArray[np.int32]
@@ -40,7 +40,7 @@ class Place(NamedTuple):
     first: int
     """Component id of its first feature."""
     width: int
-    """Features; the error node comes behind them."""
+    """Components besides the error node, which comes behind them."""
 
 
 class FeatureSpace(Space):
@@ -126,10 +126,6 @@ class FeatureSpace(Space):
         firsts = np.asarray([place.first for place in self.places] + [self.logits])
         return np.searchsorted(firsts, nodes, side="right") - 1
 
-    @functools.cached_property
-    def _by_dictionary(self) -> dict[tuple[int | None, str | None, str | None], int]:
-        return {(s.layer, s.site, s.name): i for i, s in enumerate(self.spec.features)}
-
     def node(self, name: str | Component) -> int:
         """The id of a component.
 
@@ -138,18 +134,11 @@ class FeatureSpace(Space):
             OptionError: there is none in this space.
         """
         c = parse_component(name) if isinstance(name, str) else name
-        if c.kind in ("input", "logits"):
-            return 0 if c.kind == "input" else self.logits
-        number = self._by_dictionary.get((c.layer, c.site, c.space))
-        roles = self.spec.positions or (None,)
-        if number is None or c.kind not in ("feature", "error") or c.position not in roles:
+        found = _numbers(self.spec).get(c)
+        if found is None:
             near = did_you_mean(str(c), [str(self.components[p.first]) for p in self.places])
             raise OptionError(f"component {str(c)!r} does not exist in {self}{near}")
-        at = self.places[number]
-        index = at.width if c.kind == "error" else c.index or 0
-        if index > at.width or (index == at.width and c.kind == "feature"):
-            raise OptionError(f"{str(c)!r}: the dictionary has features 0 to {at.width - 1}")
-        return at.first + index * self.n_positions + roles.index(c.position)
+        return found
 
     def node_ids(self, names: Iterable[str | Component]) -> Ids:
         """Ids of components given by name, in the order given.
@@ -309,8 +298,14 @@ def _places(spec: SpaceSpec) -> tuple[Place, ...]:
 def _components(spec: SpaceSpec) -> tuple[Component, ...]:
     made = [Component("input")]
     for site in spec.features:
-        for index in (*range(site.width), None):
-            kind: Kind = "error" if index is None else "feature"
-            for role in spec.positions or (None,):
-                made.append(Component(kind, site.layer, index, site.site, site.name, role))
+        own = [parse_component(name) for name in site.parts] or [
+            Component("feature", site.layer, i, site.site, site.name) for i in range(site.width)
+        ]
+        own.append(Component("error", site.layer, None, site.site, site.name))
+        made += [c._replace(position=role) for c in own for role in spec.positions or (None,)]
     return (*made, Component("logits"))
+
+
+@functools.lru_cache(maxsize=8)
+def _numbers(spec: SpaceSpec) -> dict[Component, int]:
+    return {component: i for i, component in enumerate(_components(spec))}

@@ -60,6 +60,8 @@ class FeatureSite(BaseModel):
     """Features it has; an error node comes beside them."""
     located_id: str
     """Hash of the dictionary, its places and the model's weights."""
+    parts: tuple[str, ...] = ()
+    """Names of its components, where they are no single features: heads, an MLP, directions."""
 
 
 class SpaceSpec(BaseModel):

@@ -137,11 +137,47 @@ def test_a_search_is_deterministic(database, tmp_path: Path, ioi):
     assert np.isfinite(ioi.figures.faithfulness)
 
 
+@pytest.mark.parametrize(("estimator", "engine"), [("exact", "exact"), ("attribution", "nap")])
+def test_heads_and_mlps_as_components_score_what_the_engines_of_heads_and_mlps_find(
+    database, estimator, engine
+):
+    settings = {"dictionaries": "heads+mlps", "estimator": estimator, "among": 4}
+    ours = database.discover("ioi", **QUICK, settings=settings, nodes=5)
+    other = QUICK | {"engine": engine}
+    level = {"level": "nodes"} if engine == "exact" else {}
+    theirs = database.discover("ioi", **other, settings=level, nodes=5)
+    found, known = (
+        {n.name: n.score for n in database.get(c.circuit_id, measured=True).nodes}
+        for c in (ours, theirs)
+    )
+    heads = [name for name in known if name[0] in "am" and known[name] is not None]
+    assert len(heads) == 2 * (4 + 1)
+    assert [found[name] for name in heads] == pytest.approx(
+        [known[name] for name in heads], abs=2e-4
+    )
+
+
+def test_a_graph_holds_features_heads_and_directions_together(database):
+    database.directions.fit("sentiment", model="toy-2l", methods=["mean_diff"], layers=[1])
+    settings = {"dictionaries": "identity.resid_pre@1.resid_pre+heads+directions", "steps": 1}
+    options = QUICK | {"examples": 16}
+    made = database.discover("sentiment", **options, settings=settings, nodes=30, force=True)
+    nodes = database.get(made.circuit_id, measured=True).nodes
+    assert {"feature", "head", "direction"} <= {n.kind for n in nodes}
+    ends = {(e.src[0], e.dst[0]) for e in database.get(made.circuit_id, measured=True).edges}
+    assert ("a", "f") in ends
+    assert database.evaluate(made.circuit_id, band=0).faithfulness == pytest.approx(
+        made.figures.faithfulness, abs=1e-6
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "told"),
     [
         ({"dictionaries": "nothing"}, UnknownNameError, "nothing"),
         ({}, OptionError, "no dictionaries are shipped for toy-2l"),
+        ({"dictionaries": "directions@nobody"}, UnknownNameError, "unknown direction 'nobody'"),
+        ({"dictionaries": "heads@1.z"}, OptionError, "leave out what stands behind @"),
         (NEURONS | {"level": "edges", "among": 0}, OptionError, "level edges needs edges"),
         (NEURONS | {"level": "edges", "errors": "kept"}, OptionError, "goes with level nodes"),
     ],

@@ -27,12 +27,13 @@ MIXED = {
     Site("mlp_out", 0): "topk",
     Site("resid_post", 1): "standard",
 }
+LINES = {Site("resid_pre", 0): "linear", Site("resid_post", 1): "linear"}
 TRANSCODED = {
     Site("mlp_out", 0): "transcoder",
     Site("resid_pre", 1): "topk",
     Site("mlp_out", 1): "skip",
 }
-GRAPHS = {"chain": CHAIN, "mixed": MIXED, "transcoded": TRANSCODED}
+GRAPHS = {"chain": CHAIN, "mixed": MIXED, "transcoded": TRANSCODED, "lines": LINES}
 METRIC = metrics.get("logit_diff")
 
 
@@ -280,7 +281,7 @@ def test_edges_are_derivatives_of_their_reader_and_through_it_of_the_metric(mode
             change[u, d] += c / n
     known = score[found.src, found.dst]
     assert np.allclose(found.scores.mean, known, atol=1e-5 * np.abs(score).max())
-    readers = found.dst < space.logits
+    readers = ~np.isin(found.dst, [*space.errors, space.logits])
     assert np.allclose(
         found.activation[readers], change[found.src, found.dst][readers],
         atol=1e-5 * np.abs(change).max(),
@@ -289,7 +290,9 @@ def test_edges_are_derivatives_of_their_reader_and_through_it_of_the_metric(mode
     # What is left out has no effect.
     score[found.src, found.dst] = 0
     assert np.abs(score).max() < 1e-9
-    assert {space.place_of(np.asarray([d]))[0] for d in found.dst} == {1, 2, 3}
+    assert {space.place_of(np.asarray([d]))[0] for d in found.dst} == {
+        *range(1, len(bench.blocks) + 1)
+    }
 
 
 def slow_edges(bench, batch, step=1e-6):

@@ -6,24 +6,30 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
+import torch  # noqa: TID253
 
 from circuitdb.api import dictionaries
 from circuitdb.api.access import Access
 from circuitdb.circuit import Circuit
 from circuitdb.dictionaries import shelf
-from circuitdb.dictionaries.located import Located, identities
+from circuitdb.dictionaries.forms import projections
+from circuitdb.dictionaries.located import Located, Part, heads, identities, mlps, require
+from circuitdb.directions.direction import Direction
 from circuitdb.discovery import Graph
 from circuitdb.engines.features import Features
-from circuitdb.errors import DictionaryError, OptionError
+from circuitdb.errors import DictionaryError, OptionError, UnknownNameError
 from circuitdb.feature_space import FeatureSpace
 from circuitdb.features.bench import OTHER, space_of
 from circuitdb.models.model import LoadedModel
 from circuitdb.models.sites import Site, forward_order
+from circuitdb.names import parse_component
 from circuitdb.plan import Plan
 from circuitdb.space import FeatureSite
 from circuitdb.tasks.prompts import PromptSet
 
 JOIN: Final = "+"
+WHOLE: Final = ("heads", "mlps", "directions")
+"""Names of components that are no features: heads, MLPs, and stored directions."""
 
 
 def with_dictionaries(
@@ -39,8 +45,12 @@ def with_dictionaries(
     """
     if plan.engine != Features.name:
         return plan, ()
-    names = str(plan.settings.get("dictionaries") or _shipped(model)).split(JOIN)
-    found = dictionaries.located(access, [name.strip() for name in names], model)
+    text = str(plan.settings.get("dictionaries") or _shipped(model))
+    names = [name.strip() for name in text.split(JOIN)]
+    whole = [one for name in names for one in _whole(access, name, model) or ()]
+    others = [name for name in names if _kind(name) is None]
+    found = [*whole, *dictionaries.located(access, others, model)]
+    require(found, model)
     found.sort(key=lambda one: forward_order(one.written))
     settings = {
         **plan.settings,
@@ -48,6 +58,56 @@ def with_dictionaries(
         "located": tuple(one.located_id for one in found),
     }
     return plan.model_copy(update={"settings": settings}), tuple(found)
+
+
+def _kind(name: str) -> str | None:
+    """Which whole components a name stands for, if any."""
+    kind = name.partition("@")[0]
+    return kind if kind in WHOLE else None
+
+
+def _whole(access: Access, name: str, model: LoadedModel) -> list[Located] | None:
+    """Heads, MLPs or stored directions as components; None of any other name."""
+    kind, layers = _kind(name), range(model.spec.n_layers)
+    if kind is None:
+        return None
+    if kind == "directions":
+        return _directions(access, name, model)
+    if "@" in name:
+        raise OptionError(
+            f"{name!r}: {kind} are those of every layer; leave out what stands behind @"
+        )
+    return heads(model, layers) if kind == "heads" else mlps(model, layers)
+
+
+def _directions(access: Access, text: str, model: LoadedModel) -> list[Located]:
+    """Stored directions of a model's weights: all, or those of some names, site by site."""
+    _, at, listed = text.partition("@")
+    stored = []
+    if access.in_use().exists():
+        with access.reading() as store:
+            stored = [d for d in store.directions() if d.source.weights == model.weights_hash]
+    wanted = [name.strip() for name in listed.split(",")] if at else [d.name for d in stored]
+    for name in wanted:
+        if name not in {d.name for d in stored}:
+            choices = sorted({d.name for d in stored})
+            raise UnknownNameError("direction", name, choices, of=f"model {model.name}")
+    if not wanted:
+        raise OptionError(
+            f"no directions of {model.name} are stored: fit some (circuitdb directions fit)"
+        )
+    sites: dict[Site, list[Direction]] = {}
+    for direction in stored:
+        if direction.name in wanted:
+            sites.setdefault(direction.site, []).append(direction)
+    return [_projected(site, own, model) for site, own in sites.items()]
+
+
+def _projected(site: Site, directions: Sequence[Direction], model: LoadedModel) -> Located:
+    """Directions at a site as a dictionary of projections; its error is all that is not along them."""
+    vectors = torch.from_numpy(np.concatenate([d.vectors for d in directions]))
+    parts = tuple(Part(d.component, len(d.vectors)) for d in directions)
+    return Located("directions", site, projections(vectors), site, model.weights_hash, parts)
 
 
 def _shipped(model: LoadedModel) -> str:
@@ -85,13 +145,25 @@ def _one(access: Access, site: FeatureSite, model: LoadedModel) -> Located:
     for record in dictionaries.known(access):
         if record.dictionary_id == site.located_id:
             return shelf.load(record)
-    for one in identities(model, [Site(site.site, site.layer)], site.name):
+    for one in _made(access, site, model):
         if one.located_id == site.located_id:
             return one
     raise DictionaryError(
         f"the dictionary {site.name} at {site.layer}.{site.site} of this circuit "
         f"({site.located_id[:12]}) is not known here: import its folder (circuitdb sae import)"
     )
+
+
+def _made(access: Access, site: FeatureSite, model: LoadedModel) -> list[Located]:
+    """The dictionaries at a site that need no file."""
+    place = Site(site.site, site.layer)
+    if not site.parts:
+        return identities(model, [place], site.name)
+    kind = parse_component(site.parts[0]).kind
+    if kind == "direction":
+        names = ",".join(parse_component(name).space or "" for name in site.parts)
+        return [d for d in _directions(access, f"directions@{names}", model) if d.site == place]
+    return (heads if kind == "head" else mlps)(model, [site.layer], site.name)
 
 
 def new_graph(

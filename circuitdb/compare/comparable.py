@@ -24,7 +24,7 @@ from circuitdb.space import EdgeIds, Space
 Level = Literal["edges", "nodes", "heads", "mlps"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 KINDS: Final[dict[str, tuple[str, ...]]] = {
-    "nodes": ("head", "mlp", "neuron", "feature", "error"),
+    "nodes": ("head", "mlp", "neuron", "feature", "error", "direction"),
     "heads": ("head",),
     "mlps": ("mlp",),
 }

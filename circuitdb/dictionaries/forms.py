@@ -12,6 +12,7 @@ what it computes there:
 - ``staircase_topk``: several sites share one set of weights, of which each uses the first so many
   features, with biases and a k of its own; :meth:`Dictionary.at` gives a site's ``topk``.
 - ``identity``: the features are the activations themselves, as for neurons.
+- ``linear``: x @ W_enc, of any sign: projections on directions.
 
 Differs: activations of single heads (sae-lens's ``reshape_activations``) are given flat.
 Source: https://github.com/decoderesearch/SAELens; the staircase:
@@ -33,7 +34,9 @@ from torch import Tensor  # noqa: TID253
 
 from circuitdb.errors import DictionaryError, NumericalError, OptionError, UnknownNameError
 
-ARCHITECTURES = ("standard", "gated", "jumprelu", "topk", "staircase_topk", "identity")
+ARCHITECTURES = (
+    "standard", "gated", "jumprelu", "topk", "staircase_topk", "identity", "linear",
+)  # fmt: skip
 NORMALIZATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm")
 
 ROWS = 1024
@@ -125,6 +128,7 @@ class Form:
             and not (topk or staircase),
             "has d_dict = d_in and no flags": self.architecture == "identity"
             and not (plain and self.d_dict == self.d_in),
+            "has no flags": self.architecture == "linear" and not plain,
         }
 
     @property
@@ -136,6 +140,8 @@ class Form:
         made = {"W_enc": (self.d_in, self.d_dict), "W_dec": (self.d_dict, self.d_out)}
         if self.skip:
             made["W_skip"] = (self.d_out, self.d_in)
+        if self.architecture == "linear":
+            return made
         if self.architecture == "staircase_topk":
             for site, stair in enumerate(self.stairs):
                 made |= {f"b_enc.{site}": (stair.width,), f"b_dec.{site}": (self.d_out,)}
@@ -207,6 +213,14 @@ def identity(width: int) -> Dictionary:
     return Dictionary(Form("identity", width, width), {})
 
 
+def projections(vectors: Float[Tensor, "vector d_in"]) -> Dictionary:
+    """The dictionary whose features are the projections on vectors, and write along them again."""
+    n, width = vectors.shape
+    return Dictionary(
+        Form("linear", width, n), {"W_enc": vectors.T.contiguous(), "W_dec": vectors.contiguous()}
+    )
+
+
 def dictionary_id(dictionary: Dictionary) -> str:
     """SHA-256 of the form and the weights as float32: equal dictionaries have equal ids."""
     found = hashlib.sha256(json.dumps(asdict(dictionary.form), sort_keys=True).encode())
@@ -228,6 +242,8 @@ def encode(dictionary: Dictionary, x: Float[Tensor, "*rows d_in"]) -> Float[Tens
     _fits(form, x, form.d_in, "activations")
     if form.architecture == "identity":
         return x
+    if form.architecture == "linear":
+        return x @ t["W_enc"]
     if form.architecture == "topk":
         return _dense(form, encode_sparse(dictionary, x))
     if form.architecture == "gated":
@@ -430,7 +446,10 @@ def _scaled(form: Form) -> bool:
 
 def _restored(dictionary: Dictionary, written: Tensor, x: Tensor | None) -> Tensor:
     """With the bias, and in the units of the activations."""
-    form, written = dictionary.form, written + dictionary.tensors["b_dec"]
+    form = dictionary.form
+    if form.architecture == "linear":
+        return written
+    written = written + dictionary.tensors["b_dec"]
     if not _scaled(form):
         return written
     if x is None:

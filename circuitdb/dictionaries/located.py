@@ -7,7 +7,8 @@ one of them, as in the feature ``f/3.resid_post/NAME/17``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from circuitdb.circuit import digest
 from circuitdb.dictionaries.forms import Dictionary, dictionary_id, identity
@@ -15,6 +16,14 @@ from circuitdb.errors import DictionaryError
 from circuitdb.models.model import LoadedModel
 from circuitdb.models.sites import Site, width
 from circuitdb.names import Component
+
+
+class Part(NamedTuple):
+    """A component made of several features next to each other: a head, an MLP, a direction."""
+
+    component: Component
+    size: int
+    """Features that are its."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,18 +40,27 @@ class Located:
     """What it writes: `site` but for transcoders."""
     weights: str
     """The hash of the model's weights that it belongs to."""
+    parts: tuple[Part, ...] = ()
+    """What its features are taken together to, in their order; empty where each is a component."""
 
     @property
     def located_id(self) -> str:
         """SHA-256 of what it computes, its places and the model's weights; not of its name."""
+        parts = {"parts": [[str(c), n] for c, n in self.parts]} if self.parts else {}
         return digest(
             {
                 "dictionary": dictionary_id(self.dictionary),
                 "site": str(self.site),
                 "written": str(self.written),
                 "weights": self.weights,
+                **parts,
             }
         )
+
+    @property
+    def n_components(self) -> int:
+        """Components besides the error."""
+        return len(self.parts) or self.dictionary.form.d_dict
 
     @property
     def label(self) -> str:
@@ -91,6 +109,28 @@ def require(located: Iterable[Located], model: LoadedModel) -> None:
             raise DictionaryError(
                 f"{one.label} and {other.label} both write {str(one.written)!r}: name one of them"
             )
+
+
+def heads(model: LoadedModel, layers: Iterable[int], name: str = "heads") -> list[Located]:
+    """The attention heads of layers as components, by what they fetch (``z``)."""
+    made, n = [], model.spec.n_heads
+    for layer in layers:
+        (one,) = identities(model, [Site("z", layer)], name)
+        size = one.dictionary.form.d_dict // n
+        parts = tuple(Part(Component("head", layer, h), size) for h in range(n))
+        made.append(replace(one, parts=parts))
+    return made
+
+
+def mlps(model: LoadedModel, layers: Iterable[int], name: str = "mlps") -> list[Located]:
+    """The MLPs of layers as components, by what they write."""
+    made = []
+    for layer in layers:
+        (one,) = identities(model, [Site("mlp_out", layer)], name)
+        made.append(
+            replace(one, parts=(Part(Component("mlp", layer), one.dictionary.form.d_dict),))
+        )
+    return made
 
 
 def identities(model: LoadedModel, sites: Iterable[Site], name: str = "identity") -> list[Located]:

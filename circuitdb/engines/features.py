@@ -4,6 +4,10 @@ Every component of the dictionaries is scored by what its ablation does to the m
 among the most important of them, and from them to ``logits``
 (:mod:`circuitdb.features.attribution` has the definitions and the cost).
 
+Heads (by what they fetch), MLPs, neurons and stored directions are components too where `dictionaries`
+names them, alone or beside features: ``heads+mlps+topk-512``. Scored ``exact``, heads and MLPs have the scores
+that the engine ``exact`` gives nodes, by ``attribution`` those of ``nap``.
+
 The circuits are node circuits, of all edges among their components, or with `level` ``edges`` edge
 circuits, in which a component sees only those that send it an edge. ``--threshold`` is the node
 threshold of the first and the edge threshold of the second; the node threshold of the second is the
@@ -40,7 +44,8 @@ class FeatureSettings(Settings):
 
     dictionaries: str = Field(
         default="",
-        description="sets of dictionaries by name, several as A+B; by default the set shipped for the model",
+        description="sets of dictionaries by name, several as A+B; also neurons, identity.KIND, heads, mlps, "
+        "directions; by default the set shipped for the model",
     )
     estimator: Literal["attribution", "ig", "exact"] = Field(
         default="ig", description="how components are scored"

@@ -13,7 +13,7 @@ held, so that an edge is what runs past them. Two quantities, means over prompts
 
 - score: the change of the metric by ablating the sender, through the reader alone:
   Σ (ablated − clean of the sender) · ∂reader/∂sender · ∂metric/∂reader (Marks et al. 2024);
-- ``activation``: the change of the reader itself, summed over positions.
+- ``activation``: the change of the reader itself, summed over positions; of features and directions.
 
 Sign as everywhere: metric ablated minus metric clean. A gradient with regard to an error is that with
 regard to the activation. Cost of the edges of some components: a forward and backward per dictionary
@@ -139,7 +139,7 @@ def _at_share(
 
 def _written(block: Block, own: Float[Tensor, "batch pos own"], read: Activation) -> Activation:
     """What changes of features and error add to what a dictionary writes."""
-    n = block.place.width
+    n = block.n_features
     return contribution(block.located.dictionary, own[..., :n], read) + own[..., n:]
 
 
@@ -173,7 +173,7 @@ class Edges(NamedTuple):
     dst: Ids
     scores: Scores
     activation: Floats
-    """Change of the reader, mean over prompts; NaN at ``logits``, which has the score."""
+    """Change of the reader, mean over prompts; NaN where the reader is no single number."""
 
 
 class _Sums:
@@ -230,10 +230,10 @@ def edge_effects(
         effect = bench.summed(direct * (ablated - clean), roles)[:, chosen]
         sums.add(len(chosen), np.arange(len(chosen)), effect, effect)
     report(parts, parts)
-    return _edges(sums, ends, space.logits)
+    return _edges(sums, ends, bench)
 
 
-def _edges(sums: _Sums, ends: Ids, logits: int) -> Edges:
+def _edges(sums: _Sums, ends: Ids, bench: FeatureBench) -> Edges:
     total, absolute, squares, change = sums.sums
     dst, src = np.nonzero((absolute > 0) | (change != 0))
     n = sums.n
@@ -244,8 +244,23 @@ def _edges(sums: _Sums, ends: Ids, logits: int) -> Edges:
         (absolute[dst, src] / n).astype(np.float32),
         np.sqrt(variance / n).astype(np.float32),
     )
-    of_reader = np.where(ends[dst] == logits, np.nan, change[dst, src] / n)
+    # Of an error, a head or an MLP, which are vectors, a sum over entries would mean nothing.
+    single = _single_numbers(bench)
+    scalar = np.asarray([int(node) in single for node in ends])
+    of_reader = np.where(scalar[dst], change[dst, src] / n, np.nan)
     return Edges(ends[src], ends[dst], scores, of_reader.astype(np.float32))
+
+
+def _single_numbers(bench: FeatureBench) -> set[int]:
+    """Ids of the components that are one number at a position: features, and directions of one vector."""
+    found: set[int] = set()
+    n = bench.space.n_positions
+    for block in bench.blocks:
+        sizes = [part.size for part in block.located.parts] or [1] * block.place.width
+        for i, size in enumerate(sizes):
+            if size == 1:
+                found.update(range(block.place.first + i * n, block.place.first + (i + 1) * n))
+    return found
 
 
 def _holding(bench: FeatureBench, before: int, leaves: dict[Block, Held]) -> dict[Block, Put]:

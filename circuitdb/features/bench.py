@@ -57,10 +57,18 @@ class Block:
     error: slice
     place: Place
 
+    owners: Int[Tensor, " feature"] | None
+    """Which component each feature belongs to, where several make one up."""
+
     @property
     def values(self) -> slice:
         """Its whole share of the state."""
         return slice(self.features.start, self.error.stop)
+
+    @property
+    def n_features(self) -> int:
+        """Features of its share, before the error."""
+        return len(range(self.features.start, self.features.stop))
 
     def taken_apart(self, read: Activation, written: Activation) -> Float[Tensor, "batch pos own"]:
         """Features and error of what stands at the two sites."""
@@ -69,7 +77,7 @@ class Block:
 
     def put_together(self, own: Float[Tensor, "batch pos own"], read: Activation) -> Activation:
         """What stands at the site written where features and error have these values."""
-        d, n = self.located.dictionary, self.place.width
+        d, n = self.located.dictionary, self.n_features
         return decode(d, own[..., :n], read) + own[..., n:] + self.skipped(read)
 
     def skipped(self, read: Activation) -> Activation | float:
@@ -90,8 +98,8 @@ def space_of(
     """
     features = tuple(
         FeatureSite(
-            layer=one.site.layer, site=one.site.kind, name=one.name,
-            width=one.dictionary.form.d_dict, located_id=one.located_id,
+            layer=one.site.layer, site=one.site.kind, name=one.name, width=one.n_components,
+            located_id=one.located_id, parts=tuple(str(part.component) for part in one.parts),
         )
         for one in located
     )  # fmt: skip
@@ -126,7 +134,7 @@ class FeatureBench(Bench):
     ) -> None:
         super().__init__(forward, prompts, ablation, batch_size, space)
         like = forward.logits(torch.zeros((1, 1), dtype=torch.int64, device=forward.device))
-        self.blocks = _blocks(space, [_beside(one, like) for one in located])
+        self.blocks = _blocks(space, [_beside(one, like) for one in located], forward.device)
         self.sites = [
             s for b in self.blocks for s in dict.fromkeys((b.located.site, b.located.written))
         ]
@@ -141,7 +149,7 @@ class FeatureBench(Bench):
     @property
     def width(self) -> int:
         """Values of the state."""
-        return sum(b.place.width + b.located.dictionary.form.d_out for b in self.blocks)
+        return max(int(block.error.stop) for block in self.blocks)
 
     @torch.no_grad()
     def state(self, tokens: Tokens) -> State:
@@ -192,7 +200,10 @@ class FeatureBench(Bench):
             own = chosen[first : first + (width + 1) * n].view(width + 1, n)
             spread = own[:, 0][None, None] if n == 1 else own[:, roles].permute(1, 2, 0)
             d_out = block.error.stop - block.error.start
-            parts += [spread[..., :width], spread[..., width:].expand(*spread.shape[:2], d_out)]
+            features = spread[..., :width]
+            if block.owners is not None:
+                features = features[..., block.owners]
+            parts += [features, spread[..., width:].expand(*spread.shape[:2], d_out)]
         return torch.cat(parts, dim=-1)
 
     def summed(
@@ -206,8 +217,11 @@ class FeatureBench(Bench):
         parts = [products.new_zeros(len(products), 1)]
         at_role = torch.nn.functional.one_hot(roles, n).to(products)
         for block in self.blocks:
-            error = products[..., block.error].sum(-1, keepdim=True)
-            own = torch.cat([products[..., block.features], error], dim=-1)
+            features, error = products[..., block.features], products[..., block.error]
+            if block.owners is not None:
+                sums = features.new_zeros(*features.shape[:2], block.place.width)
+                features = sums.index_add_(-1, block.owners, features)
+            own = torch.cat([features, error.sum(-1, keepdim=True)], dim=-1)
             by_role = torch.einsum("btv,btr->bvr", own, at_role) if n > 1 else own.sum(1)
             parts.append(by_role.reshape(len(products), -1))
         return torch.cat([*parts, parts[0]], dim=1)
@@ -373,12 +387,14 @@ def _beside(located: Located, like: Tensor) -> Located:
     return replace(located, dictionary=moved)
 
 
-def _blocks(space: FeatureSpace, located: Sequence[Located]) -> list[Block]:
+def _blocks(space: FeatureSpace, located: Sequence[Located], device: torch.device) -> list[Block]:
     made, at = [], 0
     for one, place in zip(located, space.places, strict=True):
-        middle = at + place.width
+        middle = at + one.dictionary.form.d_dict
         end = middle + one.dictionary.form.d_out
-        made.append(Block(one, slice(at, middle), slice(middle, end), place))
+        sizes = torch.tensor([part.size for part in one.parts], device=device)
+        owners = torch.repeat_interleave(sizes) if one.parts else None
+        made.append(Block(one, slice(at, middle), slice(middle, end), place, owners))
         at = end
     return made
 
