@@ -609,8 +609,13 @@ class Database:
         )  # fmt: skip
         return StoredFunctional.of(found)
 
-    def render(self, *refs: str, path: str | Path) -> Path:
+    def render(self, *refs: str, path: str | Path, most: int | None = None) -> Path:
         """Draw one circuit, or two or three in one diagram coloured by who has what.
+
+        Args:
+            refs: one to three.
+            path: the file; its suffix says what is written.
+            most: of one circuit, edges to draw at most; by default all, of features 100.
 
         Raises:
             CircuitReferenceError: a reference names no circuit, or several.
@@ -618,7 +623,7 @@ class Database:
         """
         from circuitdb.api import drawing
 
-        return drawing.render(self._access, refs, path)
+        return drawing.render(self._access, refs, path, most)
 
     def export(
         self, refs: str | Sequence[str], path: str | Path, *, format: str | None = None

@@ -23,19 +23,29 @@ def render(
             show_default=False,
         ),
     ],
+    edges: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Draw the N strongest edges of one circuit; by default all, of features 100.",
+        ),
+    ] = None,
     db: options.Db = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Draw a circuit, or two or three in one diagram.
 
-    Colours say which circuits an edge or node is in.
+    Colours say which circuits an edge or node is in. A feature shows its label or its strongest context, and
+    the tokens it favours, once it has a profile (circuitdb features profile).
 
     \b
     Examples:
       circuitdb render ioi -o ioi.svg
       circuitdb render ioi greater_than -o both.html
+      circuitdb render ioi,engine=features --edges 300 -o features.html
     """
     out = Output(as_json, quiet)
-    path = api.Database(db, notice=out.remark).render(*ref, path=output)
+    path = api.Database(db, notice=out.remark).render(*ref, path=output, most=edges)
     out.result({"path": str(path)}, lambda: raw(str(path)))

@@ -11,8 +11,17 @@ from typing import Final, NamedTuple
 
 from circuitdb.names import Component
 from circuitdb.render.caption import html
-from circuitdb.render.picture import Anchor, Box, Look, Picture, anchor
-from circuitdb.render.style import FAINT, FONT, INK, PAPER, QUIET, text_on, text_width
+from circuitdb.render.picture import Anchor, Box, Look, Picture, Row, Word, anchor
+from circuitdb.render.style import (
+    FAINT,
+    FONT,
+    INK,
+    PAPER,
+    QUIET,
+    WORD_SIZE,
+    text_on,
+    text_width,
+)
 from circuitdb.text import printable
 
 _PORT: Final = 13.0
@@ -20,6 +29,11 @@ _NAME: Final = 15.0
 _FOOT: Final = 11.0
 _LISTED: Final = 8
 """Of an MLP with more neurons than this their number is written in its place."""
+
+
+_SHAPES: Final = {"mlp": "octagon", "error": "hexagon"}
+"""Shapes of boxes by their kind; others are rounded."""
+_ROW: Final = 12.0
 
 
 class Size(NamedTuple):
@@ -47,12 +61,13 @@ def node(box: Box, picture: Picture, used: set[Anchor], pos: str = "") -> str:
     if box.kind == "head":
         return f'"{quote(box.id)}" [{common} label=<{_head(box, picture.looks, used)}>]'
     look = picture.looks.get(box.id, Look())
-    shape = "octagon" if box.kind == "mlp" else "box"
-    style = "filled" if box.kind == "mlp" else "filled,rounded"
+    shape = _SHAPES.get(box.kind, "box")
+    style = "filled,rounded" if shape == "box" else "filled"
     text = "\\n".join(quote(line) for line in _lines(box))
+    label = f"<{_told(box, text_on(look.fill))}>" if box.rows else f'"{text}"'
     width, height = size(box)
     return (
-        f'"{quote(box.id)}" [{common} shape={shape} style="{style}" label="{text}" '
+        f'"{quote(box.id)}" [{common} shape={shape} style="{style}" label={label} '
         f'fillcolor="{look.fill}" fontcolor="{text_on(look.fill)}" color="{look.ink}" '
         f"width={width / 72:.3f} height={height / 72:.3f} fixedsize=true]"
     )
@@ -82,8 +97,11 @@ def size(box: Box) -> Size:
         lines = _lines(box)
         widest = max(text_width(line, 10.0) for line in lines)
         # The slanted corners of an octagon leave less of its first and last line's width.
-        margin = 24 if len(lines) > 1 and box.kind == "mlp" else 12
-        return Size(max(36.0, widest + margin), _NAME + 3 + 12 * (len(lines) - 1))
+        margin = 24 if len(lines) > 1 and box.kind == "mlp" else 30 if box.kind == "error" else 12
+        widest = max([widest, *(sum(word.width for word in row) for row in box.rows)])
+        high = _NAME + 3 + 12 * (len(lines) - 1)
+        high += _ROW * len(box.rows) + 4 if box.rows else 0
+        return Size(max(36.0, widest + margin), high)
     if box.shared is None:
         return Size(max(3 * _PORT, _name_width(box)), _NAME + _FOOT)
     return Size(len(box.members) * _name_width(box) + 2 * _PORT, _NAME + _FOOT)
@@ -119,7 +137,36 @@ def _lines(box: Box) -> list[str]:
         return [box.id]
     where = "" if c.position is None else f"@{c.position}"
     what = c.space if c.kind == "direction" else "error" if c.kind == "error" else c.index
-    return [f"{c.layer}.{c.site}{where}", f"{what}"]
+    site = f"{c.layer}.{c.site}{where}"
+    return [f"{site} {what}"] if box.rows else [site, f"{what}"]
+
+
+def _told(box: Box, ink: str) -> str:
+    """The table of a feature of which something is known: its name, and what stands below."""
+    name = (
+        f'<TR><TD HEIGHT="{_NAME:.0f}"><FONT COLOR="{ink}">{html(_lines(box)[0])}</FONT></TD></TR>'
+    )
+    widest = max(sum(word.width for word in row) for row in box.rows)
+    rows = "".join(f"<TR><TD>{_words(row, ink, widest)}</TD></TR>" for row in box.rows)
+    return f'<TABLE BORDER="0" CELLSPACING="0" CELLPADDING="0">{name}{rows}</TABLE>'
+
+
+def _words(row: Row, ink: str, widest: float) -> str:
+    # Graphviz spreads a short row over the width of the longest; fillers make all equally long.
+    left = math.floor((widest - sum(word.width for word in row)) / 2)
+    filler = f'<TD FIXEDSIZE="TRUE" WIDTH="{left}" HEIGHT="1"></TD>' if left else ""
+    cells = "".join([filler, *(_word(word, ink) for word in row), filler])
+    return f'<TABLE BORDER="0" CELLSPACING="0" CELLPADDING="0"><TR>{cells}</TR></TABLE>'
+
+
+def _word(word: Word, ink: str) -> str:
+    colour = ink if word.fill is None else text_on(word.fill)
+    fill = "" if word.fill is None else f' BGCOLOR="{word.fill}"'
+    text = html(word.text).replace(" ", "\N{NO-BREAK SPACE}")
+    return (
+        f'<TD FIXEDSIZE="TRUE" WIDTH="{math.floor(word.width)}" HEIGHT="{_ROW - 1:.0f}"{fill}>'
+        f'<FONT POINT-SIZE="{WORD_SIZE:g}" COLOR="{colour}">{text}</FONT></TD>'
+    )
 
 
 def _name_width(box: Box) -> float:

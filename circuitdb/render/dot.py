@@ -8,20 +8,33 @@ ones, and deep models, stand on the fixed map of :mod:`circuitdb.render.layers`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby, pairwise
 
 from circuitdb.circuit import Circuit, CircuitEdge, Node, score_unit
+from circuitdb.errors import RenderError
 from circuitdb.names import parse_component
 from circuitdb.render import layers
 from circuitdb.render.boxes import header, node, quote, used_cells
 from circuitdb.render.caption import Key, caption, figure, heading, provenance, span
-from circuitdb.render.picture import Anchor, Line, Look, Picture, Rank, anchor, boxes_of, with_ends
+from circuitdb.render.feature_boxes import rows_of, said_of
+from circuitdb.render.features import Entry
+from circuitdb.render.picture import (
+    Anchor,
+    Line,
+    Look,
+    Picture,
+    anchor,
+    boxes_of,
+    rank_text,
+    with_ends,
+)
 from circuitdb.render.style import (
     DERIVED_LIMIT,
     DOT_LIMIT,
     OPPOSES,
     QUIET,
+    STRONGEST,
     SUPPORTS,
     UNMEASURED,
     sign_colour,
@@ -35,34 +48,49 @@ MAX_RANKS = 14
 """More ranks than this make `dot`'s drawing a ribbon; the map of layers and heads fits a page."""
 
 
-def to_dot(circuit: Circuit, *, better: int | None = None) -> str:
+def to_dot(
+    circuit: Circuit,
+    *,
+    better: int | None = None,
+    most: int | None = None,
+    known: Mapping[str, Entry] | None = None,
+) -> str:
     """A circuit as DOT source, with its provenance as caption.
 
     Args:
         circuit: drawn are its members; what was only measured is left out.
         better: +1 if a larger metric is better, −1 if a smaller one is. Default: as its
             run's metric says.
+        most: edges to draw at most, the strongest. Default: of features
+            :data:`~circuitdb.render.style.STRONGEST`, else all.
+        known: what is known of features, by name without position: it stands in their boxes.
 
     Raises:
         NameSyntaxError: an edge or node of the circuit has no component's name.
+        RenderError: `most` is negative.
     """
     sign = better or circuit.run.better
-    drawn, stated = drawn_edges(circuit)
+    every, stated = drawn_edges(circuit)
+    drawn = strongest(every, most if most is not None or not circuit.space.features else STRONGEST)
     names = node_names([circuit])
-    lines = provenance(circuit, _n_components(circuit, names), len(drawn) or stated)
+    lines = provenance(circuit, _n_components(circuit, names), len(every) or stated)
+    if len(drawn) < len(every) or (every and circuit.space.features):
+        lines.append(_share_drawn(drawn, every))
     if stated:
         lines.append("A node circuit: every edge among its nodes belongs to it; none is drawn.")
     if not names:
         lines.append("The empty circuit: no component and no edge is in it.")
     looks = _looks(circuit, sign)
+    shown = _without_loose_input(names, drawn) if circuit.space.features else with_ends(names)
+    told = said_of(shown, known or {})
     return write(
         Picture(
             title=f"{heading(circuit)} · {circuit.circuit_id[:12]}",
-            boxes=boxes_of(with_ends(names), circuit.space),
+            boxes=boxes_of(shown, circuit.space, rows_of(shown, known or {})),
             lines=tuple(_lines(drawn, sign)),
             looks=looks,
             caption=caption(
-                heading(circuit), lines, _keys(drawn, looks), _said(circuit, drawn, looks)
+                heading(circuit), lines, _keys(drawn, looks), _said(circuit, drawn, looks, told)
             ),
             spec=circuit.space,
         )
@@ -89,6 +117,36 @@ def drawn_edges(circuit: Circuit) -> tuple[tuple[CircuitEdge, ...], int]:
         return edges, 0
     edges = edges or _derived(circuit)
     return (edges, 0) if len(edges) <= DERIVED_LIMIT else ((), len(edges))
+
+
+def strongest(edges: tuple[CircuitEdge, ...], most: int | None) -> tuple[CircuitEdge, ...]:
+    """The edges of the largest |score|, in the order given; all where `most` is null.
+
+    Raises:
+        RenderError: `most` is negative.
+    """
+    if most is None or len(edges) <= most:
+        return edges
+    if most < 0:
+        raise RenderError(f"cannot draw {most} edges; give 0 or more")
+    ranked = sorted(edges, key=lambda e: (-abs(e.score or 0.0), e.name))
+    kept = {e.name for e in ranked[:most]}
+    return tuple(e for e in edges if e.name in kept)
+
+
+def _share_drawn(drawn: tuple[CircuitEdge, ...], every: tuple[CircuitEdge, ...]) -> str:
+    """How much of a circuit's edges is drawn."""
+    if len(drawn) == len(every):
+        return f"All {len(every):,} edges are drawn."
+    part, whole = (sum(abs(e.score or 0.0) for e in edges) for edges in (drawn, every))
+    share = f", with {part / whole:.1%} of their summed |contribution|" if whole else ""
+    return f"The {len(drawn):,} strongest of {len(every):,} edges are drawn{share}."
+
+
+def _without_loose_input(names: list[str], drawn: tuple[CircuitEdge, ...]) -> list[str]:
+    """The names without ``input`` where no line leaves it: it is below the first dictionary."""
+    used = any(e.src == "input" for e in drawn)
+    return [name for name in names if used or name != "input"]
 
 
 def node_names(circuits: Iterable[Circuit]) -> list[str]:
@@ -169,7 +227,9 @@ def _keys(edges: tuple[CircuitEdge, ...], looks: dict[str, Look]) -> list[Key]:
     return keys
 
 
-def _said(circuit: Circuit, edges: tuple[CircuitEdge, ...], looks: dict[str, Look]) -> str:
+def _said(
+    circuit: Circuit, edges: tuple[CircuitEdge, ...], looks: dict[str, Look], told: str
+) -> str:
     scores = span(edges)
     said = ["drawn from bottom to top"] if edges else []
     if scores:
@@ -180,31 +240,28 @@ def _said(circuit: Circuit, edges: tuple[CircuitEdge, ...], looks: dict[str, Loo
         said.append("fill: the component's own contribution")
         if any(node.kind == "neuron" for node in circuit.components):
             said.append("of an MLP: that of the neurons in it")
-    return "; ".join(said)
+    if any(node.kind == "error" for node in circuit.components):
+        said.append("hexagons: errors, what a dictionary leaves out")
+    return "; ".join([*said, told] if told else said)
 
 
 def _ranked(picture: Picture) -> Iterator[str]:
     """Boxes by rank; a chain of captions at the side holds the ranks in order."""
     used = used_cells(picture)
     chain = []
-    said: set[int] = set()
+    said: set[str] = set()
     for rank, group in groupby(picture.boxes, key=lambda box: box.rank):
-        name = f"rank {rank[0]} {rank[1]}"
-        text = _rank_text(rank, said)
+        name, boxes = f"rank {rank[0]} {rank[1]}", list(group)
+        text = rank_text(boxes)
+        text = "" if text in said else text
+        said.add(text)
         yield f'"{name}" [group="ranks" fontsize=9 fontcolor="{QUIET}" label="{text}" tooltip="{text}"]'
         yield f'{{rank=same "{name}"'
-        yield from (node(box, picture, used) for box in group)
+        yield from (node(box, picture, used) for box in boxes)
         yield "}"
         chain.append(name)
     for below, above in pairwise(chain):
         yield f'"{below}" -> "{above}" [style=invis weight=100]'
-
-
-def _rank_text(rank: Rank, said: set[int]) -> str:
-    if rank[0] in said or not 0 <= rank[0] < 1_000_000:
-        return ""
-    said.add(rank[0])
-    return f"layer {rank[0]}"
 
 
 def _edges(picture: Picture) -> Iterator[str]:

@@ -30,8 +30,9 @@ class Entry(NamedTuple):
     name: str
     """Such as ``f/1.resid_post/NAME/17``."""
     label: str | None
-    density: float
-    feature: Feature
+    density: float | None = None
+    feature: Feature | None = None
+    """Null, as is the density, where it has no profile."""
 
 
 def page(title: str, told: str, entries: Sequence[Entry]) -> str:
@@ -42,11 +43,11 @@ def page(title: str, told: str, entries: Sequence[Entry]) -> str:
         told: which text the figures are of.
         entries: the features.
     """
-    body = "".join(map(_entry, entries))
+    body = "".join(map(section, entries))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(title)}</title><style>{_CSS}</style></head>\n"
+        f"<title>{_text(title)}</title><style>{_PAGE}{CSS}</style></head>\n"
         f"<body><main><h1>{_text(title)}</h1><p class=quiet>{_text(told)}</p>\n{body}</main></body>"
         "</html>\n"
     )
@@ -62,10 +63,14 @@ def visible(token: str) -> str:
     return printable(token.replace("\n", "⏎").replace("\t", "⇥"))
 
 
-def _entry(entry: Entry) -> str:
+def section(entry: Entry) -> str:
+    """One feature as a ``<section>``."""
     f = entry.feature
     label = f" <b>{_text(entry.label)}</b>" if entry.label else ""
-    head = f'<section id="f{f.index}"><h2><code>{_text(entry.name)}</code>{label}</h2>'
+    head = f"<h2><code>{_text(entry.name)}</code>{label}</h2>"
+    if f is None or entry.density is None:
+        return f"<section>{head}<p class=quiet>Not profiled.</p></section>\n"
+    head = f'<section id="f{f.index}">{head}'
     if f.max is None:
         return f"{head}<p class=quiet>Active nowhere in the text.</p></section>\n"
     figures = (
@@ -165,10 +170,14 @@ def _text(text: str) -> str:
     return escape(printable(text))
 
 
-_CSS: Final = f"""
+_PAGE: Final = f"""
 body {{ font: 14px/1.5 Helvetica, Arial, sans-serif; color: {INK}; margin: 24px; }}
 main {{ max-width: 1100px; margin: 0 auto; }}
-h1 {{ font-size: 20px; margin: 0; }} h2 {{ font-size: 15px; margin: 0 0 8px; }}
+h1 {{ font-size: 20px; margin: 0; }}
+"""
+
+CSS: Final = f"""
+h2 {{ font-size: 15px; margin: 0 0 8px; }}
 h2 code {{ font-size: 13px; font-weight: normal; color: {QUIET}; margin-right: 8px; }}
 h3 {{ font-size: 12px; font-weight: normal; color: {QUIET}; margin: 0 0 4px; }}
 .quiet {{ color: {QUIET}; margin: 4px 0 20px; }}
@@ -177,7 +186,7 @@ section {{ border-top: 1px solid #e4e4e4; padding: 16px 0 20px; }}
 dl {{ margin: 0; font-variant-numeric: tabular-nums; }}
 dl div {{ display: flex; justify-content: space-between; gap: 16px; }}
 dt {{ color: {QUIET}; }} dd {{ margin: 0; }}
-figure {{ margin: 0; }} figcaption, svg text {{ font-size: 11px; fill: {QUIET}; color: {QUIET}; }}
+figure {{ margin: 0; }} figcaption, section svg text {{ font-size: 11px; fill: {QUIET}; color: {QUIET}; }}
 .tokens > div {{ display: flex; gap: 16px; }}
 ul {{ list-style: none; margin: 0; padding: 0; font: 12px/1.6 Menlo, Consolas, monospace; }}
 li {{ display: flex; justify-content: space-between; gap: 8px; }}

@@ -12,13 +12,14 @@ The positions are written into the DOT source for Graphviz's engine ``nop2``, wh
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Final, NamedTuple
 
 from circuitdb.names import parse_component
 from circuitdb.render.boxes import header, node, offset, quote, size, used_cells
-from circuitdb.render.picture import Box, Line, Picture, anchor, boxes_of
+from circuitdb.render.picture import Box, Line, Picture, anchor, boxes_of, rank_text
 from circuitdb.render.style import FAINT, QUIET, with_opacity
 from circuitdb.space import SpaceSpec
 
@@ -26,6 +27,11 @@ _GAP: Final = 22.0
 _ARROW: Final = 10.0
 """Points that an arrowhead of Graphviz's own size is long."""
 _PER_ROW: Final = 14
+_WIDEST: Final = 1500.0
+"""Points of a row of boxes; what is wider takes several."""
+_BETWEEN: Final = 56.0
+"""Points between ranks of packed boxes, for the lines."""
+_SWEEPS: Final = 6
 _GHOSTS_UP_TO: Final = 3000
 
 
@@ -93,22 +99,51 @@ def _whole_model(spec: SpaceSpec) -> tuple[Box, ...]:
 
 
 def _packed(picture: Picture) -> Places:
-    """Rank by rank, as many rows as a rank needs, each row centred."""
+    """Rank by rank, as many rows as a rank needs, each row centred; few lines cross."""
     boxes: dict[str, Point] = {}
-    captions: list[tuple[str, Point]] = []
-    pitch = Point(60.0, 78.0)
+    captions: dict[str, float] = {}
     y = 0.0
-    for rank, group in groupby(picture.boxes, key=lambda box: box.rank):
-        members = list(group)
-        rows = math.ceil(len(members) / _PER_ROW)
+    for members in _uncrossed(picture):
+        tallest = max(size(box).height for box in members)
+        wide = sum(size(box).width + _GAP for box in members)
+        rows = max(math.ceil(len(members) / _PER_ROW), math.ceil(wide / _WIDEST))
+        y += tallest / 2
+        captions.setdefault(rank_text(members), y)
+        # Neighbours go into different rows, so that the order holds from left to right in all.
         for i in range(rows):
-            row = members[i * len(members) // rows : (i + 1) * len(members) // rows]
-            boxes.update(_row(row, y))
-            y += pitch.y
-        if all(box.kind != "end" for box in members):
-            captions.append((f"layer {rank[0]}", Point(0, boxes[members[0].id].y)))
-    left = min((at.x for at in boxes.values()), default=0.0) - 80
-    return Places(boxes, [(text, Point(left, at.y)) for text, at in captions], [], pitch)
+            boxes.update(_row(members[i::rows], y + i * (tallest + _GAP)))
+        y += (rows - 0.5) * tallest + (rows - 1) * _GAP + _BETWEEN
+    left = min((at.x for at in boxes.values()), default=0.0) - 100
+    told = [(text, Point(left, at)) for text, at in captions.items() if text]
+    return Places(boxes, told, [], Point(60.0, _BETWEEN + 30))
+
+
+def _uncrossed(picture: Picture) -> list[list[Box]]:
+    """The ranks, each in an order in which few lines cross: by what a box is joined to, on average.
+
+    Source: Sugiyama, Tagawa and Toda 1981, the barycentre method.
+    """
+    ranks = [list(group) for _, group in groupby(picture.boxes, key=lambda box: box.rank)]
+    rank_of = {box.id: i for i, rank in enumerate(ranks) for box in rank}
+    joined: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    for line in picture.lines:
+        ends = [anchor(name, None, picture.spec).box for name in (line.src, line.dst)]
+        for one, other in (ends, reversed(ends)):
+            joined[one].append((other, line.stroke.width))
+    at = {box.id: (i + 0.5) / len(rank) for rank in ranks for i, box in enumerate(rank)}
+
+    def middle(box: Box, below: bool, i: int) -> float:
+        found = [(at[o], w) for o, w in joined[box.id] if (rank_of[o] < i) == below]
+        total = sum(w for _, w in found)
+        return sum(x * w for x, w in found) / total if total else at[box.id]
+
+    for sweep in range(_SWEEPS if picture.lines else 0):
+        below = sweep % 2 == 1
+        order = list(enumerate(ranks))
+        for i, rank in order if below else order[::-1]:
+            rank.sort(key=lambda box: (middle(box, below, i), box.id))
+            at |= {box.id: (j + 0.5) / len(rank) for j, box in enumerate(rank)}
+    return ranks
 
 
 def _row(row: list[Box], y: float) -> Iterator[tuple[str, Point]]:

@@ -10,11 +10,12 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from circuitdb.errors import RenderError
+from circuitdb.render.features import Entry
 from circuitdb.render.page import Table, page
 
 PNG_DPI: Final = 160
@@ -22,7 +23,9 @@ PNG_DPI: Final = 160
 _PURE: Final = "graphviz-pure"
 
 
-def save(dot: str, path: str | Path, *, table: Table | None = None) -> Path:
+def save(
+    dot: str, path: str | Path, *, table: Table | None = None, about: Sequence[Entry] = ()
+) -> Path:
     """Write a drawing; the suffix of the path says what to.
 
     Args:
@@ -30,13 +33,14 @@ def save(dot: str, path: str | Path, *, table: Table | None = None) -> Path:
             :func:`circuitdb.render.overlap_dot`.
         path: ends in ``.svg``, ``.png``, ``.pdf``, ``.dot`` (or ``.gv``), ``.html``.
         table: the edges, listed below the drawing of an HTML page.
+        about: what is known of its features, which an HTML page shows where the pointer rests.
 
     Raises:
         RenderError: the suffix is unknown, the file cannot be written, or nothing installed can
             draw it.
     """
     target = check_path(path)
-    write(target, _MAKERS[target.suffix.lower()](dot, table))
+    write(target, _MAKERS[target.suffix.lower()](dot, table, about))
     return target
 
 
@@ -118,12 +122,12 @@ def _draw(dot: str, kind: str) -> bytes:
     return drawn
 
 
-def _png(dot: str, table: Table | None) -> bytes:
+def _png(dot: str, table: Table | None, about: Sequence[Entry]) -> bytes:
     return _draw(dot.replace("\ngraph [", f"\ngraph [dpi={PNG_DPI} ", 1), "png")
 
 
-def _html(dot: str, table: Table | None) -> bytes:
-    return page(to_svg(dot), table).encode()
+def _html(dot: str, table: Table | None, about: Sequence[Entry]) -> bytes:
+    return page(to_svg(dot), table, about).encode()
 
 
 def write(target: Path, content: bytes) -> None:
@@ -139,11 +143,11 @@ def write(target: Path, content: bytes) -> None:
             passing.unlink(missing_ok=True)
 
 
-_MAKERS: Final[dict[str, Callable[[str, Table | None], bytes]]] = {
-    ".svg": lambda dot, table: _draw(dot, "svg"),
+_MAKERS: Final[dict[str, Callable[[str, Table | None, Sequence[Entry]], bytes]]] = {
+    ".svg": lambda dot, table, about: _draw(dot, "svg"),
     ".png": _png,
-    ".pdf": lambda dot, table: _draw(dot, "pdf"),
-    ".dot": lambda dot, table: dot.encode(),
-    ".gv": lambda dot, table: dot.encode(),
+    ".pdf": lambda dot, table, about: _draw(dot, "pdf"),
+    ".dot": lambda dot, table, about: dot.encode(),
+    ".gv": lambda dot, table, about: dot.encode(),
     ".html": _html,
 }

@@ -1,7 +1,7 @@
 """A drawing as one HTML page that needs nothing else: inline SVG and a table of its edges.
 
-Resting the pointer on a component dims every line that neither leaves nor enters it; a click keeps
-it so. A click on a column's head sorts the table.
+Resting the pointer on a component dims every line that neither leaves nor enters it, and shows what
+is known of a feature; a click keeps it so, and one beside the components ends that. A click on a column's head sorts the table.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from html import escape, unescape
 from typing import Final, NamedTuple
 
 from circuitdb.circuit import Circuit
+from circuitdb.render import features
+from circuitdb.render.features import Entry
 from circuitdb.text import number, printable
 
 Cell = str | float | None
@@ -45,15 +47,28 @@ def edge_table(
     return Table(("writer", "reader", "port", *heads), tuple(tuple(row) for row in rows))
 
 
-def page(svg: str, table: Table | None) -> str:
-    """The whole page; `svg` is one ``<svg>`` element."""
+def page(svg: str, table: Table | None, about: Sequence[Entry] = ()) -> str:
+    """The whole page.
+
+    Args:
+        svg: one ``<svg>`` element.
+        table: what stands below it.
+        about: what is known of features of it, shown beside it while the pointer rests on them.
+    """
     found = re.search(r"<title>(.*?)</title>", svg, re.DOTALL)
     title = escape(unescape(found.group(1))) if found else "circuit"
     body = f'<main><figure class="drawing">{svg}</figure>{_table(table) if table else ""}</main>'
+    css = _CSS
+    if about:
+        kept = "".join(
+            f'<template data-name="{_text(e.name)}">{features.section(e)}</template>' for e in about
+        )
+        body += f'<aside hidden aria-live="polite"></aside>{kept}'
+        css += features.CSS + _ASIDE
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_CSS}</style></head>\n"
+        f"<title>{title}</title><style>{css}</style></head>\n"
         f"<body>{body}<script>{_SCRIPT}</script></body></html>\n"
     )
 
@@ -98,23 +113,42 @@ th[aria-sort=descending] button::after { content: " \\2193"; }
 td { padding: 2px 14px 2px 4px; border-bottom: 1px solid #e4e4e4; } td.n { text-align: right; }
 """
 
+_ASIDE: Final = """
+aside { position: fixed; right: 0; bottom: 0; width: min(760px, 100vw); max-height: 46vh; overflow: auto;
+  box-sizing: border-box; background: #fff; border: 1px solid #c4c4c4; box-shadow: 0 0 12px #0002;
+  padding: 0 16px; pointer-events: none; }
+aside.kept { pointer-events: auto; } aside section { border-top: 0; }
+main { padding-bottom: 48vh; }
+"""
+
 _SCRIPT: Final = """
 document.querySelectorAll('figure.drawing svg').forEach(svg => {
   const title = g => g.querySelector('title').textContent;
   const edges = [...svg.querySelectorAll('.edge')].map(g =>
     [g, title(g).split('->').map(end => end.split(':')[0])]);
   let kept = null;
+  const aside = document.querySelector('aside');
+  const known = new Map([...document.querySelectorAll('template[data-name]')].map(t => [t.dataset.name, t]));
+  const tell = name => {
+    const found = name === null ? undefined : known.get(name.split('@')[0]);
+    if (!aside || (!found && kept !== null)) return;
+    aside.hidden = !found;
+    aside.classList.toggle('kept', kept !== null);
+    aside.replaceChildren(...(found ? [found.content.cloneNode(true)] : []));
+  };
   const show = name => {
+    tell(name);
     svg.classList.toggle('focused', name !== null);
     edges.forEach(([g, ends]) => g.classList.toggle('near', ends.includes(name)));
   };
   svg.querySelectorAll('.node').forEach(g => {
     const name = title(g);
-    if (!edges.some(([, ends]) => ends.includes(name))) return;
+    if (!known.has(name.split('@')[0]) && !edges.some(([, ends]) => ends.includes(name))) return;
     g.addEventListener('mouseenter', () => show(name));
     g.addEventListener('mouseleave', () => show(kept));
     g.addEventListener('click', () => { kept = kept === name ? null : name; show(kept); });
   });
+  svg.addEventListener('click', e => { if (!e.target.closest('.node')) { kept = null; show(null); } });
 });
 document.querySelectorAll('th').forEach((th, column) => th.addEventListener('click', () => {
   const body = th.closest('table').tBodies[0];

@@ -8,7 +8,7 @@ stand in the box of their MLP, whose lines they share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from circuitdb.names import Component, Port, parse_component
@@ -36,16 +36,31 @@ class Look(NamedTuple):
     tip: str = ""
 
 
+class Word(NamedTuple):
+    """A piece of text in a box."""
+
+    text: str
+    fill: str | None
+    """Its background; null for that of the box."""
+    width: float
+    """Points, margins included."""
+
+
+Row = tuple[Word, ...]
+
+
 class Box(NamedTuple):
     """One node of the drawing."""
 
     id: str
-    kind: Literal["head", "mlp", "end", "other"]
+    kind: Literal["head", "mlp", "end", "error", "other"]
     rank: Rank
     members: tuple[tuple[str, Component], ...]
     """The components in it, with their names; empty where only ``k`` and ``v`` are read."""
     shared: str | None
     """The name of the key/value head the members share; null where each has its own."""
+    rows: tuple[Row, ...] = ()
+    """What stands below the name of a feature."""
 
 
 class Line(NamedTuple):
@@ -79,7 +94,7 @@ class Picture(NamedTuple):
 
     def fixed_columns(self) -> bool:
         """Whether every box has its own place on the map of the model's heads and MLPs."""
-        known = all(box.kind != "other" for box in self.boxes)
+        known = all(box.kind not in ("error", "other") for box in self.boxes)
         return known and not any(c.position is not None for b in self.boxes for _, c in b.members)
 
 
@@ -98,8 +113,26 @@ def rank_of(c: Component) -> Rank:
             return (c.layer or 0, _STAGES.get(c.site or "", _STAGES["resid_post"]))
 
 
-def boxes_of(names: Iterable[str], spec: SpaceSpec) -> tuple[Box, ...]:
-    """The boxes that hold some components and key/value heads, in forward order."""
+def rank_text(boxes: Sequence[Box]) -> str:
+    """What the boxes of one rank are called: the site of features, else the layer; ends have no name."""
+    found = [c for box in boxes for _, c in box.members if box.kind != "end"]
+    sites = {f"{c.layer}.{c.site}" for c in found if c.site is not None}
+    if len(sites) == 1:
+        return sites.pop()
+    rank = boxes[0].rank
+    return f"layer {rank[0]}" if _INPUT < rank < _LOGITS else ""
+
+
+def boxes_of(
+    names: Iterable[str], spec: SpaceSpec, rows: Mapping[str, tuple[Row, ...]] | None = None
+) -> tuple[Box, ...]:
+    """The boxes that hold some components and key/value heads, in forward order.
+
+    Args:
+        names: of the components.
+        spec: the model's.
+        rows: what stands below the names of features.
+    """
     held: dict[str, list[tuple[str, Component]]] = {}
     first: dict[str, Component] = {}
     for name in sorted(set(names)):
@@ -110,7 +143,8 @@ def boxes_of(names: Iterable[str], spec: SpaceSpec) -> tuple[Box, ...]:
         if c.kind != "kv":
             members.append((name, c))
     made = [_box(box, c, tuple(sorted(held[box], key=_member_order))) for box, c in first.items()]
-    return tuple(sorted(made, key=_box_order))
+    told = [box._replace(rows=(rows or {}).get(box.id, ())) for box in made]
+    return tuple(sorted(told, key=_box_order))
 
 
 def with_ends(names: Iterable[str]) -> list[str]:
@@ -144,7 +178,7 @@ def _box_name(c: Component, spec: SpaceSpec) -> str:
 
 
 def _box(name: str, c: Component, members: tuple[tuple[str, Component], ...]) -> Box:
-    kind: Literal["head", "mlp", "end", "other"]
+    kind: Literal["head", "mlp", "end", "error", "other"]
     match c.kind:
         case "head" | "kv":
             kind = "head"
@@ -154,6 +188,8 @@ def _box(name: str, c: Component, members: tuple[tuple[str, Component], ...]) ->
             kind = "mlp"
         case "input" | "logits":
             kind = "end"
+        case "error":
+            kind = "error"
         case _:
             kind = "other"
     shared = name if parse_component(name).kind == "kv" else None

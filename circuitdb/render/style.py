@@ -47,6 +47,10 @@ NO_VALUE: Final = "#e4e4e4"
 
 DOT_LIMIT: Final = 60
 """More edges than this are drawn on the fixed layer grid instead of by Graphviz's `dot`."""
+STRONGEST: Final = 100
+"""Of a circuit of features only so many edges are drawn unless others are asked for."""
+WORD_SIZE: Final = 8.0
+"""Points of the text below a feature's name."""
 DERIVED_LIMIT: Final = 60
 """A node circuit's edges follow from its nodes; more than this many are stated, not drawn."""
 
