@@ -65,6 +65,13 @@ def test_the_script_of_directions_runs(capsys: pytest.CaptureFixture[str]) -> No
     assert abs(float(values["random"])) < 0.3
 
 
+def test_the_script_of_feature_circuits_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    carry_out("features.md")
+    faithfulness, *scores = capsys.readouterr().out.splitlines()
+    assert 0 < float(faithfulness) < 1.5
+    assert len(scores) == 3
+
+
 def test_the_scripts_of_features_run(capsys: pytest.CaptureFixture[str]) -> None:
     for command in (
         "sae train --sites 3.resid_post --features 128 --positions 20000 --name mine -o ./mine",

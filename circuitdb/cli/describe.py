@@ -128,7 +128,9 @@ def other_task(f: Figures) -> str:
     if other is None:
         return ""
     best = f", the best of {other.n_tasks} other tasks" if other.n_tasks > 1 else ""
-    return f"{other.task} circuit of {plural(other.n_edges, 'edge')}{best}"
+    # A node circuit of features names no edges.
+    size = plural(other.n_edges, "edge") if other.n_edges else plural(other.n_nodes, "node")
+    return f"{other.task} circuit of {size}{best}"
 
 
 def evaluated_on(figures: Figures, run: Run) -> str:
