@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from circuitdb.api.features import Features
     from circuitdb.api.sae import Measured, Trained, Training, Which
     from circuitdb.circuit import Figures
+    from circuitdb.compare.across import Across
     from circuitdb.compare.align import Alignment
     from circuitdb.compare.aligned import AlignedComparison
     from circuitdb.compare.clusters import Clusters
     from circuitdb.compare.consensus import Consensus
     from circuitdb.compare.diff import Diff
+    from circuitdb.compare.renamed import MatchedOverlap
     from circuitdb.compare.stability import Stability
     from circuitdb.curves import StoredCurves
     from circuitdb.dictionaries.located import Located
@@ -401,6 +403,45 @@ class Database:
             self._access, refs, aligning.AlignOptions(**options), level=level, discover=discover,
             force=force, report=report,
         )  # fmt: skip
+
+    def across(self, *refs: str, split: str = "test", report: Report = silent) -> Across | None:
+        """A circuit of heads and MLPs beside one of features of the same task and model.
+
+        Null where they are not two such circuits: :meth:`overlap` compares those of one kind.
+
+        Args:
+            refs: two references.
+            split: whose prompts both are run on.
+            report: progress.
+
+        Raises:
+            ComparisonError: they are of different tasks or weights.
+            DictionaryError: the dictionaries are not there any more.
+            UnknownNameError: no such split.
+        """
+        from circuitdb.api import across
+
+        return across.across_of(self._access, refs, split, report)
+
+    def matched_overlap(
+        self, *refs: str, level: str | None = None, force: bool = False
+    ) -> MatchedOverlap | None:
+        """How two circuits of features overlap through the stored match of their dictionaries.
+
+        Null where they are not two such circuits: :meth:`aligned_overlap` compares others.
+
+        Args:
+            refs: two references.
+            level: ``nodes`` or ``edges``; by default edges, of node circuits their nodes.
+            force: compare although they are not like for like.
+
+        Raises:
+            ComparisonError: no match is stored, or the circuits cannot be compared.
+            UnknownNameError: no such level.
+        """
+        from circuitdb.api import across
+
+        return across.matched_of(self._access, refs, level=level, force=force)
 
     def align(self, a: str, b: str, *, report: Report = silent, **options: Any) -> Alignment:
         """Which component of one model corresponds to which of another (docs/alignment.md).

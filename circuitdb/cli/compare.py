@@ -9,6 +9,7 @@ import typer
 
 from circuitdb import api
 from circuitdb.cli import describe, options
+from circuitdb.cli.across import show_across, show_matched
 from circuitdb.cli.output import Output, line, share
 from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Cell, Column, table
@@ -74,7 +75,8 @@ def overlap(
 
     Chance is a null that keeps every writer's and every reader's number of edges. Where controls
     are stored (--controls makes them) the Jaccard index is read between a floor, the same prompts
-    with random answers, and a ceiling, the same task on other prompts.
+    with random answers, and a ceiling, the same task on other prompts. A circuit of heads is compared
+    with one of features by what both keep and by layer; with --align two of features by their stored match.
 
     \b
     Examples:
@@ -82,6 +84,7 @@ def overlap(
       circuitdb overlap ioi greater_than --controls --render overlap.svg
       circuitdb overlap ioi months numerals greater_than --render upset.png
       circuitdb overlap ioi,seed=0 ioi,seed=1 --align
+      circuitdb overlap ioi,engine=eap-ig-inputs ioi,engine=features
     """
     out = Output(as_json, quiet)
     if not align and (held_out or (quantile, depth) != (options.QUANTILE, options.DEPTH)):
@@ -91,6 +94,12 @@ def overlap(
             raise OptionError(
                 "--align goes without --controls, --sizes and --render: they go by name"
             )
+        matched = api.Database(db, notice=out.remark).matched_overlap(
+            *ref, level=level, force=force
+        )
+        if matched is not None:
+            out.result(matched.to_json(), lambda: show_matched(matched, top))
+            return
         how = {"held_out": held_out or (), "quantile": quantile, "depth": depth}
         _aligned(out, db, ref, level=level, discover=discover, force=force, **how)
         return
@@ -98,8 +107,19 @@ def overlap(
         from circuitdb.render import DRAWN, check_path, plot
 
         check_path(render) if len(ref) <= max(DRAWN) else plot.check_plot(render)
+    database = api.Database(db, notice=out.remark)
     with reporting(out) as report:
-        found = api.Database(db, notice=out.remark).overlap(
+        across = database.across(*ref, report=report)
+    if across is not None:
+        if controls or render is not None or sizes is not None or level is not None:
+            raise OptionError(
+                "a circuit of features beside one of heads and MLPs goes without --level, --controls, "
+                "--sizes and --render: they go by name"
+            )
+        out.result(across.to_json(), lambda: show_across(across))
+        return
+    with reporting(out) as report:
+        found = database.overlap(
             *ref, level=level, with_controls=controls, replicates=replicates, discover=discover,
             force=force, sizes=options.numbers("--sizes", sizes), report=report,
         )  # fmt: skip
