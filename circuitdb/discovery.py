@@ -15,7 +15,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch  # noqa: TID253
@@ -340,9 +340,16 @@ def _ruled(rule: str, scored: Granularity | None, engine: Engine) -> Granularity
     if rule in ("edges", "nodes") and rule != f"{scored}s":
         raise OptionError(
             f"--{rule} selects among {rule}, and engine {engine.name!r} scores {scored}s "
-            f"here: use --{scored}s"
+            f"here: use --{scored}s{_level(engine, rule)}"
         )
     return scored
+
+
+def _level(engine: Engine, wanted: str) -> str:
+    """How an engine is told to score what it does not score here, where it can."""
+    field = engine.settings.public().get("level")
+    can = field is not None and wanted in get_args(field.annotation)
+    return f", or --set level={wanted}" if can else ""
 
 
 def _rule(plan: Plan, score_unit: str) -> Selection | None:

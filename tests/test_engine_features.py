@@ -171,6 +171,11 @@ def test_a_graph_holds_features_heads_and_directions_together(database):
     )
 
 
+def test_a_number_of_edges_says_how_edges_are_scored(database):
+    with pytest.raises(OptionError, match="use --nodes, or --set level=edges"):
+        database.discover("ioi", **QUICK, settings=NEURONS, edges=5)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "told"),
     [
