@@ -611,15 +611,20 @@ _VERSIONS = ("torch", "transformer_lens", "transformers", "numpy", "duckdb")
 
 
 def provenance(prepared: Prepared, seconds: float) -> Provenance:
+    return made_by(prepared.model, _command(prepared), seconds)
+
+
+def made_by(model: LoadedModel, command: str, seconds: float) -> Provenance:
+    """How a run came to be, here and now."""
     versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
     return Provenance(
         created_at=now(),
         circuitdb=__version__,
         versions={**versions, "python": platform.python_version()},
-        device=prepared.model.device,
+        device=model.device,
         threads=torch.get_num_threads(),
         wall_seconds=seconds,
-        command=_command(prepared),
+        command=command,
     )
 
 

@@ -44,7 +44,7 @@ def read_recipe(recipe: str | Path) -> BaseModel:
         if str(recipe) not in known:
             raise UnknownNameError("recipe", str(recipe), known, "A path to a YAML file works too")
         path = known[str(recipe)]
-    content = _mapping(path)
+    content = mapping(path)
     kind = content.get("kind")
     if kind is None:
         raise OptionError(f"{path}: key 'kind' is missing; write one of {', '.join(KINDS)}")
@@ -83,7 +83,12 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def mapping(path: Path) -> dict[str, Any]:
+    """The mapping of a YAML file, of plain values only.
+
+    Raises:
+        OptionError: it cannot be read, is no YAML mapping, or gives a key twice.
+    """
     try:
         # _StrictLoader is a SafeLoader: it builds plain values only.
         content = yaml.load(path.read_text("utf-8"), Loader=_StrictLoader)
@@ -94,6 +99,13 @@ def _mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise OptionError(f"{path}: expected a mapping of keys, found {type(content).__name__}")
     return content
+
+
+def lines_of(path: Path) -> dict[str, int]:
+    """The line on which each key of a mapping stands that :func:`mapping` has read."""
+    node = yaml.compose(path.read_text("utf-8"), Loader=_StrictLoader)
+    assert isinstance(node, yaml.MappingNode), "it was read as a mapping"
+    return {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
 
 
 def _explain(model: type[BaseModel], error: ErrorDetails) -> str:

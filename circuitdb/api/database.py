@@ -280,6 +280,41 @@ class Database:
 
         return queries.run(self._access.in_use(), name, params, notice=self._access.notice)
 
+    def slice(
+        self,
+        config: str | Path | None = None,
+        *,
+        dictionaries: str | None = None,
+        which: Which | None = None,
+        alone: bool = False,
+        report: Report = silent,
+        **options: Any,
+    ) -> StoredCircuit:
+        """What features do to those of the next layers, measured by ablation and stored as a run.
+
+        Args:
+            config: a YAML file of sparse_circuit_discovery; options come before it.
+            dictionaries: sets by name, several joined by ``+``; where null, those shipped for the model.
+            which: the model, and the text it reads.
+            alone: leave out start features of the graph stored before.
+            report: progress.
+            options: fields of :class:`circuitdb.features.settings.SliceSettings`: ``layers="1:3"``,
+                ``pins={1: (112,)}``, ``thin``, ``branching``, ``threshold_exp`` and so on.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        from dataclasses import replace
+
+        from circuitdb.api import slicing
+        from circuitdb.api.sae import Which
+
+        which = which or Which()
+        path = None if config is None else Path(config)
+        wanted = slicing.asked(path, {"model": which.model, **options})
+        which = replace(which, model=wanted.model)
+        return slicing.make(self._access, wanted, dictionaries, which, report, alone=alone)
+
     def overlap(
         self,
         *refs: str,

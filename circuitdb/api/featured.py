@@ -45,7 +45,7 @@ def with_dictionaries(
     """
     if plan.engine != Features.name:
         return plan, ()
-    text = str(plan.settings.get("dictionaries") or _shipped(model))
+    text = str(plan.settings.get("dictionaries") or shipped_set(model))
     names = [name.strip() for name in text.split(JOIN)]
     whole = [one for name in names for one in _whole(access, name, model) or ()]
     others = [name for name in names if _kind(name) is None]
@@ -110,11 +110,16 @@ def _projected(site: Site, directions: Sequence[Direction], model: LoadedModel) 
     return Located("directions", site, projections(vectors), site, model.weights_hash, parts)
 
 
-def _shipped(model: LoadedModel) -> str:
+def shipped_set(model: LoadedModel) -> str:
+    """The set of dictionaries that ships with the package for a model's weights.
+
+    Raises:
+        OptionError: there is none.
+    """
     fitting = [r.name for r in shelf.shipped() if r.weights == model.weights_hash]
     if not fitting:
         raise OptionError(
-            f"no dictionaries are shipped for {model.name}: name some (--set dictionaries=NAME), such "
+            f"no dictionaries are shipped for {model.name}: name some, such "
             "as neurons or identity.resid_post, or train some (circuitdb sae train)"
         )
     return fitting[0]

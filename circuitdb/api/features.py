@@ -145,7 +145,7 @@ class Features:
             if place.weights not in models:
                 models[place.weights] = way.load(report)
             model = models[place.weights]
-            located = dictionaries.located(self._access, [_set_of(place)], model)[0]
+            located = dictionaries.located(self._access, [set_of(place)], model)[0]
             found = favoured.measured(located, model, way.corpus(model), one.profile, one.feature)
             with self._access.writing() as store:
                 store.add_measured(place.dictionary_id, one.feature.index, found)
@@ -372,7 +372,7 @@ def _fits(which: Which | None, place: Place) -> bool:
     return all(mine is None or mine == theirs for mine, theirs in pairs)
 
 
-def _set_of(place: Place) -> str:
+def set_of(place: Place) -> str:
     """What one dictionary is called where sets are named."""
     name = f"{place.name}.{place.kind}" if place.name == dictionaries.IDENTITY else place.name
     return f"{name}@{place.site}"
