@@ -126,6 +126,11 @@ class FeatureSpace(Space):
         firsts = np.asarray([place.first for place in self.places] + [self.logits])
         return np.searchsorted(firsts, nodes, side="right") - 1
 
+    def place_of_dictionary(self, located_id: str) -> Place:
+        """Where the components of a dictionary are numbered; it is one of the space's."""
+        ids = [site.located_id for site in self.spec.features]
+        return self.places[ids.index(located_id)]
+
     def node(self, name: str | Component) -> int:
         """The id of a component.
 

@@ -48,6 +48,7 @@ from circuitdb.errors import (
     UnknownNameError,
 )
 from circuitdb.evaluate import Bench, figures
+from circuitdb.features.settings import ENGINE as SLICES
 from circuitdb.metrics import Metric
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
@@ -69,8 +70,17 @@ OfTask = Callable[[str], Others]
 
 
 def plan_of(circuit: Circuit, **changes: Any) -> Plan:
-    """The plan whose run a stored circuit belongs to, with no selection rule, changed as asked."""
+    """The plan whose run a stored circuit belongs to, with no selection rule, changed as asked.
+
+    Raises:
+        OptionError: it is a layer-slice graph, which is of no task.
+    """
     run = circuit.run
+    if run.engine == SLICES:
+        raise OptionError(
+            f"circuit {circuit.circuit_id[:12]} is a layer-slice graph of a text, and no task's circuit: "
+            "there is no metric to measure it by"
+        )
     # Of our own document read back, what its run said of its prompts holds.
     written = imported.source(run).get("run") or {}
     params = {**written.get("task_params", {}), **run.task_params}

@@ -25,6 +25,7 @@ from circuitdb.circuit import Run
 from circuitdb.dictionaries.feature import PageSettings
 from circuitdb.errors import OptionError, did_you_mean
 from circuitdb.features.settings import ENGINE, TASK, VERSION, SliceSettings
+from circuitdb.models.sites import forward_order
 from circuitdb.names import parse_component
 
 # What needs torch is imported where it is used: a file that cannot be read is told of at once.
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from circuitdb.features.slices import Feature, Graph, Values
     from circuitdb.models.model import LoadedModel
     from circuitdb.results import StoredCircuit
+    from circuitdb.space import SpaceSpec
     from circuitdb.store import Store
 
 KEYS: Final = {
@@ -165,9 +167,8 @@ def make(
         pass  # A database that cannot be written is better known now than after the search.
     model = which.load(report)
     names = [name.strip() for name in (sets or shipped_set(model)).split(JOIN)]
-    chain = slices.chain_of(
-        dictionaries.located(access, names, model), model.spec.n_layers, settings
-    )
+    located = dictionaries.located(access, names, model)
+    chain = slices.chain_of(located, model.spec.n_layers, settings)
     ones, corpus = list(chain.values()), which.corpus(model)
     text = slices.SliceText(model, ones, corpus, settings, report)
     starts = slices.starts_of(text, list(chain), settings)
@@ -179,9 +180,10 @@ def make(
         known = earlier.effects(ones)
     starts = sorted({*starts, *taken})
     graph = slices.grow(text, starts, settings.branching, known, report)
-    run = _run(model, corpus, chain, starts, settings)
+    spec = _spec(model, located)
+    run = _run(model, corpus, chain, starts, settings, spec)
     with access.writing() as store:
-        space = store.feature_space(_spec(model, ones))
+        space = store.feature_space(spec)
         seconds = time.perf_counter() - started
         again = settings if not taken else _pinned(settings, list(chain), starts)
         came = made_by(model, _command(again, JOIN.join(names), which), seconds)
@@ -197,9 +199,9 @@ def make(
 def _notices(
     wanted: Asked, told: str, n_rows: int, n_taken: int, graph: Graph, draft: Draft
 ) -> tuple[str, ...]:
+    new = len(graph.effects) - graph.n_known
     made = [
-        f"measured on {told}; {len(graph.effects) - graph.n_known} features measured, {graph.n_known} "
-        "known before"
+        f"measured on {told}; {new} feature{'' if new == 1 else 's'} measured, {graph.n_known} known before"
     ]
     if n_rows < wanted.settings.sequences:
         made.append(f"the text has {n_rows} rows, not {wanted.settings.sequences}")
@@ -239,10 +241,11 @@ def _profile(
         features.profile(*names, which=which, positions=positions, settings=sizes, report=report)
 
 
-def _spec(model: LoadedModel, ones: Sequence[Located]) -> Any:
+def _spec(model: LoadedModel, located: Sequence[Located]) -> SpaceSpec:
+    """The graph of all dictionaries named, so that slices of a set share names with one another."""
     from circuitdb.features.bench import space_of
 
-    return space_of(model.spec, ones).spec
+    return space_of(model.spec, sorted(located, key=lambda one: forward_order(one.written))).spec
 
 
 class _Stored(NamedTuple):
@@ -288,9 +291,9 @@ class _Earlier:
         """The start features of the newest run that lie in a slice before its last layer."""
         places = {one.located_id: at for at, one in enumerate(ones[:-1])}
         for one in self._runs[:1]:
-            by_site = {(s.layer, s.site, s.name): s.located_id for s in one.space.spec.features}
+            sites = {(s.layer, s.site, s.name): s.located_id for s in one.space.spec.features}
             parsed = [parse_component(name) for name in one.run.settings["starts"]]
-            ids = [by_site[c.layer, c.site, c.space] for c in parsed]  # type: ignore[index]
+            ids = [sites[c.layer or 0, c.site or "", c.space or ""] for c in parsed]
             return [
                 (places[i], c.index)
                 for i, c in zip(ids, parsed, strict=True)
@@ -305,12 +308,10 @@ class _Earlier:
             (one.located_id, after.located_id): at for at, (one, after) in enumerate(pairwise(ones))
         }
         for one in self._runs:
-            sites = one.space.spec.features
-            for q, (a, b) in enumerate(pairwise(sites)):
-                at = steps.get((a.located_id, b.located_id))
-                if at is not None:
-                    for index, values in _stored_effects(self._store, one, q).items():
-                        found.setdefault((at, index), values)
+            for step in pairwise(one.run.settings["chain"]):
+                if step in steps:
+                    for index, values in _stored_effects(self._store, one, step).items():
+                        found.setdefault((steps[step], index), values)
         return found
 
 
@@ -322,14 +323,14 @@ def _features(store: Store, run_id: str) -> FeatureSpace:
     return space
 
 
-def _stored_effects(store: Store, one: _Stored, place: int) -> dict[int, Values]:
-    """Effects of the features of a dictionary that a run measured."""
+def _stored_effects(store: Store, one: _Stored, step: tuple[str, str]) -> dict[int, Values]:
+    """Effects of the features of a dictionary on another one's that a run measured."""
     import numpy as np
 
     nodes, edges = store.node_scores(one.run_id), store.edge_scores(one.run_id)
     if nodes is None:
         return {}
-    here, after = one.space.places[place : place + 2]
+    here, after = (one.space.place_of_dictionary(i) for i in step)
     own = nodes.mean[here.first : here.first + here.width]
     found = {int(i): np.zeros(after.width, np.float32) for i in np.flatnonzero(~np.isnan(own))}
     if edges is None:
@@ -347,10 +348,11 @@ def _run(
     chain: Mapping[int, Located],
     starts: Sequence[Feature],
     settings: SliceSettings,
+    spec: SpaceSpec,
 ) -> Run:
     ones = list(chain.values())
     return Run(
-        task=TASK, task_params={"file": corpus.name}, prompt_set=corpus.corpus_id, model=model.name,
+        task=TASK, prompt_set=corpus.corpus_id, model=model.name,
         checkpoint=model.checkpoint, seed=model.seed, weights=model.weights_hash, engine=ENGINE,
         engine_version=VERSION,
         settings={
@@ -358,7 +360,8 @@ def _run(
             "branching": settings.branching,
             "layers": list(chain),
             "starts": [str(ones[place].feature(index)) for place, index in starts],
-            "located": [one.located_id for one in ones],
+            "chain": [one.located_id for one in ones],
+            "located": [site.located_id for site in spec.features],
         },
         metric="activation", ablation="zero", data_seed=settings.data_seed, dtype=model.dtype,
     )  # fmt: skip
@@ -378,14 +381,15 @@ def _discovery(
     from circuitdb.features.slices import strongest
 
     src, dst, values, followed = [], [], [], []
+    places = [space.place_of_dictionary(i) for i in run.settings["chain"]]
     nodes = np.full(space.n_nodes, np.nan, np.float32)
     for (place, index), effects in sorted(graph.effects.items()):
         ids = np.flatnonzero(effects)
-        src.append(np.full(len(ids), space.places[place].first + index, np.int32))
-        dst.append((space.places[place + 1].first + ids).astype(np.int32))
+        src.append(np.full(len(ids), places[place].first + index, np.int32))
+        dst.append((places[place + 1].first + ids).astype(np.int32))
         values.append(effects[ids])
         followed.append(np.isin(ids, strongest(effects, settings.branching)))
-        nodes[space.places[place].first + index] = effects.sum(dtype=np.float64)
+        nodes[places[place].first + index] = effects.sum(dtype=np.float64)
     edges = space.grow(np.concatenate(src), np.concatenate(dst))
     scores = np.full(space.n_edges, np.nan, np.float32)
     scores[edges] = np.concatenate(values)

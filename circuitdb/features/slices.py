@@ -10,8 +10,8 @@
    change, mean over all favourite positions of all rows.
 5. The strongest effects are followed: their features are measured in turn, layer by layer.
 
-Exact: no gradients. Rows of many features run side by side, always as many at once, so that a feature's
-effects do not depend on which others are measured. An activation counts where it is above zero.
+Exact: no gradients. Rows of many features run side by side, always as many at once, so that not even the
+rounding of a feature's effects depends on which others are measured. An activation counts where it is above zero.
 Source: github.com/DavidUdell/sparse_circuit_discovery. Differs: other features and the decoder's bias stay
 where they are; the mean is over all rows, not the last; features keep their numbers.
 """
@@ -47,6 +47,8 @@ Values = Float[NDArray[np.float32], " feature"]
 """A feature's effects on those of the next dictionary."""
 Read = Float[Tensor, "at width"]
 """What a dictionary reads at some positions."""
+ENCODED = 256
+"""Positions that are encoded at once: always so many, for the same reason."""
 Feature = tuple[int, int]
 """Place of the layer in the slice, and index in its dictionary."""
 
@@ -267,9 +269,11 @@ def _add(text: SliceText, place: int, indices: Sequence[int], pairs: Pairs, sums
     d = text.chain[place + 1].dictionary
     before, changed = _without(text, place, indices, pairs)
     features = pairs.features.to(sums.device)
-    for part in torch.split(torch.arange(len(before)), max(1, CELLS // sums.shape[1])):
+    for first in range(0, len(before), ENCODED):
+        n = min(ENCODED, len(before) - first)
+        part = torch.arange(first, first + ENCODED, device=sums.device).clamp(max=first + n - 1)
         change = encode(d, changed[part]) - encode(d, before[part])
-        sums.index_add_(0, features[part.to(sums.device)], change.double())
+        sums.index_add_(0, features[part[:n]], change[:n].double())
 
 
 def _without(
