@@ -114,7 +114,7 @@ def test_a_graph_extended_by_pins_and_layers_is_that_of_a_fresh_run(tmp_path, fr
     assert wider.run_id == whole.run_id
     assert wider.circuit_id == whole.circuit_id
     assert [(e.name, e.score) for e in wider.members] == [(e.name, e.score) for e in whole.members]
-    assert any("2 start features of the graph stored before" in n for n in wider.notices)
+    assert any("1 start feature more of the graph stored before" in n for n in wider.notices)
     del counted[:]
     again = db.slice(layers="1:4", pins={1: (9,)}, **SETS)
     assert again.stored_before

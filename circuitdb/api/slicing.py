@@ -178,7 +178,8 @@ def make(
         earlier = _Earlier.of(store, model, corpus, settings)
         taken = [] if alone else earlier.starts(ones)
         known = earlier.effects(ones)
-    starts = sorted({*starts, *taken})
+    taken = [feature for feature in taken if feature not in starts]
+    starts = sorted([*starts, *taken])
     graph = slices.grow(text, starts, settings.branching, known, report)
     spec = _spec(model, located)
     run = _run(model, corpus, chain, starts, settings, spec)
@@ -207,7 +208,8 @@ def _notices(
         made.append(f"the text has {n_rows} rows, not {wanted.settings.sequences}")
     if n_taken:
         made.append(
-            f"with {n_taken} start features of the graph stored before; --alone leaves them out"
+            f"with {n_taken} start feature{'' if n_taken == 1 else 's'} more of the graph stored before; "
+            "--alone leaves them out"
         )
     if wanted.ignored:
         made.append(f"keys that say nothing here: {', '.join(wanted.ignored)}")

@@ -48,7 +48,7 @@ Values = Float[NDArray[np.float32], " feature"]
 Read = Float[Tensor, "at width"]
 """What a dictionary reads at some positions."""
 ENCODED = 256
-"""Positions that are encoded at once: always so many, for the same reason."""
+"""Positions that are encoded at once: always so many, as rounding depends on it."""
 Feature = tuple[int, int]
 """Place of the layer in the slice, and index in its dictionary."""
 
@@ -300,9 +300,10 @@ def written(
 ) -> Float[Tensor, "at d_out"]:
     """What one feature each writes at some positions: its decoded vector."""
     d, parts = one.dictionary, []
-    for part in torch.split(torch.arange(len(stood)), max(1, CELLS // d.form.d_dict)):
+    every = torch.arange(len(stood), device=stood.device)
+    for part in torch.split(every, max(1, CELLS // d.form.d_dict)):
         alone = stood.new_zeros(len(part), d.form.d_dict)
-        alone[torch.arange(len(part)), numbers[part]] = values[part].to(stood)
+        alone[every[: len(part)], numbers[part]] = values[part].to(stood)
         parts.append(contribution(d, alone, stood[part]))
     return torch.cat(parts)
 
