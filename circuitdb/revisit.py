@@ -76,11 +76,7 @@ def plan_of(circuit: Circuit, **changes: Any) -> Plan:
         OptionError: it is a layer-slice graph, which is of no task.
     """
     run = circuit.run
-    if run.engine == SLICES:
-        raise OptionError(
-            f"circuit {circuit.circuit_id[:12]} is a layer-slice graph of a text, and no task's circuit: "
-            "there is no metric to measure it by"
-        )
+    _require_task(circuit)
     # Of our own document read back, what its run said of its prompts holds.
     written = imported.source(run).get("run") or {}
     params = {**written.get("task_params", {}), **run.task_params}
@@ -95,6 +91,14 @@ def plan_of(circuit: Circuit, **changes: Any) -> Plan:
         "drop_templates": tuple(params.get("drop_templates", ())),
     }  # fmt: skip
     return Plan(**{**known, **changes})
+
+
+def _require_task(circuit: Circuit) -> None:
+    if circuit.run.engine == SLICES:
+        raise OptionError(
+            f"circuit {circuit.circuit_id[:12]} is a layer-slice graph of a text, and no task's circuit: "
+            "there is no metric to measure it by"
+        )
 
 
 def partner_fields(circuit: Circuit) -> Json:
@@ -166,8 +170,9 @@ def _check_metric(circuit: Circuit, options: str) -> None:
     """Refuse to repeat a search whose metric is in a file; `options` of discover do it.
 
     Raises:
-        OptionError: its function is not at hand.
+        OptionError: its function is not at hand, or it is a layer-slice graph.
     """
+    _require_task(circuit)
     try:
         metrics.get(circuit.run.metric)
     except OptionError as error:

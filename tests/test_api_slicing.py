@@ -183,8 +183,9 @@ def test_dictionaries_without_a_profile_are_profiled_for_drawings(fresh):
 
 def test_a_slice_is_not_measured_as_a_circuit_of_a_task(fresh):
     db, whole = fresh
-    with pytest.raises(OptionError, match="is a layer-slice graph of a text"):
-        db.evaluate(whole.circuit_id)
+    for ask in (db.evaluate, db.curve, lambda ref: db.stability(ref, samples=2)):
+        with pytest.raises(OptionError, match="is a layer-slice graph of a text"):
+            ask(whole.circuit_id)
 
 
 def test_the_recorded_command_gives_the_same_circuit(tmp_path, capsys, fresh):
