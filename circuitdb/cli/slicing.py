@@ -28,7 +28,7 @@ def slice(
     config: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[CONFIG]",
+            metavar="CONFIG",
             help="A YAML file of sparse_circuit_discovery; options come before it.",
             show_default=False,
         ),
@@ -99,9 +99,9 @@ def slice(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure what features do to those of the next layers, by ablating each.
+    """Measure what features do to the next layers' features.
 
-    From the start features on, the strongest effects are followed layer by layer. A rerun with other
+    Each is ablated alone; from the start features on, the strongest effects are followed layer by layer. A rerun with other
     pins or layers extends the graph: what was measured is not measured again. docs/slices.md explains.
 
     \b
