@@ -390,6 +390,7 @@ def measurable(
     corruption: str | None = None,
     band: int = 0,
     most: int | None = None,
+    force: bool = False,
     graph: GraphOf | None = None,
     model_options: Mapping[str, Any] | None = None,
     report: Report = silent,
@@ -398,10 +399,12 @@ def measurable(
 
     On the run's own task and corruption these are the prompts it was found and measured on, from
     the store, whatever the task makes today; others are made anew, and so are those of an import.
-    Only the first `most` prompts of the split are prepared where that is given.
+    Only the first `most` prompts of the split are prepared where that is given. A circuit of features
+    is measured under another ablation than it was scored by only with `force`.
 
     Raises:
-        OptionError: an import came without a metric or an ablation, and none is given.
+        OptionError: an import came without a metric or an ablation, and none is given; or the ablation
+            is not that of a circuit of features.
         UnknownNameError: no such task, metric, ablation, corruption or split.
         PromptError: the task has no prompts in that split, or stored prompts were changed.
         StoreError: the prompts are not stored.
@@ -414,6 +417,7 @@ def measurable(
     own = other_task is None and corruption in (None, run.task_params.get("corruption"))
     at_hand = own and run.prompt_set != imported.NO_PROMPTS
     _require_known(circuit, metric=metric, ablation=ablation)
+    said = [*_unsearched(run), *_other_baseline(circuit, ablation, force)]
     if metric is not None:
         check_same(run.metric, metrics.get(metric).name, metric)
     asked = {"task": other_task, "metric": metric, "ablation": ablation, "corruption": corruption}
@@ -428,7 +432,7 @@ def measurable(
     if not len(bench):
         raise PromptError(f"task {prepared.plan.task!r} has no prompts in split {split!r}")
     members = _members(circuit, prepared.space)
-    return Measurable(prepared, bench, members, own, at_hand, report, tuple(_unsearched(run)))
+    return Measurable(prepared, bench, members, own, at_hand, report, tuple(said))
 
 
 def _require_known(circuit: Circuit, **given: str | None) -> None:
@@ -438,6 +442,24 @@ def _require_known(circuit: Circuit, **given: str | None) -> None:
             raise OptionError(
                 f"circuit {circuit.circuit_id[:12]} was imported without its {name}; give --{name}"
             )
+
+
+def _other_baseline(circuit: Circuit, ablation: str | None, force: bool) -> list[str]:
+    """What to say of features measured under another ablation than the one they were scored by.
+
+    Raises:
+        OptionError: that is not asked for.
+    """
+    own = circuit.run.ablation
+    if not circuit.space.features or ablation in (None, own):
+        return []
+    if not force:
+        raise OptionError(
+            f"circuit {circuit.circuit_id[:12]} was scored under ablation {own!r}, and features chosen by "
+            f"one baseline are no circuit of another: discover with --ablation {ablation}, or measure "
+            "it all the same with --force"
+        )
+    return [f"scored under ablation {own}, measured under {ablation} by force"]
 
 
 def _unsearched(run: Run) -> list[str]:

@@ -93,6 +93,15 @@ def test_a_stored_circuit_is_measured_again_as_it_was(database, ioi):
     )
 
 
+def test_features_are_measured_under_another_ablation_only_by_force(database, ioi):
+    with pytest.raises(OptionError, match=r"scored under ablation 'resample'.*--ablation zero"):
+        database.evaluate(ioi.circuit_id, band=0, ablation="zero")
+    found = database.evaluate(ioi.circuit_id, band=0, ablation="zero", force=True)
+    assert found.ablation == "zero"
+    assert "scored under ablation resample, measured under zero by force" in found.note
+    assert database.evaluate(ioi.circuit_id, band=0, ablation="resample").note is None
+
+
 def test_error_nodes_compete_or_are_kept_or_dropped(database):
     faithful = {}
     for errors in ("nodes", "kept", "dropped"):

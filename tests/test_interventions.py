@@ -14,6 +14,7 @@ from circuitdb.errors import ModelError, OptionError
 from circuitdb.models import catalogue, hooked
 from circuitdb.models.interventions import activations, replaced
 from circuitdb.models.model import LoadedModel
+from circuitdb.models.residual import ResidualForward
 from circuitdb.models.sites import HOOKS, Site, width
 from tests.tiny_models import CONTEXT, FAST, HOOKED_ONLY, random_tokens
 
@@ -239,3 +240,22 @@ def test_a_hook_that_is_there_and_never_passed_is_told(models, monkeypatch):
     monkeypatch.setattr(forward, "_every", lambda tokens, hooks: torch.zeros(2, 7, 64))
     with pytest.raises(ModelError, match=r"GPT2LMHeadModel does not pass 'blocks.0.attn.hook_z'"):
         replaced(forward, TOKENS, {Site("z", 0): bent})
+
+
+@pytest.mark.parametrize("kind", ["resid_pre", "resid_mid", "resid_post"])
+def test_a_run_that_begins_at_a_site_is_the_whole_run(model, monkeypatch, kind):
+    if model.spec.parallel and kind == "resid_mid":
+        pytest.skip("attention and MLP run side by side: there is no such site")
+    tokens, site = TOKENS, Site(kind, 1)
+    put = 2 * activations(model.forward, tokens, [site])[site]
+    functions = {
+        Site("mlp_out", 0): lambda x: 2 * x,
+        site: lambda _: put,
+        Site("z", 1): lambda x: 3 * x,
+    }
+    whole = replaced(model.forward, tokens, functions)
+    forward = model.forward
+    if isinstance(forward, ResidualForward):
+        monkeypatch.setattr(type(forward), "embed", lambda *_: pytest.fail("ran from the start"))
+    begun = replaced(model.forward, tokens, functions, since=site)
+    assert torch.equal(begun, whole)

@@ -16,6 +16,7 @@ from circuitdb.dictionaries.forms import projections
 from circuitdb.dictionaries.located import Located, Part, heads, identities, mlps, require
 from circuitdb.directions.direction import Direction
 from circuitdb.discovery import Graph
+from circuitdb.engines.feature_search import FeatureSearch
 from circuitdb.engines.features import Features
 from circuitdb.errors import DictionaryError, OptionError, UnknownNameError
 from circuitdb.feature_space import FeatureSpace
@@ -27,6 +28,8 @@ from circuitdb.plan import Plan
 from circuitdb.space import FeatureSite
 from circuitdb.tasks.prompts import PromptSet
 
+ENGINES: Final = (Features.name, FeatureSearch.name)
+"""Engines whose circuits are of dictionaries' components."""
 JOIN: Final = "+"
 WHOLE: Final = ("heads", "mlps", "directions")
 """Names of components that are no features: heads, MLPs, and stored directions."""
@@ -43,7 +46,7 @@ def with_dictionaries(
         OptionError: none is named, and none is shipped.
         UnknownNameError, DictionaryError: as :func:`circuitdb.api.dictionaries.located`.
     """
-    if plan.engine != Features.name:
+    if plan.engine not in ENGINES:
         return plan, ()
     text = str(plan.settings.get("dictionaries") or shipped_set(model))
     names = [name.strip() for name in text.split(JOIN)]

@@ -10,7 +10,7 @@ from circuitdb.errors import UnknownNameError
 RUN: Final = ("model_options", "batch_size", "report", "resume")
 MODEL: Final = ("device", "dtype", "forward", "threads", "force")
 EVALUATION: Final = (
-    "split", "task", "metric", "ablation", "corruption", "band", "model_options",
+    "split", "task", "metric", "ablation", "corruption", "band", "force", "model_options",
 )  # fmt: skip
 TRIAL: Final = ("split", "metric", "model_options")
 PROMPTS: Final = (

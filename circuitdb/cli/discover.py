@@ -418,6 +418,12 @@ def evaluate(
         bool, typer.Option("--by-template", help="Print the figures of each template too.")
     ] = False,
     band: options.Beside = 20,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Features scored under one ablation are measured under another."
+        ),
+    ] = False,
     db: options.Db = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -439,7 +445,7 @@ def evaluate(
     with reporting(out) as report:
         measured = database.evaluate(
             ref, report=report, task=task, metric=metric, ablation=ablation,
-            corruption=corruption, split=split, band=band,
+            corruption=corruption, split=split, band=band, force=force,
         )  # fmt: skip
     circuit = database.get(ref)
     document = {

@@ -70,6 +70,10 @@ ENGINES: tuple[Listed, ...] = (
         "feature circuits: features and errors of dictionaries, and their edges",
     ),
     Listed(
+        "feature-search", "circuitdb.engines.feature_search:FeatureSearch",
+        "the fewest features of each dictionary within a KL target",
+    ),
+    Listed(
         "random", "circuitdb.engines.random:Random",
         "a random connected circuit, matched to another: the floor",
     ),

@@ -8,7 +8,9 @@ dictionary make the *state* of a run.
   keep to their ablated values. Those kept take the values they have in this run.
 - An edge circuit gives every component kept the value it has where, at all dictionaries before it,
   the components with an edge to it stand at their values in the circuit and all others are ablated.
-  Model and dictionaries are run once for every different set of senders.
+  Model and dictionaries are run once for every different set of senders, several sets side by side,
+  from the last site of the stream before the reader on: what is put there is all that is seen of what
+  lies before it.
 
 What lies below the first dictionary, and what of the stream no dictionary writes, is that of the clean
 run's prompts and never ablated. Source: Marks et al. 2024, "Sparse feature circuits".
@@ -17,7 +19,7 @@ run's prompts and never ablated. Source: Marks et al. 2024, "Sparse feature circ
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,7 +35,7 @@ from circuitdb.evaluate import Bench, BenchBatch
 from circuitdb.feature_space import FeatureSpace, Mask, Place
 from circuitdb.models.forward import Logits, MaskedForward, Tokens
 from circuitdb.models.interventions import activations, replaced
-from circuitdb.models.sites import Site
+from circuitdb.models.sites import STREAM, Site, forward_order
 from circuitdb.space import FeatureSite, SpaceSpec
 from circuitdb.tasks.prompts import Prompts
 
@@ -44,6 +46,10 @@ Activation = Float[Tensor, "batch pos width"]
 Put = Callable[[Activation, Activation], Activation]
 """From what stands at the sites a dictionary reads and writes to what is written instead."""
 
+RESTORED = ("constant_norm_rescale", "layer_norm")
+"""Normalisations that what is written takes back, by what was read."""
+SIDE_BYTES = 32 * 2**20
+"""Writer outputs of the copies of a batch that are run side by side."""
 OTHER = "other"
 """The role of positions that have none."""
 
@@ -59,6 +65,16 @@ class Block:
 
     owners: Int[Tensor, " feature"] | None
     """Which component each feature belongs to, where several make one up."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether what it writes, once its components are put in, is all that is left of what is before.
+
+        So it is with the stream, where nothing of what was read is used in writing.
+        """
+        here, form = self.located, self.located.dictionary.form
+        whole = here.written.kind in STREAM and here.site == here.written
+        return whole and form.normalize_activations not in RESTORED
 
     @property
     def values(self) -> slice:
@@ -192,19 +208,21 @@ class FeatureBench(Bench):
 
     def kept(self, nodes: Mask, roles: Int[Tensor, "batch pos"]) -> KeptValues:
         """Which values of the state are those of some components."""
-        parts = []
-        chosen = torch.from_numpy(np.ascontiguousarray(nodes)).to(roles.device)
-        n = self.space.n_positions
-        for block in self.blocks:
-            first, width = block.place
-            own = chosen[first : first + (width + 1) * n].view(width + 1, n)
-            spread = own[:, 0][None, None] if n == 1 else own[:, roles].permute(1, 2, 0)
-            d_out = block.error.stop - block.error.start
-            features = spread[..., :width]
-            if block.owners is not None:
-                features = features[..., block.owners]
-            parts += [features, spread[..., width:].expand(*spread.shape[:2], d_out)]
-        return torch.cat(parts, dim=-1)
+        return torch.cat([self.kept_of(block, nodes, roles) for block in self.blocks], dim=-1)
+
+    def kept_of(
+        self, block: Block, nodes: Mask, roles: Int[Tensor, "batch pos"]
+    ) -> Bool[Tensor, "#batch #pos own"]:
+        """The same of one dictionary's share."""
+        (first, width), n = block.place, self.space.n_positions
+        chosen = torch.from_numpy(nodes[first : first + (width + 1) * n].copy()).to(roles.device)
+        own = chosen.view(width + 1, n)
+        spread = own[:, 0][None, None] if n == 1 else own[:, roles].permute(1, 2, 0)
+        d_out = block.error.stop - block.error.start
+        errors, features = spread[..., width:].expand(*spread.shape[:2], d_out), spread[..., :width]
+        if block.owners is not None:
+            features = features[..., block.owners]
+        return torch.cat([features, errors], dim=-1)
 
     def summed(
         self, products: State, roles: Int[Tensor, "batch pos"]
@@ -254,13 +272,13 @@ class FeatureBench(Bench):
         return self.spliced(batch.clean, {b: of(b) for b in changed})
 
     def spliced(
-        self,
-        tokens: Tokens,
-        functions: Mapping[Block, Put],
+        self, tokens: Tokens, functions: Mapping[Block, Put], since: Block | None = None
     ) -> Logits:
         """The model's logits where what some dictionaries write is put in by functions.
 
         Each is given what stands at the sites read and written, and gives what is written instead.
+        The run may begin at the dictionary `since`, the first of them, whose function must give the same
+        whatever it is given.
         """
         reads: dict[Site, Activation] = {}
         visits: dict[Site, Callable[[Tensor], Tensor]] = {}
@@ -287,58 +305,91 @@ class FeatureBench(Bench):
             site = block.located.site
             if site != block.located.written:
                 visits[site] = _both(keeping(site), visits.get(site))
-        return replaced(self.forward, tokens, visits)
+        begin = None if since is None else since.located.written
+        return replaced(self.forward, tokens, visits, since=begin)
 
     def _of_edges(self, batch: BenchBatch, keep: Mask) -> Logits:
         """The edge circuit: every kept component's value from those of its senders."""
         _, ablated = self.states(batch)
-        roles, senders = self.roles(batch), _senders(self.space, self.space.edges_of(keep))
-        values = ablated.clone()
+        roles, values = self.roles(batch), ablated.clone()
+        senders = _Senders(self.space, self.space.edges_of(keep))
         for number, block in enumerate(self.blocks):
-            for parents, readers in senders(number):
-                own = self._seen(batch, block, self._set(parents, values, ablated, roles))
-                nodes = np.zeros(self.space.n_nodes, np.bool_)
-                nodes[readers] = True
-                kept = self.kept(nodes, roles)[..., block.values]
-                values[..., block.values] = torch.where(kept, own, values[..., block.values])
-        parents = next((p for p, _ in senders(len(self.blocks))), frozenset[int]())
-        return self._given(batch, self._set(parents, values, ablated, roles), len(self.blocks))
+            since = self._since(number)
+            found = list(senders.of(number, self._from(since)).items())
+            at_once = self.copies(batch)
+            for some in (found[i : i + at_once] for i in range(0, len(found), at_once)):
+                states = self._set([p for p, _ in some], values, ablated, roles, since, number)
+                tokens = batch.clean.repeat(len(some), 1)
+                own = self.seen(tokens, block, _putting(states), since)
+                for (_, readers), seen in zip(some, own.chunk(len(some)), strict=True):
+                    kept = self.kept_of(block, self._nodes(readers), roles)
+                    values[..., block.values] = torch.where(kept, seen, values[..., block.values])
+        last = len(self.blocks)
+        since = self._since(last)
+        parents = next(iter(senders.of(last, self._from(since))), frozenset[int]())
+        states = self._set([parents], values, ablated, roles, since, last)
+        return self.spliced(batch.clean, _putting(states), since)
+
+    def _since(self, number: int) -> Block | None:
+        """The last dictionary behind which a later one (or, one more, ``logits``) sees nothing before it.
+
+        None where something may reach it past every dictionary.
+        """
+        for first in range(number - 1, -1, -1):
+            begin = forward_order(self.blocks[first].located.written)
+            read = [b.located.site for b in self.blocks[first + 1 : number + 1]]
+            if self.blocks[first].begins and all(forward_order(site) >= begin for site in read):
+                return self.blocks[first]
+        return None
+
+    def _from(self, since: Block | None) -> int:
+        """The lowest id of a component that is seen there."""
+        return 0 if since is None else since.place.first
+
+    def copies(self, batch: BenchBatch) -> int:
+        """How many copies of a batch are run side by side."""
+        return max(1, SIDE_BYTES // (self.position_bytes * batch.clean.nelement()))
+
+    def _nodes(self, ids: Iterable[int]) -> Mask:
+        nodes = np.zeros(self.space.n_nodes, np.bool_)
+        nodes[list(ids)] = True
+        return nodes
 
     def _set(
         self,
-        parents: frozenset[int],
+        parents: Sequence[frozenset[int]],
         values: State,
         ablated: State,
         roles: Int[Tensor, "batch pos"],
-    ) -> State:
-        """The state that a reader meets: its senders at their values, all else ablated."""
-        nodes = np.zeros(self.space.n_nodes, np.bool_)
-        nodes[list(parents)] = True
-        return torch.where(self.kept(nodes, roles), values, ablated)
+        since: Block | None,
+        stop: int,
+    ) -> dict[Block, Float[Tensor, "copies pos own"]]:
+        """What readers of some sets of senders meet: those at their values, all else ablated.
 
-    def _given(self, batch: BenchBatch, state: State, before: int) -> Logits:
-        """Logits where the first so many dictionaries write what a state says."""
+        By dictionary, of those from one on and before a number; a copy of the batch for every set.
+        """
+        first = 0 if since is None else self.blocks.index(since)
+        nodes = [self._nodes(ids) for ids in parents]
 
-        def of(block: Block) -> Put:
-            return lambda read, _: block.put_together(state[..., block.values], read)
+        def of(block: Block) -> Float[Tensor, "copies pos own"]:
+            live, base = values[..., block.values], ablated[..., block.values]
+            return torch.cat(
+                [torch.where(self.kept_of(block, n, roles), live, base) for n in nodes]
+            )
 
-        return self.spliced(batch.clean, {b: of(b) for b in self.blocks[:before]})
-
-    def _seen(
-        self, batch: BenchBatch, block: Block, state: State
-    ) -> Float[Tensor, "batch pos own"]:
-        """Features and error of a dictionary where those before it write what a state says."""
-
-        def of(earlier: Block) -> Put:
-            return lambda read, _: earlier.put_together(state[..., earlier.values], read)
-
-        before = self.blocks[: self.blocks.index(block)]
-        return self.seen(batch.clean, block, {b: of(b) for b in before})
+        return {block: of(block) for block in self.blocks[first:stop]}
 
     def seen(
-        self, tokens: Tokens, block: Block, functions: Mapping[Block, Put]
+        self,
+        tokens: Tokens,
+        block: Block,
+        functions: Mapping[Block, Put],
+        since: Block | None = None,
     ) -> Float[Tensor, "batch pos own"]:
-        """Features and error of a dictionary in the run that functions are put into, as far as it."""
+        """Features and error of a dictionary in the run that functions are put into, as far as it.
+
+        `since` is that of :meth:`spliced`.
+        """
         found: list[Tensor] = []
 
         def look(read: Activation, written: Activation) -> Activation:
@@ -346,7 +397,7 @@ class FeatureBench(Bench):
             raise _Seen
 
         with contextlib.suppress(_Seen):
-            self.spliced(tokens, {**functions, block: look})
+            self.spliced(tokens, {**functions, block: look}, since)
         return found[0]
 
     def reversed(self) -> Bench:
@@ -399,26 +450,36 @@ def _blocks(space: FeatureSpace, located: Sequence[Located], device: torch.devic
     return made
 
 
-def _senders(
-    space: FeatureSpace, edges: np.typing.NDArray[np.int32]
-) -> Callable[[int], Iterator[tuple[frozenset[int], list[int]]]]:
-    """For a dictionary by number (or one more, ``logits``): sets of senders, and who has each.
+def _putting(states: Mapping[Block, Float[Tensor, "batch pos own"]]) -> dict[Block, Put]:
+    """Functions that have dictionaries write what states say."""
 
-    Components of the first dictionary, and others that the circuit has without a sender, have none.
-    """
-    parents: dict[int, set[int]] = {}
-    for src, dst in zip(
-        space.edge_src[edges].tolist(), space.edge_dst[edges].tolist(), strict=True
-    ):
-        parents.setdefault(dst, set()).add(src)
-        parents.setdefault(src, set())
-    owner = {node: int(space.place_of(np.asarray([node]))[0]) for node in parents}
+    def of(block: Block) -> Put:
+        return lambda read, _: block.put_together(states[block], read)
 
-    def of(number: int) -> Iterator[tuple[frozenset[int], list[int]]]:
+    return {block: of(block) for block in states}
+
+
+class _Senders:
+    """Who sends to whom in an edge circuit."""
+
+    def __init__(self, space: FeatureSpace, edges: np.typing.NDArray[np.int32]) -> None:
+        self._parents: dict[int, set[int]] = {}
+        src, dst = space.edge_src[edges], space.edge_dst[edges]
+        for u, v in zip(src.tolist(), dst.tolist(), strict=True):
+            self._parents.setdefault(v, set()).add(u)
+            self._parents.setdefault(u, set())
+        nodes = np.asarray(sorted(self._parents), dtype=np.int32)
+        self._number = dict(zip(nodes.tolist(), space.place_of(nodes).tolist(), strict=True))
+
+    def of(self, number: int, least: int) -> dict[frozenset[int], list[int]]:
+        """The sets of senders in a dictionary by number (or one more, ``logits``), and who has each.
+
+        Of senders with ids from `least` up. Components of the first dictionary, and others that the
+        circuit has without a sender, have none.
+        """
         groups: dict[frozenset[int], list[int]] = {}
-        for node, senders in sorted(parents.items()):
-            if owner[node] == number:
-                groups.setdefault(frozenset(senders), []).append(node)
-        yield from groups.items()
-
-    return of
+        for node, number_of in self._number.items():
+            if number_of == number:
+                senders = frozenset(u for u in self._parents[node] if u >= least)
+                groups.setdefault(senders, []).append(node)
+        return groups

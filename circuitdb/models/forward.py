@@ -28,7 +28,9 @@ Objective = Callable[[Logits], Float[Tensor, " batch"]]
 Activations = Callable[[int], Float[Tensor, "batch pos neuron"]]
 """The activations of a layer's MLP, made when asked for: what stands behind the nonlinearity, of a
 gated MLP act(gate) · up. They of all layers at once would not fit into memory."""
-Visits = Mapping[tuple[str, int], Callable[[Tensor], Tensor]]
+Place = tuple[str, int]
+"""A kind of site and a layer."""
+Visits = Mapping[Place, Callable[[Tensor], Tensor]]
 """For some kinds of sites (:data:`circuitdb.models.sites.HOOKS`) and layers a function of what stands
 there, ``[batch, pos, width]`` or by head ``[batch, pos, head, width]``. What it gives is carried on;
 it must not write into what it is given."""
@@ -176,7 +178,7 @@ class MaskedForward(Protocol):
         ...
 
     def visited(
-        self, tokens: Tokens, visits: Visits, *, every: bool = False
+        self, tokens: Tokens, visits: Visits, *, every: bool = False, since: Place | None = None
     ) -> Float[Tensor, "batch *pos vocab"]:
         """The full model's logits with functions put in at some sites; differentiable.
 
@@ -184,6 +186,8 @@ class MaskedForward(Protocol):
             tokens: prompts.
             visits: the functions. Whatever one raises ends the run.
             every: logits of every position, ``[batch, pos, vocab]``.
+            since: a site of the stream whose function gives the same whatever it is given. The run may
+                begin there, functions before it left uncalled; a forward that cannot runs it all.
 
         Raises:
             ModelError: this forward does not pass one of the sites.

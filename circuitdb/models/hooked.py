@@ -40,6 +40,7 @@ from circuitdb.models.forward import (
     MaskedRun,
     NeuronSums,
     Objective,
+    Place,
     Tokens,
     Visits,
     Widths,
@@ -158,7 +159,7 @@ class HookedForward:
         return self._run(tokens, [])
 
     def visited(
-        self, tokens: Tokens, visits: Visits, *, every: bool = False
+        self, tokens: Tokens, visits: Visits, *, every: bool = False, since: Place | None = None
     ) -> Float[Tensor, "batch *pos vocab"]:
         """The full model's logits with functions put in at some sites; differentiable."""
         passed: set[tuple[str, int]] = set()

@@ -14,14 +14,13 @@ from jaxtyping import Float
 from torch import Tensor  # noqa: TID253
 
 from circuitdb.errors import OptionError
-from circuitdb.models.forward import MaskedForward, Tokens
+from circuitdb.models.forward import MaskedForward, Place, Tokens
 from circuitdb.models.sites import Site, require
 
 Activation = Float[Tensor, "batch pos width"]
 Replacement = Callable[[Tensor], Tensor]
 """From the activation ``[batch, pos, width]`` at a site to what is carried on instead. It must not
 write into its argument."""
-Place = tuple[str, int]
 
 
 class _Enough(Exception):
@@ -65,6 +64,7 @@ def replaced(
     functions: Mapping[Site, Replacement],
     *,
     every: bool = False,
+    since: Site | None = None,
 ) -> Float[Tensor, "batch *pos vocab"]:
     """The model's logits with functions put in at some sites; differentiable.
 
@@ -76,6 +76,8 @@ def replaced(
         tokens: prompts.
         functions: by site.
         every: logits of every position, ``[batch, pos, vocab]``, and not of the last.
+        since: a site of the stream whose function gives the same whatever it is given: what lies below
+            it is not run where the forward can begin there.
 
     Raises:
         OptionError: the model has no such site, a function gives another shape, or one is given for
@@ -88,7 +90,8 @@ def replaced(
             whole = next(site for site in at if site.head is None)
             raise OptionError(f"{str(whole)!r} is all heads: give no function for single ones too")
     visits = {place: _replacing(at, functions) for place, at in places.items()}
-    return forward.visited(tokens, visits, every=every)
+    begin = None if since is None else (since.kind, since.layer)
+    return forward.visited(tokens, visits, every=every, since=begin)
 
 
 def _by_place(sites: Iterable[Site], forward: MaskedForward) -> dict[Place, list[Site]]:

@@ -47,6 +47,7 @@ from circuitdb.models.forward import (
     MaskedRun,
     NeuronSums,
     Objective,
+    Place,
     Tokens,
     Visits,
     Widths,
@@ -54,6 +55,7 @@ from circuitdb.models.forward import (
 )
 from circuitdb.models.gated import GatedStream
 from circuitdb.models.rotary import rotate
+from circuitdb.models.sites import STREAM
 from circuitdb.models.stream import (
     AnyStream,
     Boundaries,
@@ -171,10 +173,10 @@ class ResidualForward:
         return self._unembed(self._through(tokens, {}))
 
     def visited(
-        self, tokens: Tokens, visits: Visits, *, every: bool = False
+        self, tokens: Tokens, visits: Visits, *, every: bool = False, since: Place | None = None
     ) -> Float[Tensor, "batch *pos vocab"]:
         """The full model's logits with functions put in at some sites; differentiable."""
-        x = self._through(tokens, visits)
+        x = self._through(tokens, visits, since)
         return self.unembed(x) if every else self._unembed(x)
 
     def widths(self, layer: int) -> Widths:
@@ -183,34 +185,48 @@ class ResidualForward:
         d_head, d_model = block.attention.w_o.shape[1:]
         return Widths(d_model, d_head, len(block.mlp.w_out))
 
-    def _through(self, tokens: Tokens, visits: Visits) -> Embedding:
+    def _through(self, tokens: Tokens, visits: Visits, since: Place | None = None) -> Embedding:
         """The input of ``logits`` in the full model, with functions put in at some sites."""
-        x = self.embed(tokens)
-        for layer in range(len(self.weights.blocks)):
+        x, first = self._begun(tokens, visits, since)
+        for layer in range(first, len(self.weights.blocks)):
             x = self._visited_layer(layer, x, visits)
         return x
 
+    def _begun(self, tokens: Tokens, visits: Visits, since: Place | None) -> tuple[Embedding, int]:
+        """The stream before the first layer that must be run, and that layer."""
+        kind, layer = since or ("", 0)
+        if kind not in STREAM:
+            return self.embed(tokens), 0
+        x = self.weights.embed.new_zeros(*tokens.shape, self.weights.embed.shape[1])
+        if kind == "resid_pre":
+            return x, layer
+        if kind == "resid_mid":
+            return self._visited_mlp(layer, x, x, visits), layer + 1
+        return _put(visits, kind, layer, x), layer + 1
+
     def _visited_layer(self, layer: int, x: Embedding, visits: Visits) -> Embedding:
         """What a layer leaves of the stream."""
-        block = self.weights.blocks[layer]
-
-        def at(kind: str, value: Tensor) -> Tensor:
-            visit = visits.get((kind, layer))
-            return value if visit is None else visit(value)
-
-        x = at("resid_pre", x)
-        read = at("attn_in", _normalized(block.attention_norm, x))
+        block, at = self.weights.blocks[layer], functools.partial(_put, visits, layer=layer)
+        x = at("resid_pre", value=x)
+        read = at("attn_in", value=_normalized(block.attention_norm, x))
         z = self._attend(block.attention, *_qkv(block.attention, read)).transpose(1, 2)
-        z = at("z", z)
+        z = at("z", value=z)
         if ("result", layer) in visits:
-            heads = at("result", torch.einsum("bthe,hed->bthd", z, block.attention.w_o))
-            written = _out_of_heads(block, heads.sum(2))
+            results = torch.einsum("bthe,hed->bthd", z, block.attention.w_o)
+            written = _out_of_heads(block, at("result", value=results).sum(2))
         else:
             written = _write_summed(block, z.transpose(1, 2))
-        attended = at("resid_mid", x + at("attn_out", written))
-        normed = _normalized(block.mlp_norm, x if self._parallel else attended)
-        hidden = at("neurons", _hidden(block.mlp, at("mlp_in", normed)))
-        return at("resid_post", attended + at("mlp_out", _out_of(block, hidden)))
+        return self._visited_mlp(layer, x, x + at("attn_out", value=written), visits)
+
+    def _visited_mlp(
+        self, layer: int, before: Embedding, attended: Embedding, visits: Visits
+    ) -> Embedding:
+        """What a layer leaves of the stream, from the stream before it and behind its attention."""
+        block, at = self.weights.blocks[layer], functools.partial(_put, visits, layer=layer)
+        attended = at("resid_mid", value=attended)
+        normed = _normalized(block.mlp_norm, before if self._parallel else attended)
+        hidden = at("neurons", value=_hidden(block.mlp, at("mlp_in", value=normed)))
+        return at("resid_post", value=attended + at("mlp_out", value=_out_of(block, hidden)))
 
     @torch.no_grad()
     def writers(self, tokens: Tokens) -> Writers:
@@ -652,6 +668,12 @@ def _normalized_in_place(norm: Norm | None, x: PerReader) -> PerReader:
     x *= size.square_().div_(x.shape[-1]).add_(norm.eps).rsqrt_()
     x *= norm.weight
     return x if norm.bias is None else x.add_(norm.bias)
+
+
+def _put(visits: Visits, kind: str, layer: int, value: Tensor) -> Tensor:
+    """What goes on from a site where so much stands."""
+    visit = visits.get((kind, layer))
+    return value if visit is None else visit(value)
 
 
 def _normalized(norm: Norm | None, x: Tensor) -> Tensor:

@@ -43,6 +43,8 @@ HOOKS: Final = {
 ``z`` is what a head fetches, ``result`` what it writes, before output bias and norm; ``neurons`` are
 what stands behind the MLP's nonlinearity, of a gated one act(gate) · up.
 """
+STREAM: Final = ("resid_pre", "resid_mid", "resid_post")
+"""Kinds at which the whole stream stands: all behind one depends on nothing else before it."""
 HEADS: Final = ("z", "result")
 """Kinds that have heads; without one, a site is all of them side by side."""
 _MLP: Final = ("resid_mid", "mlp_in", "neurons", "mlp_out")

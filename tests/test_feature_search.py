@@ -1,0 +1,203 @@
+"""The search by KL target against slow obvious versions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import circuitdb
+from circuitdb import metrics, tasks
+from circuitdb.dictionaries.forms import decode, encode, reconstruct
+from circuitdb.engines.engine import Problem
+from circuitdb.engines.feature_search import FeatureSearch, FeatureSearchSettings
+from circuitdb.errors import OptionError
+from circuitdb.features.alone import Ablator, Alone
+from circuitdb.features.bench import OTHER
+from circuitdb.journal import Journal
+from circuitdb.models import catalogue
+from circuitdb.models.interventions import activations, replaced
+from tests.test_features import CHAIN, WIDTH, bench_of, located, one64
+
+KL = metrics.get("kl")
+DRAWS = 3
+
+
+@pytest.fixture(scope="module")
+def model():
+    return catalogue.load("toy-2l", dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def prompts(model):
+    """Some of one length: one batch."""
+    made = tasks.build(tasks.get("ioi"), model.tokenizer, sizes={"train": 32}, bos=model.bos)
+    rows = made.split("train").rows
+    lengths = [len(row.clean_ids) for row in rows]
+    wanted = max(lengths, key=lengths.count)
+    return made.split("train").take([i for i, n in enumerate(lengths) if n == wanted][:5])
+
+
+def slow_kl(bench, model, number, kept, ablator, errors):
+    """KL with only some features of one dictionary, row by row; `kept` are feature numbers."""
+    one = located(model, CHAIN)[number]
+    sae, batch = one64(one), bench.batches[0]
+    x = activations(model.forward, batch.clean, [one.site])[one.site]
+    rows, error = encode(sae, x), x - reconstruct(sae, x)
+    n, length, _ = rows.shape
+    draws = np.random.default_rng([ablator.seed, number]).random(
+        (ablator.draws, bench.prompts.n, length)
+    )
+    total, times = 0.0, 1 if ablator.kind == "zero" else ablator.draws
+    for draw in range(times):
+        features = rows.clone()
+        for i in range(n):
+            for t in range(length):
+                places = range(length) if ablator.kind == "random" else [t]
+                others = [(j, s) for j in range(n) if j != i for s in places]
+                if ablator.kind == "cluster":
+                    far = [float(((rows[i, t] - rows[j])[s, kept] ** 2).sum()) for j, s in others]
+                    order = sorted(range(len(others)), key=lambda k: (round(far[k] / 1e-9), k))
+                    others = [others[k] for k in order[: ablator.neighbours]]
+                at = int(draws[draw, batch.index[i], t] * len(others))
+                for f in set(range(WIDTH)) - set(kept):
+                    features[i, t, f] = 0.0 if ablator.kind == "zero" else rows[others[at]][f]
+        out = decode(sae, features) + (error if errors else 0)
+        logits = replaced(model.forward, batch.clean, {one.written: lambda _, out=out: out})
+        p, q = batch.reference.log_softmax(-1), logits.log_softmax(-1)
+        total += float((p.exp() * (p - q)).sum(-1).mean())
+    return total / times
+
+
+def chosen(bench, number, kept, errors):
+    block = bench.blocks[number]
+    mask = np.zeros(bench.space.n_nodes, dtype=np.bool_)
+    mask[block.place.first + np.asarray(kept)] = True
+    mask[block.place.first + WIDTH] = errors
+    return mask
+
+
+@pytest.mark.parametrize("kind", ["cluster", "random", "zero"])
+@pytest.mark.parametrize(("number", "errors"), [(0, True), (1, False)])
+def test_kl_is_that_of_rows_taken_one_by_one(model, prompts, kind, number, errors):
+    bench, ablator = bench_of(model, prompts), Ablator(kind, 2, DRAWS, 1000, 7)
+    alone = Alone(bench, number, ablator, KL)
+    sets = [[0, 3, 4, 7], [1, 2, 3, 4, 5, 6, 8, 9, 11]]
+    found = alone.kl([chosen(bench, number, kept, errors) for kept in sets])
+    expected = [slow_kl(bench, model, number, kept, ablator, errors) for kept in sets]
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert min(expected) > 1e-6
+
+
+def test_features_of_other_roles_are_not_looked_at_for_near_rows(model, prompts):
+    roles = sorted(prompts.rows[0].roles)
+    bench = bench_of(model, prompts, positions=(*roles, OTHER))
+    alone = Alone(bench, 0, Ablator("cluster", 1, 1, 1000, 0), KL)
+    part = alone._parts[0]
+    for rows, pooled in part.groups:
+        assert len(set(part.rows.place[rows].tolist())) == 1
+        assert set(alone._pool.place[pooled].tolist()) == set(part.rows.place[rows].tolist())
+    every = bench.space.node_mask(np.arange(bench.space.n_nodes))
+    assert alone.kl([every])[0] == pytest.approx(0.0, abs=1e-9)
+
+
+def greedy(bench, model, number, settings):
+    """The search written out: features kept, and (feature, before, after, kept) in order."""
+    ablator = Ablator(
+        settings.ablator, settings.neighbours, settings.draws, settings.pool, settings.seed
+    )
+    width = bench.blocks[number].place.width
+    state = bench.state(bench.batches[0].clean)[..., bench.blocks[number].features]
+    kept = [f for f in range(width) if bool((state[..., f] != 0).any())]
+
+    def measure(left):
+        return slow_kl(bench, model, number, left, ablator, True)
+
+    now, decisions = measure(kept), []
+    while kept and now <= settings.target:
+        alone = {f: measure([g for g in kept if g != f]) for f in kept}
+        for f in sorted(kept, key=lambda f: (round(alone[f], 9), f))[
+            : math.ceil(settings.share * len(kept))
+        ]:
+            after = measure([g for g in kept if g != f])
+            decisions.append((f, now, after, after > settings.target))
+            if after > settings.target:
+                return kept, decisions
+            kept, now = [g for g in kept if g != f], after
+    return kept, decisions
+
+
+@pytest.mark.parametrize(("ablator", "target"), [("zero", 0.02), ("cluster", 0.005)])
+def test_the_search_is_the_greedy_one_written_out(model, prompts, ablator, target):
+    bench = bench_of(model, prompts)
+    settings = FeatureSearchSettings(
+        ablator=ablator, target=target, share=0.3, neighbours=2, draws=1, seed=3
+    )
+    found = FeatureSearch().run(Problem(bench, KL), settings)
+    at = {}
+    for d in found.decisions:
+        at.setdefault(d.phase.split(" ")[0], []).append(d)
+    ended = 0
+    for number, site in enumerate(bench.space.spec.features):
+        kept, decisions = greedy(bench, model, number, settings)
+        made = at.get(f"{site.layer}.{site.site}/{site.name}", [])
+        first = bench.blocks[number].place.first
+        assert [d.item for d in made] == [
+            str(bench.space.components[first + f]) for f, *_ in decisions
+        ]
+        for d, (_, before, after, stays) in zip(made, decisions, strict=True):
+            assert (d.before, d.after) == pytest.approx((before, after), abs=1e-8)
+            assert d.kept == stays
+        own = [n - first for n in found.members[0].nodes if first <= n < first + WIDTH]
+        assert own == kept
+        ended += any(stays for *_, stays in decisions)
+    assert ended, "the target must stop at least one search"
+
+
+def test_an_interrupted_search_goes_on_to_the_same_end(model, prompts):
+    settings = FeatureSearchSettings(ablator="random", target=0.02, share=0.3, draws=1)
+    whole = FeatureSearch().run(Problem(bench_of(model, prompts), KL), settings)
+    known = Journal(whole.decisions[: len(whole.decisions) // 2])
+    again = FeatureSearch().run(Problem(bench_of(model, prompts), KL, journal=known), settings)
+    assert again.decisions == whole.decisions
+    assert (again.members[0].nodes == whole.members[0].nodes).all()
+    assert np.array_equal(again.node_scores.mean, whole.node_scores.mean, equal_nan=True)
+
+
+def test_a_target_that_all_active_features_exceed_is_not_reached(model, prompts):
+    settings = FeatureSearchSettings(ablator="zero", errors="dropped", target=1e-6)
+    found = FeatureSearch().run(Problem(bench_of(model, prompts), KL), settings)
+    assert found.decisions == ()
+    assert "reached by 0 of 3 dictionaries" in found.note
+    assert "not reached at 0.resid_pre/tiny" in found.note
+    assert np.isfinite(found.node_scores.mean).sum() == len(found.members[0].nodes) - 2
+
+
+def test_other_metrics_and_a_single_prompt_are_refused(model, prompts):
+    bench = bench_of(model, prompts)
+    with pytest.raises(OptionError, match="leave --metric out"):
+        FeatureSearch().run(Problem(bench, metrics.get("logit_diff")), FeatureSearchSettings())
+    with pytest.raises(OptionError, match="use ablator zero"):
+        Alone(bench_of(model, prompts.take(range(1))), 0, Ablator("cluster", 2, 1, 9, 0), KL)
+
+
+def test_a_search_is_stored_and_overlaps_with_an_attributed_circuit(tmp_path):
+    database = circuitdb.open(tmp_path / "a.duckdb")
+    common = {"model": "toy-2l", "examples": 4, "band": 0}
+    searched = database.discover(
+        "ioi", **common, engine="feature-search",
+        settings={"dictionaries": "neurons@0.neurons", "ablator": "zero", "share": 0.5},
+    )  # fmt: skip
+    scored = database.discover(
+        "ioi", **common, engine="features", nodes=40,
+        settings={"dictionaries": "neurons@0.neurons", "steps": 1, "among": 0},
+    )  # fmt: skip
+    assert "mean KL" in searched.figures.note
+    sets = [{n.name for n in c.components if n.kind == "feature"} for c in (searched, scored)]
+    pair = database.overlap(
+        searched.circuit_id, scored.circuit_id, level="nodes", force=True
+    ).pairs[0]
+    assert pair.shared == len(sets[0] & sets[1])
+    assert sets[0]
+    assert database.verify().ok
