@@ -155,6 +155,8 @@ def control_plans(circuit: Circuit, replicates: int) -> list[Plan]:
 def untrained_plan(circuit: Circuit) -> Plan | None:
     """The plan of a circuit's search in its model before training; None where that is not at hand."""
     run = circuit.run
+    if circuit.space.features:
+        return None  # Its dictionaries belong to the trained weights.
     steps = catalogue.steps_of(run.model, run.seed)
     if UNTRAINED not in steps or run.checkpoint == UNTRAINED:
         return None
@@ -277,6 +279,11 @@ def by_hand(
         raise OptionError(
             "give the circuit's nodes (--nodes, --nodes-from) or its edges (--edges, --edges-from), "
             "one of the two"
+        )
+    if any(name.startswith(("f/", "d/")) for name in (*(nodes or ()), *(edges or ()))):
+        raise OptionError(
+            "features and directions are in no circuit written by hand: "
+            "circuitdb discover --engine features finds circuits of them"
         )
     neurons = any(parse_component(name).kind == "neuron" for name in nodes or ())
     space, started = space_of(model, neurons), time.perf_counter()
@@ -510,9 +517,9 @@ def knock_out_again(
         split, asked: as for :func:`measurable`, with its errors.
 
     Raises:
-        OptionError: the circuit is one of neurons.
+        OptionError: the circuit is one of neurons or features.
     """
-    _refuse_neurons(circuit)
+    _refuse_parts(circuit)
     ready = measurable(circuit, stored, split=split, **asked)
     return trials.knockouts(
         ready.bench, ready.members, ready.metric, split=split, report=ready.report
@@ -539,9 +546,9 @@ def examine_again(
 
     Raises:
         OptionError: faithfulness is not defined there, there are no edges to test, or the circuit
-            is one of neurons.
+            is one of neurons or features.
     """
-    _refuse_neurons(circuit)
+    _refuse_parts(circuit)
     ready = measurable(circuit, stored, split=split, **asked)
     return trials.examine(
         ready.bench, ready.members, ready.metric, split=split, level=level, budget=budget,
@@ -549,7 +556,12 @@ def examine_again(
     )  # fmt: skip
 
 
-def _refuse_neurons(circuit: Circuit) -> None:
+def _refuse_parts(circuit: Circuit) -> None:
+    if circuit.space.features:
+        raise OptionError(
+            f"circuit {circuit.circuit_id[:12]} is one of features, and this removes heads and MLPs: name "
+            "one of another engine (evaluate and curve measure those of features)"
+        )
     if circuit.space.neurons:
         raise OptionError(
             f"circuit {circuit.circuit_id[:12]} is one of neurons, and this removes whole heads and "

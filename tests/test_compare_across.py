@@ -263,3 +263,50 @@ def test_the_line_says_which_match_to_make_and_then_the_circuits_compare(databas
     same = database.matched_overlap(FEATURES, "months,engine=features,seed=0")
     by_name = database.overlap(FEATURES, "months,engine=features,seed=0").pairs[0]
     assert (same.shared, same.coverage_a) == (by_name.shared, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("knockout REF", "is one of features, and this removes heads and MLPs"),
+        ("test REF", "is one of features, and this removes heads and MLPs"),
+        ("functional REF months,engine=features", "functional overlap runs heads and MLPs"),
+        ("overlap REF months,engine=features --level heads", "of features and have no heads"),
+        ("overlap REF ioi,engine=features,seed=1", "overlap --align compares two"),
+        ("discover --task ioi --model toy-2l --engine acdc --set within=REF", "a search within it"),
+        ("discover --task ioi --model toy-2l --engine random --set like=REF", "a random circuit like it"),
+        ("add --task ioi --model toy-2l --nodes f/0.neurons/identity/3", "no circuit written by hand"),
+        ("export REF -o FILE.pth", "has features, which"),
+        ("export REF --format eap-ig -o FILE.json", "has features, which"),
+        ("export REF --format auto-circuit -o FILE.pkl", "has features, which"),
+        ("export REF --format seqcont -o FILE.pkl", "has features, which"),
+    ],
+)  # fmt: skip
+def test_what_cannot_serve_features_says_so_in_a_line(database, tmp_path, capsys, command, said):
+    command = command.replace("REF", FEATURES)
+    command = command.replace("FILE", str(tmp_path / "file"))
+    assert run_command([*shlex.split(command), "--db", str(database.path)]) == 2
+    told = capsys.readouterr().err
+    errors = [text for text in told.splitlines() if text.startswith("error: ")]
+    assert len(errors) == 1
+    assert said in " ".join(told.split())
+
+
+def test_features_are_exported_diffed_grouped_and_agreed_on_by_name(database, tmp_path, capsys):
+    circuit = database.get(FEATURES)
+    for suffix, kind in ((".json", None), (".csv", None), (".graphml", None), (".nl", "node-link")):
+        path = database.export(FEATURES, tmp_path / f"a{suffix}", format=kind)
+        text = path.read_text()
+        assert all(e.src in text and e.dst in text for e in circuit.members)
+    assert run_command(["import", str(tmp_path / "a.json"), "--db", str(database.path)]) == 2
+    assert "circuits of features are carried over by circuitdb merge" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    other = "months,engine=features"
+    sets = [
+        {n.name for n in database.get(ref).components} - {"input", "logits"}
+        for ref in (FEATURES, other)
+    ]
+    found = database.diff(FEATURES, other)
+    assert {i.name for i in found.only_a} == sets[0] - sets[1]
+    assert database.matrix(FEATURES, other).circuits

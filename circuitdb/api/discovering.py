@@ -192,7 +192,7 @@ def _within(access: Access, plan: Plan) -> Plan:
     with access.reading() as store:
         row = access.resolve(store, plan.settings["within"])[0]
         space = store.space(row.run_id)
-        _refuse_neurons(space, row, "a search within it")
+        _refuse_parts(space, row, "a search within it")
         edges = tuple(str(space.edge(e)) for e in store.member_ids(row.circuit_id).tolist())
     found = {**plan.settings, "within": row.circuit_id, "within_edges": edges}
     return plan.model_copy(update={"settings": found})
@@ -209,7 +209,7 @@ def _matched(access: Access, plan: Plan) -> Plan:
     if like is not None:
         with access.reading() as store:
             row = access.resolve(store, like)[0]
-            _refuse_neurons(store.space(row.run_id), row, "a random circuit like it")
+            _refuse_parts(store.space(row.run_id), row, "a random circuit like it")
             settings["like"] = row.circuit_id
             settings["like_edges"] = tuple(store.member_ids(row.circuit_id).tolist())
             if row.granularity == "node":
@@ -238,7 +238,12 @@ def _stored_scores(store: Store, run_id: str) -> Found:
     return Found(edge_scores=store.edge_scores(run_id), node_scores=store.node_scores(run_id))
 
 
-def _refuse_neurons(space: Space, row: CircuitRow, what: str) -> None:
+def _refuse_parts(space: Space, row: CircuitRow, what: str) -> None:
+    if space.spec.features:
+        raise OptionError(
+            f"circuit {row.circuit_id[:12]} is one of features, and {what} would be of heads and MLPs: "
+            "name one of another engine"
+        )
     if space.spec.neurons:
         raise OptionError(
             f"circuit {row.circuit_id[:12]} is one of neurons, and {what} would be of whole MLPs: "

@@ -90,6 +90,11 @@ def _check(circuits: Sequence[Compared], level: str, force: bool) -> tuple[str, 
             "functional overlap needs two circuits or more; name another, as in 'functional ioi months'"
         )
     for c in circuits:
+        if c.space.spec.features:
+            raise ComparisonError(
+                f"{named(c)} is a circuit of features, and functional overlap runs heads and MLPs: name "
+                "circuits of another engine, or compare it by overlap"
+            )
         if c.run.engine == imported.ENGINE:
             raise ComparisonError(
                 f"{named(c)} was imported: it has no prompts to run others on; "

@@ -193,6 +193,11 @@ _NULLS: Final[tuple[Among, ...]] = ("kind", "layer")
 
 def _check(a: Compared, b: Compared, alignment: Alignment) -> None:
     for circuit, signature in ((a, alignment.a), (b, alignment.b)):
+        if circuit.space.spec.features:
+            raise ComparisonError(
+                f"{named(circuit)} is of features, and alignment matches heads and MLPs: name two circuits "
+                "of features, which their stored match compares, or two without"
+            )
         if circuit.space.spec.neurons:
             raise ComparisonError(
                 f"{named(circuit)} tells neurons apart, and alignment "

@@ -19,6 +19,7 @@ from circuitdb.circuit import Granularity, Json, Run, Scores
 from circuitdb.errors import ComparisonError, UnknownNameError
 from circuitdb.imported import ENGINE as IMPORT
 from circuitdb.imported import UNKNOWN, is_import, searched, source
+from circuitdb.names import parse_component
 from circuitdb.space import EdgeIds, Space
 
 Level = Literal["edges", "nodes", "heads", "mlps"]
@@ -283,13 +284,20 @@ def countable(space: Space, level: Level) -> None:
     """Refuse to count what a space does not tell apart.
 
     Raises:
-        ComparisonError: the edges of neurons.
+        ComparisonError: the edges of neurons, or the heads of features.
     """
     if level == "edges" and space.spec.neurons:
         raise ComparisonError(
             "these circuits are of neurons, and the edges of an MLP do not tell its neurons apart: "
             "compare at --level nodes or heads"
         )
+    if level in ("heads", "mlps") and space.spec.features:
+        kinds = {parse_component(name).kind for site in space.spec.features for name in site.parts}
+        if not kinds.intersection(KINDS[level]):
+            raise ComparisonError(
+                f"these circuits are of features and have no {kinds_of(level)}: compare at --level "
+                "nodes or edges"
+            )
 
 
 def _same_space(circuits: Sequence[Compared]) -> None:
@@ -302,6 +310,16 @@ def _same_space(circuits: Sequence[Compared]) -> None:
 def no_common_names(first: tuple[str, Space], other: tuple[str, Space]) -> ComparisonError:
     """The error for two circuits of different graph spaces, each with what it is called."""
     (a, of_a), (b, of_b) = first, other
+    features = [bool(of_a.spec.features), bool(of_b.spec.features)]
+    if any(features):
+        return ComparisonError(
+            f"{a} lives in {of_a}, {b} in {of_b}: their components have no common names; "
+            + (
+                "overlap --align compares two by the match of their features"
+                if all(features)
+                else "overlap compares two of one task by what they keep and by layer"
+            )
+        )
     neurons = (of_a.spec.neurons, of_b.spec.neurons)
     if (
         0 in neurons

@@ -52,7 +52,7 @@ def imported(document: Mapping[str, Any], model: str | None, sha256: str) -> lis
         sha256: the file's hash.
 
     Raises:
-        OptionError: a record is malformed, or its scores are no numbers.
+        OptionError: a record is malformed or of features, or its scores are no numbers.
     """
     return [_imported(_circuit(record), model, sha256) for record in _records(document)]
 
@@ -67,6 +67,8 @@ def _circuit(record: Mapping[str, Any]) -> Circuit:
 
 
 def _imported(circuit: Circuit, model: str | None, sha256: str) -> Imported:
+    if circuit.space.features:
+        raise OptionError("circuits of features are carried over by circuitdb merge DB")
     run, space = circuit.run, shared(circuit.space)
     edge = circuit.granularity == "edge"
     writers = [n for n in circuit.nodes if n.kind != "logits"]

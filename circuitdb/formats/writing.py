@@ -29,11 +29,12 @@ def of_heads_and_mlps(circuit: Circuit, what: str) -> Space:
     """The graph of a circuit for a format that knows whole heads and MLPs, one of each layer.
 
     Raises:
-        OptionError: it is of neurons or positions, or of a model without MLPs.
+        OptionError: it is of features, neurons or positions, or of a model without MLPs.
     """
     spec = circuit.space
     has = (
-        ("neurons", spec.neurons > 0), ("positions", bool(spec.positions)),
+        ("features", bool(spec.features)), ("neurons", spec.neurons > 0),
+        ("positions", bool(spec.positions)),
         ("no MLPs", not spec.mlps),
     )  # fmt: skip
     for why, so in has:
