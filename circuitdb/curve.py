@@ -20,12 +20,13 @@ from pydantic import BaseModel, ConfigDict
 from circuitdb.circuit import Figures, Granularity, TemplateFigures, digest
 from circuitdb.errors import OptionError, UnknownNameError
 
-Ranking = Literal["contribution", "abs_mean"]
+Ranking = Literal["contribution", "abs_mean", "random"]
 PROPORTIONS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The proportions of MIB."""
 RANKINGS: Final[dict[str, Ranking]] = {
     "signed": "contribution",
     "absolute": "abs_mean",
+    "random": "random",
 }
 """What rankings are called in MIB, and what they are called in selections."""
 MOST_POINTS: Final = 1000

@@ -40,6 +40,7 @@ def importance(scores: Scores, ranking: str, better: int = 1) -> NDArray[np.floa
 
     ``abs_mean``: |mean over prompts|. ``mean_abs``: mean over prompts of |score|.
     ``contribution``: −score × better, so that only edges that support the task come first.
+    ``random``: a fixed random order of what was measured, for a curve to be held against.
 
     Raises:
         OptionError: the run did not record what the ranking needs.
@@ -52,6 +53,9 @@ def importance(scores: Scores, ranking: str, better: int = 1) -> NDArray[np.floa
         values = -scores.mean * better
     elif ranking == "abs_mean":
         values = np.abs(scores.mean)
+    elif ranking == "random":
+        order = np.random.default_rng(0).permutation(len(scores.mean)) + 1
+        values = np.where(np.isnan(scores.mean), np.nan, order).astype(np.float64)
     else:
         raise OptionError(f"unknown ranking {ranking!r}; known: {', '.join(RANKINGS)}")
     return np.where(np.isnan(values), -np.inf, values.astype(np.float64))

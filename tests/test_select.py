@@ -208,3 +208,12 @@ def test_no_ladder_is_scanned_at_more_sizes_than_announced(n):
     assert len(coarse) + finer <= select.most_scanned(n)
     assert coarse == sorted(set(coarse))
     assert n == 0 or coarse[-1] == n
+
+
+def test_a_random_order_is_fixed_and_leaves_out_what_was_not_measured():
+    mean = np.asarray([0.5, np.nan, -2.0, 0.0, 1.0], dtype=np.float32)
+    ranks = select.importance(Scores(mean), "random")
+    assert np.isneginf(ranks[1])
+    others = np.delete(ranks, 1)
+    assert len(set(others.tolist())) == 4
+    assert np.array_equal(select.importance(Scores(-mean), "random"), ranks)

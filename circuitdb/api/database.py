@@ -764,7 +764,8 @@ class Database:
                 measure on the same prompts; by default the newest alike of another task.
             sizes: further numbers of edges or nodes to take from the top of the ranking.
             points: in their place, so many numbers spaced evenly by their logarithm.
-            rankings: ``signed`` (by contribution) and ``absolute`` (by |mean score|).
+            rankings: ``signed`` (by contribution), ``absolute`` (by |mean score|), ``random`` (a fixed
+                order, to hold them against).
             metric: where the run's metric is a function of a file: ``FILE.py:function``.
             band: matched random circuits at each size.
             model_options: as for :meth:`discover`.

@@ -37,7 +37,7 @@ def curve(
         typer.Option(metavar="K", help="K such numbers, spaced evenly by their logarithm."),
     ] = None,
     ranking: Annotated[
-        list[str], typer.Option(metavar="HOW", help="signed or absolute; repeatable.")
+        list[str], typer.Option(metavar="HOW", help="signed, absolute or random; repeatable.")
     ] = ["signed", "absolute"],  # noqa: B006
     metric: Annotated[
         str | None,
@@ -84,7 +84,11 @@ def curve(
         out.note(f"drawn to {plot}")
 
 
-_NAMES: Final = {"contribution": "signed, by contribution", "abs_mean": "absolute, by |mean score|"}
+_NAMES: Final = {
+    "contribution": "signed, by contribution",
+    "abs_mean": "absolute, by |mean score|",
+    "random": "a random order",
+}
 
 
 def _show(found: StoredCurves) -> None:
