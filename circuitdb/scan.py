@@ -92,6 +92,9 @@ class _Scanner:
     def _partly(self) -> str | None:
         """What to say where not every edge or node has a score, so that p = 1 is not the model."""
         space, edges = self.space, self.own.granularity == "edge"
+        if space.grows:
+            # What is not measured of features does nothing, or lies outside the components chosen.
+            return None
         # Input does not count: it is in every node circuit. Where neurons are scored, MLPs are no
         # nodes of their own.
         apart = len(space.mlp_ids) if space.spec.neurons else 0
