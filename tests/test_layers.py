@@ -13,7 +13,7 @@ import circuitdb
 PACKAGE = Path(circuitdb.__file__).parent
 
 ORDER = (
-    "errors", "files", "resources", "text", "names", "space", "feature_space", "circuit", "signature", "curve", "outcomes", "functional", "imported", "published", "controls", "tasks", "own_metrics", "metrics", "models", "dictionaries", "directions",
+    "errors", "schedules", "files", "resources", "text", "names", "space", "feature_space", "circuit", "signature", "curve", "outcomes", "functional", "imported", "published", "controls", "tasks", "own_metrics", "metrics", "models", "dictionaries", "directions",
     "journal", "replay", "ablation", "evaluate", "features", "engines", "select", "others", "plan", "discovery", "trials", "revisit", "scan", "schemas",
     "store", "formats", "compare", "queries", "ingest", "render", "results", "overlaps", "examined", "alike", "curves", "api", "cli",
     "__main__",

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from circuitdb.errors import ModelError, OptionError, UnknownNameError
 from circuitdb.models import cache, hub, memory, smollm2, toy
 from circuitdb.models.entry import ModelEntry, Stored
+from circuitdb.schedules import told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,15 +113,18 @@ def known_as(name: str) -> str:
 
 
 def steps_of(name: str, seed: int | None) -> tuple[int, ...]:
-    """The training steps at which a model's weights are known; none for one that is not listed.
+    """The training steps at which a model's weights are known, ascending.
+
+    None for one that has its own weights alone, or lies on the hub and is not listed.
 
     Args:
-        name: a name or alias.
+        name: a name or alias, or a local directory with ``step*/`` inside.
         seed: of the training; None is the first.
     """
     entry = by_name().get(name)
     if entry is None:
-        return ()
+        home = Path(name)
+        return tuple(hub.checkpoints(home)) if hub.looks_local(name) and home.is_dir() else ()
     first = entry.seeds[0] if entry.seeds else None
     chosen = first if seed is None else seed
     own = () if chosen is None else entry.seed_checkpoints.get(chosen, ())
@@ -199,7 +203,7 @@ def _read(name: str, checkpoint: int | None, seed: int | None, fits: hub.Fits) -
         return toy.load_state(name, seed, checkpoint)
     _require_no_seed(name, seed)
     if checkpoint is not None and checkpoint not in entry.checkpoints:
-        there = hub.listed(entry.checkpoints)
+        there = told(entry.checkpoints)
         raise ModelError(f"model {name!r} has no checkpoint {checkpoint}; {there}")
     if entry.source == "hub":
         return hub.fetch(str(entry.hub_name), checkpoint, name=entry.name, fits=fits)

@@ -22,6 +22,7 @@ from typing import Any
 from circuitdb.errors import ModelError, OfflineError
 from circuitdb.models.entry import Stored
 from circuitdb.models.memory import WeightFiles
+from circuitdb.schedules import told
 
 _STEP = re.compile(r"(?:step|checkpoint)[-_]?(\d+)")
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -107,7 +108,7 @@ def fetch(
         if directory is not None:
             stored = read(str(directory), fits=fits)
             return dataclasses.replace(stored, name=name or hub_name, checkpoint=checkpoint)
-    there = listed(_hub_checkpoints(hub_name))
+    there = told(_hub_checkpoints(hub_name))
     raise ModelError(f"model {hub_name!r} has no checkpoint {checkpoint}; {there}")
 
 
@@ -173,22 +174,12 @@ def _at_checkpoint(top: Path, checkpoint: int | None) -> tuple[Path, int | None,
     steps = checkpoints(top)
     if checkpoint is not None:
         if checkpoint not in steps:
-            raise ModelError(f"{str(top)!r} has no checkpoint {checkpoint}; {listed(steps)}")
+            raise ModelError(f"{str(top)!r} has no checkpoint {checkpoint}; {told(steps)}")
         return steps[checkpoint], checkpoint, ()
     if steps and _first((*_SAFETENSORS, *_PICKLED), (top,)) is None:
         last = max(steps)
         return steps[last], last, (f"no checkpoint was named; the last, {last}, is used",)
     return top, None, ()
-
-
-def listed(steps: Iterable[int]) -> str:
-    """What checkpoints there are, for messages; a long list is cut in the middle."""
-    shown = [str(step) for step in sorted(steps)]
-    if not shown:
-        return "it has none, only its own weights"
-    if len(shown) > 24:
-        shown[12:-6] = [f"… ({len(shown) - 18} more)"]
-    return "it has " + ", ".join(shown)
 
 
 def _config(folder: Path, top: Path) -> dict[str, Any]:
