@@ -11,7 +11,7 @@ from typing import Any, Final
 from circuitdb.circuit import TemplateFigures
 from circuitdb.curve import Curve, CurvePoint
 from circuitdb.errors import OptionError
-from circuitdb.store import edit, write
+from circuitdb.store import write
 from circuitdb.store.connection import utc_now
 from circuitdb.store.content import CURVE, POINT, TEMPLATE
 from circuitdb.store.read import make_templates
@@ -37,13 +37,13 @@ def add(con: Any, run_key: int, curve: Curve) -> None:
         (number, i, *(getattr(point, name) for name in POINT))
         for i, point in enumerate(curve.points)
     ]
-    edit.append(con, "curve_point", owner, _POINTS, points)
+    write.append(con, "curve_point", owner, _POINTS, points)
     templates = [
         (number, *row)
         for i, point in enumerate(curve.points)
         for row in write.template_rows(i, point.templates)
     ]
-    edit.append(con, "curve_template", owner, _TEMPLATES, templates)
+    write.append(con, "curve_template", owner, _TEMPLATES, templates)
     write.seal_again(con, "curve", run_key)
 
 

@@ -34,7 +34,7 @@ def add(con: Any, directions: Sequence[Direction]) -> None:
         write.insert(con, "direction", columns, (key, *_row(direction), utc_now()))
         write.seal_again(con, "direction", key)
         vectors = list(enumerate(direction.vectors.astype(float).tolist()))
-        edit.append(con, "direction_vector", ("direction_key", key), _VECTOR, vectors)
+        write.append(con, "direction_vector", ("direction_key", key), _VECTOR, vectors)
 
 
 def _row(direction: Direction) -> tuple[Any, ...]:

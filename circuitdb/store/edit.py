@@ -95,7 +95,7 @@ def _add_templates(con: Any, circuit_key: int, evaluation: int, figures: Figures
     if figures.templates and not one(con, sql, [circuit_key, evaluation])[0]:
         rows = write.template_rows(evaluation, figures.templates)
         owner = ("circuit_key", circuit_key)
-        append(con, "template_evaluation", owner, ("evaluation", *TEMPLATE), rows)
+        write.append(con, "template_evaluation", owner, ("evaluation", *TEMPLATE), rows)
 
 
 def add_knockouts(con: Any, circuit_key: int, knockouts: Knockouts) -> None:
@@ -107,7 +107,7 @@ def add_knockouts(con: Any, circuit_key: int, knockouts: Knockouts) -> None:
         (*head[:3], i, *head[3:], *row.model_dump().values())
         for i, row in enumerate(knockouts.rows)
     ]
-    append(con, "knockout", ("circuit_key", circuit_key), KNOCKOUT, rows)
+    write.append(con, "knockout", ("circuit_key", circuit_key), KNOCKOUT, rows)
 
 
 def add_test(con: Any, circuit_key: int, test: CircuitTest) -> None:
@@ -117,16 +117,16 @@ def add_test(con: Any, circuit_key: int, test: CircuitTest) -> None:
         return
     n, owner = len(known), ("circuit_key", circuit_key)
     head = [(n, *(getattr(test, name) for name in CIRCUIT_TEST))]
-    append(con, "circuit_test", owner, ("test", *CIRCUIT_TEST), head)
+    write.append(con, "circuit_test", owner, ("test", *CIRCUIT_TEST), head)
     removals = [
         (n, i, k.how, canonical_json(k.nodes), k.f_circuit, k.f_full)
         for i, k in enumerate(test.removals)
     ]
-    append(con, "removal", owner, ("test", "ordinal", *REMOVAL), removals)
+    write.append(con, "removal", owner, ("test", "ordinal", *REMOVAL), removals)
     changes = [(False, c) for c in test.members] + [(True, c) for c in test.random]
     rows = [(n, i, random, *c.model_dump().values()) for i, (random, c) in enumerate(changes)]
     columns = ("test", "ordinal", "is_random", *CHANGE)
-    append(con, "member_change", owner, columns, rows)
+    write.append(con, "member_change", owner, columns, rows)
 
 
 def add_fits(con: Any, fits: Mapping[FitKey, NullFit]) -> None:
@@ -140,20 +140,7 @@ def add_fits(con: Any, fits: Mapping[FitKey, NullFit]) -> None:
         of_circuit = "SELECT universe FROM null_fit WHERE circuit_key = ?"
         there = {universe for (universe,) in con.execute(of_circuit, [key]).fetchall()}
         rows = [row for row in by_circuit[circuit_id] if row[0] not in there]
-        append(con, "null_fit", ("circuit_key", key), NULL_FIT, rows)
-
-
-def append(
-    con: Any,
-    table: str,
-    owner: tuple[str, int],
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-) -> None:
-    """Add rows to those an owner (its column and key) has in a table, and seal all of them anew."""
-    write.insert_rows(con, table, owner, columns, rows, [])
-    con.unregister("incoming")
-    write.seal_again(con, table, owner[1])
+        write.append(con, "null_fit", ("circuit_key", key), NULL_FIT, rows)
 
 
 def remove(con: Any, circuit_keys: Sequence[int]) -> None:

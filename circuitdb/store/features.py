@@ -57,20 +57,20 @@ def add_profile(con: Any, profile: Profile) -> None:
         (f.index, f.n_active, f.mean, f.sd, f.max, f.bin_width, list(f.histogram))
         for f in profile.features
     ]
-    edit.append(con, "feature", owner, FEATURE, figures)
+    write.append(con, "feature", owner, FEATURE, figures)
     contexts = [
         (f.index, rank, *c[:4], list(c.tokens), list(c.texts), list(c.activations))
         for f in profile.features
         for rank, c in enumerate(f.contexts)
     ]
-    edit.append(con, "feature_context", owner, FEATURE_CONTEXT, contexts)
+    write.append(con, "feature_context", owner, FEATURE_CONTEXT, contexts)
     tokens = [
         row
         for f in profile.features
         for kind in _ESTIMATORS
         for row in _token_rows(f.index, kind, getattr(f, kind))
     ]
-    edit.append(con, "feature_token", owner, FEATURE_TOKEN, tokens)
+    write.append(con, "feature_token", owner, FEATURE_TOKEN, tokens)
 
 
 def _token_rows(feature: int, kind: Kind, found: Tokens | None) -> Iterator[tuple[Any, ...]]:
@@ -95,7 +95,7 @@ def add_measured(con: Any, dictionary_id: str, feature: int, found: Tokens) -> N
         [key, feature],
     )
     rows = list(_token_rows(feature, "measured", found))
-    edit.append(con, "feature_token", ("feature_profile_key", key), FEATURE_TOKEN, rows)
+    write.append(con, "feature_token", ("feature_profile_key", key), FEATURE_TOKEN, rows)
 
 
 def profile_key(con: Any, dictionary_id: str) -> int | None:
@@ -259,7 +259,7 @@ def add_match(con: Any, match: Match) -> None:
     write.insert(con, "feature_match", columns, (key, *row, utc_now()))
     write.seal_again(con, "feature_match", key)
     pairs = [(i, *pair) for i, pair in enumerate(match.pairs)]
-    edit.append(con, "feature_pair", ("feature_match_key", key), FEATURE_PAIR, pairs)
+    write.append(con, "feature_pair", ("feature_match_key", key), FEATURE_PAIR, pairs)
 
 
 def matches(

@@ -17,7 +17,7 @@ from circuitdb.errors import OptionError
 from circuitdb.names import parse_component
 from circuitdb.signature import Assignment, Partner, Recipe, Signature, alignment_id
 from circuitdb.space import SpaceSpec
-from circuitdb.store import edit, write
+from circuitdb.store import write
 from circuitdb.store.connection import one, utc_now
 from circuitdb.store.content import ALIGNMENT, PARTNER, SIGNATURE, SIGNATURE_VALUE
 
@@ -49,7 +49,7 @@ def add(con: Any, signature: Signature) -> None:
         for at, value in enumerate(figures.ravel().tolist())
     ]
     owner = ("signature_key", key)
-    edit.append(con, "signature_value", owner, SIGNATURE_VALUE, values)
+    write.append(con, "signature_value", owner, SIGNATURE_VALUE, values)
 
 
 def find(con: Any, weights: str, recipe_id: str) -> Signature | None:
@@ -103,7 +103,7 @@ def add_alignment(con: Any, found: Assignment) -> None:
         (i, str(p.a), str(p.b), *p[2:-1], canonical_json(p.marks))
         for i, p in enumerate(found.partners)
     ]
-    edit.append(con, "partner", ("alignment_key", key), PARTNER, partners)
+    write.append(con, "partner", ("alignment_key", key), PARTNER, partners)
 
 
 def find_alignment(

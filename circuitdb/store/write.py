@@ -234,7 +234,7 @@ def _renumbered(con: Any, found: Discovery, space: FeatureSpace) -> Discovery:
 
 def _add_features(con: Any, keys: Keys, found: Discovery, space: FeatureSpace) -> int:
     """The key of a space of features, with the components and edges that a discovery names added."""
-    spec, seals = space.spec, list[Seal]()
+    spec = space.spec
     key = keys.spaces.get(spec.space_id)
     if key is None:
         key = keys.spaces[spec.space_id] = keys.take("space")
@@ -250,16 +250,14 @@ def _add_features(con: Any, keys: Keys, found: Discovery, space: FeatureSpace) -
         named.append(np.flatnonzero(~np.isnan(found.node_scores.mean)))
     new = np.setdiff1d(np.concatenate(named), stored["component_id"])
     components = [_component_row(i, space.components[i]) for i in new.tolist()]
-    insert_rows(con, "component", owner, COMPONENT, components, seals)
     n = one(con, sql.format("count(*)", "edge_dim"), [key])[0]
-    names = [str(c) for c in space.components]
+    ends = zip(space.edge_src[n:].tolist(), space.edge_dst[n:].tolist(), strict=True)
     edges = [
-        (i, names[space.edge_src[i]], names[space.edge_dst[i]], None)
-        for i in range(n, space.n_edges)
+        (i, str(space.components[src]), str(space.components[dst]), None)
+        for i, (src, dst) in enumerate(ends, n)
     ]
-    insert_rows(con, "edge_dim", owner, ("edge_id", "src", "dst", "port"), edges, seals)
-    for table in ("component", "edge_dim"):
-        seal_again(con, table, key)
+    append(con, "component", owner, COMPONENT, components)
+    append(con, "edge_dim", owner, ("edge_id", "src", "dst", "port"), edges)
     return key
 
 
@@ -312,10 +310,34 @@ def insert_rows(
     seals: list[Seal],
 ) -> None:
     """Append many small rows as columns, and seal them."""
+    _write_rows(con, table, key, columns, rows)
+    seals.append(seal_rows(table, key[1], rows))
+
+
+def append(
+    con: Any,
+    table: str,
+    owner: tuple[str, int],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+) -> None:
+    """Add rows to those an owner (its column and key) has in a table, and seal all of them anew."""
+    if rows:
+        _write_rows(con, table, owner, columns, rows)
+        con.unregister("incoming")
+        seal_again(con, table, owner[1])
+
+
+def _write_rows(
+    con: Any,
+    table: str,
+    key: tuple[str, int],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+) -> None:
     if rows:
         by_column = zip(columns, zip(*rows, strict=True), strict=True)
         _insert_arrays(con, table, key, {name: _column(values) for name, values in by_column})
-    seals.append(seal_rows(table, key[1], rows))
 
 
 def _column(values: Sequence[Any]) -> NDArray[Any]:
