@@ -9,7 +9,7 @@ import pytest
 
 import circuitdb
 from circuitdb.errors import OptionError, UnknownNameError
-from circuitdb.store import Store
+from circuitdb.store import Store, read
 
 QUICK = {"model": "toy-2l", "engine": "features", "examples": 8, "band": 3}
 NEURONS = {"dictionaries": "neurons", "steps": 2, "among": 30}
@@ -60,6 +60,17 @@ def test_edges_of_two_runs_over_the_same_dictionaries_have_the_same_numbers(data
     shared = {e.name for e in ioi.members} & {e.name for e in months.members}
     assert len(a & b) == len(shared) > 0
     assert database.verify().ok
+
+
+def test_scores_are_read_without_the_edges_of_their_graph(database, ioi, months, monkeypatch):
+    with Store.open(database.path, read_only=True) as store:
+        space = store.space(ioi.run_id)
+        monkeypatch.setattr(read, "feature_space", lambda *_: pytest.fail("edges were read"))
+        assert store.edge_scores(ioi.run_id).mean.shape == (space.n_edges,)
+        assert store.node_scores(ioi.run_id).mean.shape == (space.n_nodes,)
+        found = store.effects(ioi.run_id)
+        assert found
+        assert {v.shape for v in found.values()} == {(space.n_edges,)}
 
 
 def test_feature_circuits_overlap_by_nodes_and_by_edges(database, ioi, months):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         Selection,
         TemplateFigures,
     )
-    from circuitdb.feature_space import FeatureSpace
+    from circuitdb.feature_space import ErrorChoice, FeatureSpace
     from circuitdb.outcomes import CircuitTest, FitKey, Knockouts, NullFit
     from circuitdb.space import EdgeIds, Space, SpaceSpec
 
@@ -239,13 +239,51 @@ def _among(wanted: NDArray[np.int32]) -> str:
     return f"circuit_key IN ({', '.join(map(str, dict.fromkeys(wanted.tolist())))})"
 
 
-def keyed_space(con: Any, run_id: str) -> tuple[int, Space]:
-    """The surrogate key of a run, and its graph space; one of features has the edges stored.
+def space(con: Any, run_id: str) -> Space:
+    """The graph space of a run; one of features has the edges stored.
 
     Raises:
         CircuitReferenceError: the run is not stored.
     """
-    from circuitdb.space import SpaceSpec, shared
+    from circuitdb.space import shared
+
+    _, spec, grows, choice = _placed(con, run_id)
+    if not grows:
+        return shared(spec)
+    found = feature_space(con, spec)
+    found.choice = choice or found.choice
+    return found
+
+
+class Sizes(NamedTuple):
+    """How long the arrays of a run are."""
+
+    run_key: int
+    n_edges: int
+    """Edges of its graph space; of one of features those stored."""
+    n_nodes: int
+
+
+def sizes(con: Any, run_id: str) -> Sizes:
+    """The surrogate key of a run and how long its arrays are, found without reading any edge.
+
+    Raises:
+        CircuitReferenceError: the run is not stored.
+    """
+    from circuitdb.feature_space import FeatureSpace
+    from circuitdb.space import shared
+
+    key, spec, grows, _ = _placed(con, run_id)
+    if not grows:
+        known = shared(spec)
+        return Sizes(key, known.n_edges, known.n_nodes)
+    counted = "SELECT count(*) FROM edge_dim JOIN space USING (space_key) WHERE space_id = ?"
+    return Sizes(key, int(one(con, counted, [spec.space_id])[0]), FeatureSpace(spec).n_nodes)
+
+
+def _placed(con: Any, run_id: str) -> tuple[int, SpaceSpec, bool, ErrorChoice | None]:
+    """The surrogate key of a run, its graph, whether that grows, and what it does with errors."""
+    from circuitdb.space import SpaceSpec
 
     found = one(
         con,
@@ -256,12 +294,7 @@ def keyed_space(con: Any, run_id: str) -> tuple[int, Space]:
     if found is None:
         raise unknown_run(run_id)
     key, text, grows, choice = found
-    spec = SpaceSpec.model_validate_json(text)
-    if not grows:
-        return int(key), shared(spec)
-    space = feature_space(con, spec)
-    space.choice = choice or space.choice
-    return int(key), space
+    return int(key), SpaceSpec.model_validate_json(text), grows, choice
 
 
 def feature_space(con: Any, spec: SpaceSpec) -> FeatureSpace:

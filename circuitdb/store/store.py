@@ -537,7 +537,7 @@ class Store:
     def space(self, run_id: str) -> Space:
         """The graph space that the edge and component ids of a run index."""
         with self._reading() as con:
-            return read.keyed_space(con, run_id)[1]
+            return read.space(con, run_id)
 
     def feature_space(self, spec: SpaceSpec) -> FeatureSpace:
         """The graph of some dictionaries with the edges stored; none where it is new here."""
@@ -547,20 +547,20 @@ class Store:
     def edge_scores(self, run_id: str) -> Scores | None:
         """Scores of a run, float32 ``[edge]``, NaN where not measured; None if it has none."""
         with self._reading() as con:
-            key, space = read.keyed_space(con, run_id)
-            return read.scores(con, "score", "edge_id", key, space.n_edges)
+            sizes = read.sizes(con, run_id)
+            return read.scores(con, "score", "edge_id", sizes.run_key, sizes.n_edges)
 
     def node_scores(self, run_id: str) -> Scores | None:
         """Scores of a run, float32 ``[component]``, NaN where not measured; None if none."""
         with self._reading() as con:
-            key, space = read.keyed_space(con, run_id)
-            return read.scores(con, "node_score", "component_id", key, space.n_nodes)
+            sizes = read.sizes(con, run_id)
+            return read.scores(con, "node_score", "component_id", sizes.run_key, sizes.n_nodes)
 
     def effects(self, run_id: str) -> dict[str, Floats]:
         """Further quantities of a run by name, float32 ``[edge]``, NaN where not measured."""
         with self._reading() as con:
-            key, space = read.keyed_space(con, run_id)
-            return read.effects(con, key, space.n_edges)
+            sizes = read.sizes(con, run_id)
+            return read.effects(con, sizes.run_key, sizes.n_edges)
 
     def decisions(self, run_id: str) -> tuple[Decision, ...]:
         """The decisions of a run in the order taken."""
