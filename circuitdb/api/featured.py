@@ -14,6 +14,7 @@ from circuitdb.circuit import Circuit
 from circuitdb.dictionaries import shelf
 from circuitdb.dictionaries.forms import projections
 from circuitdb.dictionaries.located import Located, Part, heads, identities, mlps, require
+from circuitdb.dictionaries.record import Record
 from circuitdb.directions.direction import Direction
 from circuitdb.discovery import Graph
 from circuitdb.engines.feature_search import FeatureSearch
@@ -134,7 +135,9 @@ def graph_of(access: Access, circuit: Circuit) -> Callable[[LoadedModel], Graph]
         return None
 
     def graph(model: LoadedModel) -> Graph:
-        located = tuple(_one(access, site, model) for site in circuit.space.features)
+        records = dictionaries.known(access)
+        sites = circuit.space.features
+        located = tuple(_one(access, records, site, model) for site in sites)
         with access.reading() as store:
             space, scores = store.space(circuit.run_id), store.node_scores(circuit.run_id)
         if isinstance(space, FeatureSpace) and scores is not None:
@@ -144,13 +147,15 @@ def graph_of(access: Access, circuit: Circuit) -> Callable[[LoadedModel], Graph]
     return graph
 
 
-def _one(access: Access, site: FeatureSite, model: LoadedModel) -> Located:
-    """The dictionary of a feature graph, wherever it is kept today.
+def _one(
+    access: Access, records: Sequence[Record], site: FeatureSite, model: LoadedModel
+) -> Located:
+    """The dictionary of a feature graph: one of some known, else one made of the model.
 
     Raises:
         DictionaryError: it is not there any more.
     """
-    for record in dictionaries.known(access):
+    for record in records:
         if record.dictionary_id == site.located_id:
             return shelf.load(record)
     for one in _made(access, site, model):
