@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch  # noqa: TID253
@@ -75,6 +76,16 @@ class BenchBatch:
             self.reference[prompts], self.full[prompts],
             None if self.ablated is None else self.ablated[:, prompts],
         )  # fmt: skip
+
+
+class Outcomes(NamedTuple):
+    """What a circuit does on each prompt, in prompt order."""
+
+    values: dict[str, Values]
+    """Metrics by name, float64 ``[prompt]``; with them ``agreement``, 1 where circuit and full model
+    have the same top-1 token."""
+    top: NDArray[np.int64]
+    """The circuit's top-1 token of each prompt, ``[prompt]``."""
 
 
 class Bench:
@@ -207,31 +218,30 @@ class Bench:
         for batch in self.batches:
             yield batch, batch.full if keep.all() else self._run(batch)(mask)
 
-    def outcomes(self, keep: EdgeMask, measured: Sequence[Metric]) -> dict[str, Values]:
-        """Metrics of each prompt under an edge mask, by name, from one masked forward a batch.
-
-        Each is float64 ``[prompt]`` in prompt order. ``agreement`` comes with them: 1 where circuit
-        and full model have the same top-1 token.
+    def outcomes(self, keep: EdgeMask, measured: Sequence[Metric]) -> Outcomes:
+        """What an edge mask does to each prompt, from one masked forward a batch.
 
         Raises:
             NumericalError: a value is NaN or infinite.
         """
         values = {m.name: np.empty(self.prompts.n) for m in measured}
         values["agreement"] = np.empty(self.prompts.n)
+        top = np.empty(self.prompts.n, dtype=np.int64)
         for batch, x in self.logits(keep):
             for m in measured:
                 found = m.per_prompt(x, batch.correct, batch.incorrect, batch.reference)
                 values[m.name][batch.index] = found.detach().cpu().double().numpy()
-            same = x.argmax(1) == batch.reference.argmax(1)
-            values["agreement"][batch.index] = same.cpu().numpy()
+            first = x.argmax(1)
+            top[batch.index] = first.cpu().numpy()
+            values["agreement"][batch.index] = (first == batch.reference.argmax(1)).cpu().numpy()
         for name, found_values in values.items():
             if not np.isfinite(found_values).all():
                 raise NumericalError(f"a masked forward gave NaN or infinite {name}")
-        return values
+        return Outcomes(values, top)
 
     def values(self, keep: EdgeMask, metric: Metric) -> Values:
         """The metric of each prompt under an edge mask, float64 ``[prompt]``, prompt order."""
-        return self.outcomes(keep, (metric,))[metric.name]
+        return self.outcomes(keep, (metric,)).values[metric.name]
 
     def mean(self, keep: EdgeMask, metric: Metric) -> float:
         """The metric's mean over prompts under an edge mask."""
@@ -370,7 +380,7 @@ def figures(
     right, kl = metrics.get("accuracy"), metrics.get("kl")
     has_pairs = all(row.incorrect_ids for row in bench.prompts.rows)
     measured = {m.name: m for m in (metric, kl, *((right,) if has_pairs else ()))}
-    outcome = bench.outcomes(keep, tuple(measured.values()))
+    outcome = bench.outcomes(keep, tuple(measured.values())).values
     full, empty = bench.full(metric), bench.empty(metric, keep_input)
     circuit = outcome[metric.name]
     faithful = faithfulness(circuit, full, empty)

@@ -75,6 +75,20 @@ def test_values_come_in_prompt_order_whatever_the_batches(
     assert whole[3] == pytest.approx(alone[0], abs=1e-4)
 
 
+def test_the_top_token_comes_with_the_metrics_in_prompt_order(
+    toy: LoadedModel, months: PromptSet
+) -> None:
+    rng = np.random.default_rng(0)
+    bench = bench_of(toy, months, 5)
+    keep = rng.random(toy.forward.space.n_edges) < 0.5
+    found = bench.outcomes(keep, (metrics.get("kl"),))
+    logits = {int(i): x for b, own in bench.logits(keep) for i, x in zip(b.index, own, strict=True)}
+    assert found.top.tolist() == [int(logits[i].argmax()) for i in range(len(bench))]
+    model = bench.outcomes(bench.space.everything(), ()).top
+    assert found.values["agreement"].tolist() == (found.top == model).tolist()
+    assert 0 < found.values["agreement"].mean() < 1
+
+
 def test_full_and_empty_are_the_plain_runs_on_clean_and_corrupted(
     toy: LoadedModel, months: PromptSet
 ) -> None:

@@ -122,10 +122,7 @@ def _kept(ready: Measurable) -> Kept:
     bench, metric = ready.bench, ready.metric
     mask = ready.members.mask(bench.space)
     measured: dict[str, Any] = {m.name: m for m in (metric, metrics.get("kl"))}
-    found = bench.outcomes(mask, tuple(measured.values()))
-    top = np.empty(len(bench), np.int64)
-    for batch, logits in bench.logits(mask):
-        top[batch.index] = logits.argmax(1).cpu().numpy()
+    found, top = bench.outcomes(mask, tuple(measured.values()))
     full, empty = bench.full(metric), bench.empty(metric, ready.prepared.plan.keep_input)
     value = faithfulness(found[metric.name], full, empty).value
     gap = float((full - empty).mean())
