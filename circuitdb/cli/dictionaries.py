@@ -16,7 +16,6 @@ from circuitdb.cli.tables import Cell, Column, table
 from circuitdb.text import NOTHING
 
 if TYPE_CHECKING:
-    from circuitdb.api.sae import Which
     from circuitdb.circuit import Json
     from circuitdb.dictionaries.record import Record
 
@@ -26,24 +25,6 @@ sae = typer.Typer(
     add_completion=False,
 )  # fmt: skip
 
-_Text = Annotated[
-    Path | None,
-    typer.Option(
-        "--text", metavar="FILE",
-        help="A text file; by default a toy's own training texts, else Python's help topics.",
-    ),
-]  # fmt: skip
-_Context = Annotated[
-    int | None, typer.Option(metavar="N", min=2, help="Tokens a row of the text; 128 by default.")
-]
-_LeaveOut = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KINDS",
-        help="Positions left alone: first, special, both as first,special, or none; by default none "
-        "of toys, of other models the first.",
-    ),
-]
 _EvalPositions = Annotated[
     int, typer.Option(metavar="N", min=2, help="Positions that health is measured on.")
 ]
@@ -126,9 +107,9 @@ def sae_train(
     downstream: Annotated[
         float, typer.Option(metavar="W", help="Weight of changes in later layers (end to end).")
     ] = 0.0,
-    text: _Text = None,
-    context: _Context = None,
-    leave_out: _LeaveOut = None,
+    text: options.Text = None,
+    context: options.Context = None,
+    leave_out: options.LeaveOut = None,
     positions: Annotated[
         int, typer.Option(metavar="N", min=1, help="Positions to learn from.")
     ] = 1_000_000,
@@ -177,8 +158,8 @@ def sae_train(
     from circuitdb.api.sae import Training
 
     out = Output(as_json, quiet)
-    which = _which(
-        model, checkpoint, seed, text, context, leave_out, eval_positions, device, threads
+    which = options.which(
+        model, checkpoint, seed, text, context, leave_out, device, threads, eval_positions
     )
     training = Training(
         sites, form, features, k, transcoder, skip, share, detach, end_to_end, downstream, positions,
@@ -211,9 +192,9 @@ def sae_eval(
     model: options.Model = "toy-4l",
     seed: options.Seed = None,
     checkpoint: options.Checkpoint = None,
-    text: _Text = None,
-    context: _Context = None,
-    leave_out: _LeaveOut = None,
+    text: options.Text = None,
+    context: options.Context = None,
+    leave_out: options.LeaveOut = None,
     eval_positions: _EvalPositions = 8192,
     device: options.Device = "cpu",
     threads: options.Threads = None,
@@ -231,8 +212,8 @@ def sae_eval(
       circuitdb sae eval mine@2_act,3_act --text other.txt --json
     """
     out = Output(as_json, quiet)
-    which = _which(
-        model, checkpoint, seed, text, context, leave_out, eval_positions, device, threads
+    which = options.which(
+        model, checkpoint, seed, text, context, leave_out, device, threads, eval_positions
     )
     with reporting(out) as report:
         found = api.Database(db, notice=out.remark).evaluate_dictionaries(
@@ -266,9 +247,9 @@ def sae_import(
     model: _Model = None,
     seed: options.Seed = None,
     checkpoint: options.Checkpoint = None,
-    text: _Text = None,
-    context: _Context = None,
-    leave_out: _LeaveOut = None,
+    text: options.Text = None,
+    context: options.Context = None,
+    leave_out: options.LeaveOut = None,
     eval_positions: _EvalPositions = 8192,
     force: Annotated[
         bool,
@@ -291,8 +272,8 @@ def sae_import(
       circuitdb sae import ./downloaded --name theirs --model gpt2
     """
     out = Output(as_json, quiet)
-    which = _which(
-        model, checkpoint, seed, text, context, leave_out, eval_positions, device, threads
+    which = options.which(
+        model, checkpoint, seed, text, context, leave_out, device, threads, eval_positions
     )
     with reporting(out) as report:
         records = api.Database(db, notice=out.remark).import_dictionaries(
@@ -345,26 +326,6 @@ def _list(name: str | None, db: Path | None, as_json: bool, quiet: bool) -> None
     records = api.Database(db, notice=out.remark).dictionaries(name)
     document = {"dictionaries": [record.to_json() for record in records]}
     out.result(document, lambda: _show_records(records))
-
-
-def _which(
-    model: str | None,
-    checkpoint: int | None,
-    seed: int | None,
-    text: Path | None,
-    context: int | None,
-    leave_out: str | None,
-    eval_positions: int,
-    device: str,
-    threads: int | None,
-) -> Which:
-    from circuitdb.api.sae import Which
-
-    left_out: tuple[str, ...] | None = None
-    if leave_out is not None:
-        named = tuple(part.strip() for part in leave_out.split(","))
-        left_out = () if named == ("none",) else named
-    return Which(model, checkpoint, seed, text, context, left_out, eval_positions, device, threads)
 
 
 _FIGURES: Final = (

@@ -10,7 +10,6 @@ import typer
 
 from circuitdb import api
 from circuitdb.cli import options
-from circuitdb.cli.dictionaries import _Context, _LeaveOut, _Text, _which
 from circuitdb.cli.output import Output, line, plural, share, width
 from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Cell, Column, table
@@ -92,10 +91,10 @@ def features_profile(
     model: options.Model = "toy-4l",
     seed: options.Seed = None,
     checkpoint: options.Checkpoint = None,
-    text: _Text = None,
+    text: options.Text = None,
     positions: _Positions = None,
-    context: _Context = None,
-    leave_out: _LeaveOut = None,
+    context: options.Context = None,
+    leave_out: options.LeaveOut = None,
     contexts: Annotated[int, typer.Option(metavar="N", min=1, help="Top contexts a feature.")] = 10,
     view: Annotated[
         int, typer.Option(metavar="N", min=0, help="Tokens on each side in a context.")
@@ -122,7 +121,7 @@ def features_profile(
     from circuitdb.dictionaries.feature import PageSettings
 
     out = Output(as_json, quiet)
-    which = _which(model, checkpoint, seed, text, context, leave_out, 0, device, threads)
+    which = options.which(model, checkpoint, seed, text, context, leave_out, device, threads)
     with reporting(out) as report:
         made = api.Database(db, notice=out.remark).features.profile(
             *names, which=which, positions=positions,
@@ -173,9 +172,9 @@ def features_measure(
     model: _Model = None,
     seed: _Seed = None,
     checkpoint: _Step = None,
-    text: _Text = None,
-    context: _Context = None,
-    leave_out: _LeaveOut = None,
+    text: options.Text = None,
+    context: options.Context = None,
+    leave_out: options.LeaveOut = None,
     device: options.Device = "cpu",
     threads: options.Threads = None,
     db: options.Db = None,
@@ -191,7 +190,7 @@ def features_measure(
       circuitdb features measure f/1.resid_post/mine/17
     """
     out = Output(as_json, quiet)
-    which = _which(model, checkpoint, seed, text, context, leave_out, 0, device, threads)
+    which = options.which(model, checkpoint, seed, text, context, leave_out, device, threads)
     with reporting(out) as report:
         shown = api.Database(db, notice=out.remark).features.measure(
             *names, which=which, report=report
@@ -507,10 +506,10 @@ def features_match(
         float, typer.Option(metavar="T", help="Similarity from which a pair is a match.")
     ] = 0.7,
     draws: Annotated[int, typer.Option(metavar="N", min=0, help="Random matches beside it.")] = 20,
-    text: _Text = None,
+    text: options.Text = None,
     positions: _Positions = 20000,
-    context: _Context = None,
-    leave_out: _LeaveOut = None,
+    context: options.Context = None,
+    leave_out: options.LeaveOut = None,
     device: options.Device = "cpu",
     threads: options.Threads = None,
     db: options.Db = None,
@@ -530,14 +529,14 @@ def features_match(
     from circuitdb.dictionaries.match import MatchSettings
 
     out = Output(as_json, quiet)
-    rest = (text, context, leave_out, 0, device, threads)
+    rest = (text, context, leave_out, device, threads)
     other = (model_b, seed_b, checkpoint_b) != (None, None, None)
     sets = [name if site is None else f"{name}@{site}" for name in (a, b)]
     with reporting(out) as report:
         found = api.Database(db, notice=out.remark).features.match(
             *sets,
-            which=_which(model, checkpoint, seed, *rest),
-            which_b=_which(model_b or model, checkpoint_b, seed_b, *rest) if other else None,
+            which=options.which(model, checkpoint, seed, *rest),
+            which_b=options.which(model_b or model, checkpoint_b, seed_b, *rest) if other else None,
             settings=MatchSettings(by, threshold, positions, draws),
             report=report,
         )

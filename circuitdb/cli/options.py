@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from circuitdb.errors import OptionError
+
+if TYPE_CHECKING:
+    from circuitdb.api.sae import Which
 
 Db = Annotated[
     Path | None,
@@ -134,6 +137,26 @@ KeepInput = Annotated[
 ]
 
 
+Text = Annotated[
+    Path | None,
+    typer.Option(
+        "--text", metavar="FILE",
+        help="A text file; by default a toy's own training texts, else Python's help topics.",
+    ),
+]  # fmt: skip
+Context = Annotated[
+    int | None, typer.Option(metavar="N", min=2, help="Tokens a row of the text; 128 by default.")
+]
+LeaveOut = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KINDS",
+        help="Positions left alone: first, special, both as first,special, or none; by default none "
+        "of toys, of other models the first.",
+    ),
+]
+
+
 def model_options(
     device: str, dtype: str, threads: int | None, forward: str, force: bool
 ) -> dict[str, object]:
@@ -141,6 +164,27 @@ def model_options(
     return {
         "device": device, "dtype": dtype, "threads": threads, "forward": forward, "force": force,
     }  # fmt: skip
+
+
+def which(
+    model: str | None,
+    checkpoint: int | None,
+    seed: int | None,
+    text: Path | None,
+    context: int | None,
+    leave_out: str | None,
+    device: str,
+    threads: int | None,
+    eval_positions: int = 0,
+) -> Which:
+    """The model, the text and how both are run, as the library takes them."""
+    from circuitdb.api.sae import Which
+
+    left_out: tuple[str, ...] | None = None
+    if leave_out is not None:
+        named = tuple(part.strip() for part in leave_out.split(","))
+        left_out = () if named == ("none",) else named
+    return Which(model, checkpoint, seed, text, context, left_out, eval_positions, device, threads)
 
 
 def numbers(option: str, text: str | None) -> list[int]:

@@ -9,7 +9,6 @@ import typer
 
 from circuitdb import api
 from circuitdb.cli import describe, options
-from circuitdb.cli.dictionaries import _Context, _LeaveOut, _Text, _which
 from circuitdb.cli.output import Output, line, plural
 from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Column, table
@@ -90,9 +89,9 @@ def slice(
     ] = None,
     checkpoint: options.Checkpoint = None,
     seed: options.Seed = None,
-    text: _Text = None,
-    context: _Context = None,
-    leave_out: _LeaveOut = None,
+    text: options.Text = None,
+    context: options.Context = None,
+    leave_out: options.LeaveOut = None,
     device: options.Device = "cpu",
     threads: options.Threads = None,
     db: options.Db = None,
@@ -118,7 +117,7 @@ def slice(
         "max_length": max_length, "data_seed": data_seed, "top_k": top_k, "view": view,
         "logit_tokens": logit_tokens,
     }  # fmt: skip
-    which = _which(model, checkpoint, seed, text, context, leave_out, 0, device, threads)
+    which = options.which(model, checkpoint, seed, text, context, leave_out, device, threads)
     with reporting(out) as report:
         made = database.slice(
             config, dictionaries=dictionaries, which=which, alone=alone, report=report, **given
