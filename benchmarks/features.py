@@ -32,7 +32,7 @@ from circuitdb.ablation import Ablation
 from circuitdb.dictionaries import shelf
 from circuitdb.evaluate import BenchBatch
 from circuitdb.features import attribution
-from circuitdb.features.bench import Block, FeatureBench, Put, space_of
+from circuitdb.features.bench import FeatureBench, space_of
 from circuitdb.models import catalogue
 from circuitdb.models.model import LoadedModel
 from circuitdb.models.sites import forward_order
@@ -83,9 +83,9 @@ def attributed(bench: FeatureBench, batch: BenchBatch, steps: int = 0) -> Tensor
     clean, ablated = bench.states(batch)
     delta = ablated - clean
     if steps:
-        gradient = attribution._along(bench, batch, objective, delta, steps)
+        gradient = attribution.path_gradient(bench, batch, objective, delta, steps)
     else:
-        gradient = attribution._gradient(bench, batch, objective)
+        gradient = attribution.clean_gradient(bench, batch, objective)
     return by_position(bench, gradient * delta).detach()
 
 
@@ -109,16 +109,11 @@ def exact(bench: FeatureBench, batch: BenchBatch, row: int) -> tuple[np.ndarray,
                 change[i, pos, part] = own[pos, part]
                 where.append((pos, at + node))
             tokens = batch.clean[row].expand(len(some), -1)
-            logits = bench.spliced(tokens, {block: moved(block, change)})
+            logits = bench.spliced(tokens, {block: block.adding(change)})
             answers = (t[row].expand(len(some), -1) for t in (batch.correct, batch.incorrect))
             found += (METRIC.per_prompt(logits, *answers) - before).tolist()
         at += n + 1
     return np.asarray(where), np.asarray(found)
-
-
-def moved(block: Block, change: Tensor) -> Put:
-    """Adds what changes of a dictionary's state write."""
-    return lambda read, written: written + attribution._written(block, change, read)
 
 
 def agreement(bench: FeatureBench) -> tuple[float, float]:
@@ -139,28 +134,15 @@ def faithfulness(bench: FeatureBench, scores: list[Tensor], n: int) -> float:
     """Of the n pairs of component and position that score highest on each prompt."""
     circuit, empty, full = [], [], []
     for batch, own in zip(bench.batches, scores, strict=True):
-        _, ablated = bench.states(batch)
         flat = own.abs().flatten(1)
         chosen = torch.zeros_like(flat, dtype=torch.bool).scatter(1, flat.topk(n).indices, True)
         measure = objective(batch)
         for kept, to in ((chosen, circuit), (torch.zeros_like(chosen), empty)):
             values = spread(bench, kept.view_as(own))
-            to += measure(_run(bench, batch, values, ablated)).tolist()
+            to += measure(bench.of_values(batch, values)).tolist()
         full += measure(batch.full).tolist()
     a, b, c = (float(np.mean(v)) for v in (circuit, empty, full))
     return (a - b) / (c - b)
-
-
-def _run(bench: FeatureBench, batch: BenchBatch, kept: Tensor, ablated: Tensor) -> Tensor:
-    def of(block: Block) -> Put:
-        def put(read: Tensor, written: Tensor) -> Tensor:
-            own = block.taken_apart(read, written)
-            own = torch.where(kept[..., block.values], own, ablated[..., block.values])
-            return block.put_together(own, read)
-
-        return put
-
-    return bench.spliced(batch.clean, {b: of(b) for b in bench.blocks})
 
 
 def passes(bench: FeatureBench) -> tuple[int, float]:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor  # noqa: TID253
 
 from circuitdb.circuit import Floats, Scores
-from circuitdb.dictionaries.forms import contribution, pulled_back
+from circuitdb.dictionaries.forms import pulled_back
 from circuitdb.evaluate import BenchBatch
 from circuitdb.features.bench import Activation, Block, FeatureBench, KeptValues, Put, State
 from circuitdb.models.forward import Logits
@@ -74,13 +74,13 @@ def component_effects(
     clean, ablated = bench.states(batch)
     delta = ablated - clean
     if estimator == "attribution":
-        gradient = _gradient(bench, batch, objective)
+        gradient = clean_gradient(bench, batch, objective)
     else:
-        gradient = _along(bench, batch, objective, delta, steps)
+        gradient = path_gradient(bench, batch, objective, delta, steps)
     return bench.summed(gradient * delta, bench.roles(batch))
 
 
-def _gradient(bench: FeatureBench, batch: BenchBatch, objective: Objective) -> State:
+def clean_gradient(bench: FeatureBench, batch: BenchBatch, objective: Objective) -> State:
     """∂metric/∂state at the clean run, everything behind each dictionary recomputed."""
     probes: dict[Block, Tensor] = {}
     reads: dict[Block, Tensor] = {}
@@ -106,10 +106,13 @@ def _of_state(block: Block, gradient: Activation, read: Activation) -> Float[Ten
     return torch.cat([pulled_back(block.located.dictionary, gradient, read), gradient], dim=-1)
 
 
-def _along(
+def path_gradient(
     bench: FeatureBench, batch: BenchBatch, objective: Objective, delta: State, steps: int
 ) -> State:
-    """The gradient averaged over the way of each dictionary by itself."""
+    """∂metric/∂state averaged over the midpoints of the way of each dictionary by itself.
+
+    `delta` is how far it goes: ablated − clean.
+    """
     parts = []
     for block in bench.blocks:
         found = [
@@ -128,19 +131,13 @@ def _at_share(
     at: list[Held] = []
 
     def move(read: Activation, written: Activation) -> Activation:
-        moved = written + share * _written(block, own, read)
+        moved = written + share * block.contributed(own, read)
         at.append(Held(moved.detach().requires_grad_(), read.detach()))
         return at[0].output
 
     logits = bench.spliced(batch.clean, {block: move})
     (gradient,) = torch.autograd.grad(objective(batch)(logits).sum(), at[0].output)
     return _of_state(block, gradient, at[0].read)
-
-
-def _written(block: Block, own: Float[Tensor, "batch pos own"], read: Activation) -> Activation:
-    """What changes of features and error add to what a dictionary writes."""
-    n = block.n_features
-    return contribution(block.located.dictionary, own[..., :n], read) + own[..., n:]
 
 
 @torch.no_grad()
@@ -152,15 +149,12 @@ def _exact(bench: FeatureBench, batch: BenchBatch, objective: Objective) -> PerP
     effects = before.new_zeros(len(before), bench.space.n_nodes)
     moves = bench.summed((delta != 0).to(delta.dtype), bench.roles(batch)).any(0).cpu().numpy()
 
-    def alone(block: Block, change: Tensor) -> Put:
-        return lambda read, written: written + _written(block, change, read)
-
     for block in bench.blocks:
         first, width = block.place
         stop = first + (width + 1) * bench.space.n_positions
         for node in (np.flatnonzero(moves[first:stop]) + first).tolist():
             change = torch.where(_alone(bench, batch, node), delta, 0)[..., block.values]
-            logits = bench.spliced(batch.clean, {block: alone(block, change)})
+            logits = bench.spliced(batch.clean, {block: block.adding(change)})
             effects[:, node] = metric(logits) - before
     return effects
 
@@ -213,7 +207,7 @@ def edge_effects(
     parts = len(bench.blocks) * len(batches)
     for i, batch in enumerate(batches):
         clean, ablated = bench.states(batch)
-        gradient, roles = _gradient(bench, batch, objective), bench.roles(batch)
+        gradient, roles = clean_gradient(bench, batch, objective), bench.roles(batch)
         sums.n += len(clean)
         for number in range(1, len(bench.blocks)):
             report(i * len(bench.blocks) + number, parts)

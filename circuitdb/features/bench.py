@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor  # noqa: TID253
 
 from circuitdb.ablation import Ablation
-from circuitdb.dictionaries.forms import Dictionary, decode, encode, reconstruct
+from circuitdb.dictionaries.forms import Dictionary, contribution, decode, encode, reconstruct
 from circuitdb.dictionaries.located import Located
 from circuitdb.errors import OptionError
 from circuitdb.evaluate import Bench, BenchBatch
@@ -95,6 +95,15 @@ class Block:
         """What stands at the site written where features and error have these values."""
         d, n = self.located.dictionary, self.n_features
         return decode(d, own[..., :n], read) + own[..., n:] + self.skipped(read)
+
+    def contributed(self, own: Float[Tensor, "batch pos own"], read: Activation) -> Activation:
+        """What changes of features and error add to what stands at the site written."""
+        n = self.n_features
+        return contribution(self.located.dictionary, own[..., :n], read) + own[..., n:]
+
+    def adding(self, change: Float[Tensor, "batch pos own"]) -> Put:
+        """Adds what changes of features and error write."""
+        return lambda read, written: written + self.contributed(change, read)
 
     def skipped(self, read: Activation) -> Activation | float:
         """What passes a transcoder by its skip."""
@@ -256,8 +265,12 @@ class FeatureBench(Bench):
         return run
 
     def _of_nodes(self, batch: BenchBatch, nodes: Mask) -> Logits:
+        return self.of_values(batch, self.kept(nodes, self.roles(batch)))
+
+    def of_values(self, batch: BenchBatch, kept: KeptValues) -> Logits:
+        """The model's logits where only some values of the state are kept and all others ablated."""
         _, ablated = self.states(batch)
-        kept = self.kept(nodes, self.roles(batch)).expand(len(ablated), *ablated.shape[1:2], -1)
+        kept = kept.expand(len(ablated), *ablated.shape[1:2], -1)
         changed = [b for b in self.blocks if not bool(kept[..., b.values].all())]
 
         def of(block: Block) -> Put:
