@@ -62,8 +62,6 @@ from circuitdb.tasks.prompts import Prompts, PromptSet, left_out
 
 DEFAULT_FAITHFULNESS = 0.85
 """Target of engines that select by faithfulness when no other rule is asked for."""
-_FEWEST = 5
-"""A template with fewer validation prompts cannot be judged and is kept."""
 
 
 class Material(NamedTuple):
@@ -258,7 +256,7 @@ def _failing(plan: Plan, task: str, model: str, does: Sequence[Does]) -> tuple[s
     Raises:
         TaskNotDoneError: it does none of them.
     """
-    failing = tuple(d.template for d in does if not d.done and d.n >= _FEWEST)
+    failing = tuple(d.template for d in does if d.judged and not d.done)
     accuracy = sum(d.accuracy * d.n for d in does) / sum(d.n for d in does)
     effect = sum(d.effect * d.n for d in does) / sum(d.n for d in does)
     pooled = accuracy > 0.5 and effect > 0

@@ -42,6 +42,8 @@ _CACHE_BYTES = 1536 * 2**20
 """What a bench keeps between masks: ablated activations, then the forwards remembered."""
 _BATCH_BYTES = 192 * 2**20
 """Target size of one batch's writer outputs."""
+_FEWEST = 5
+"""A template of fewer prompts is not judged."""
 _BACKWARD_BYTES = 64 * 2**20
 """The same for a batch with a backward."""
 
@@ -453,6 +455,11 @@ class Does:
     """better × (m(clean) − m(corrupted)), mean over prompts."""
     effect_low: float
     """Lower end of its 95 % interval (normal)."""
+
+    @property
+    def judged(self) -> bool:
+        """Whether there are prompts enough to tell."""
+        return self.n >= _FEWEST
 
     @property
     def done(self) -> bool:

@@ -58,6 +58,11 @@ def rank0(logits: Logits, correct: Correct, incorrect: Incorrect) -> PerPrompt:
     return (logits.argmax(1, keepdim=True) == correct).any(1).to(logits.dtype)
 
 
+def prob_mass(logits: Logits, correct: Correct, incorrect: Incorrect) -> PerPrompt:
+    """Summed probability of the correct answers."""
+    return _gathered(logits.softmax(-1), correct, 0.0).sum(1)
+
+
 def logprob(logits: Logits, correct: Correct, incorrect: Incorrect) -> PerPrompt:
     """Mean log-probability of the correct answers."""
     return _mean(logits.log_softmax(-1), correct)
@@ -133,6 +138,7 @@ METRICS: tuple[Metric, ...] = (
     _metric(prob_diff, "probability"),
     _metric(accuracy, "share", differentiable=False),
     _metric(rank0, "share", needs_incorrect=False, differentiable=False),
+    _metric(prob_mass, "probability", needs_incorrect=False),
     _metric(logprob, "nats", needs_incorrect=False),
     Metric("kl", "nats", -1, "KL(full model ‖ circuit) at the answer position.", False, True, None),
 )

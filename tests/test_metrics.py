@@ -82,6 +82,7 @@ def test_each_metric_says_which_way_is_better_and_in_what_unit():
         "prob_diff": (1, "probability"),
         "accuracy": (1, "share"),
         "rank0": (1, "share"),
+        "prob_mass": (1, "probability"),
         "logprob": (1, "nats"),
         "kl": (-1, "nats"),
     }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from circuitdb.api.crowds import Similar
     from circuitdb.api.directions import Directions
     from circuitdb.api.features import Features
+    from circuitdb.api.performing import Performance
     from circuitdb.api.sae import Measured, Trained, Training, Which
     from circuitdb.circuit import Figures
     from circuitdb.compare.across import Across
@@ -163,6 +164,32 @@ class Database:
             self._access, plans, model_options=model_options, batch_size=batch_size,
             report=report, resume=resume,
         )  # fmt: skip
+
+    def metrics(
+        self,
+        *tasks: str,
+        model: str = "toy-4l",
+        seeds: str | Sequence[int] | None = None,
+        checkpoints: str | Sequence[int] | None = None,
+        **options: Any,
+    ) -> Performance:
+        """What full models do on tasks over training, without discovery; stored.
+
+        Args:
+            tasks: tasks, or task files.
+            model: its name, a Hugging Face directory with ``step*/`` inside, or a hub name.
+            seeds: training seeds, or ``all``; the first by default.
+            checkpoints: a schedule or steps (:mod:`circuitdb.schedules`); all by default.
+            options: those of :func:`circuitdb.api.performing.measured`.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        from circuitdb.api import performing
+
+        return performing.measured(
+            self._access, tasks, model=model, seeds=seeds, checkpoints=checkpoints, **options
+        )
 
     def replay(
         self, ref: str, threshold: float | None = None

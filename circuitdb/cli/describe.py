@@ -19,6 +19,7 @@ UNITS: Final = {
     "accuracy": "share",
     "rank0": "share",
     "logprob": "nats",
+    "prob_mass": "probability",
     "kl": "nats",
 }
 """Unit of every metric; said here too, because the metrics themselves need torch."""

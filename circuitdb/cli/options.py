@@ -91,7 +91,7 @@ Checkpoint = Annotated[
 Seed = Annotated[
     int | None, typer.Option(metavar="N", help="Training seed of the model; its first by default.")
 ]
-_METRICS = "logit_diff, prob_diff, accuracy, rank0, logprob, kl or FILE.py:function"
+_METRICS = "logit_diff, prob_diff, accuracy, rank0, prob_mass, logprob, kl or FILE.py:function"
 Metric = Annotated[str, typer.Option(help=f"{_METRICS}.", metavar="NAME")]
 EngineMetric = Annotated[
     str | None, typer.Option(help=f"{_METRICS}; by default the engine's.", metavar="NAME")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from circuitdb.errors import ModelError, OptionError, UnknownNameError
 from circuitdb.models import cache, hub, memory, smollm2, toy
 from circuitdb.models.entry import ModelEntry, Stored
-from circuitdb.schedules import told
+from circuitdb.schedules import PYTHIA_TOKENS, Wanted, chosen, told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,11 +49,23 @@ SMALL = 5_000_000
 """Models of fewer parameters run on one thread: two get in each other's way."""
 
 _PYTHIA_STEPS = (0, *(2**k for k in range(10)), *range(1000, 144_000, 1000))
+_STANFORD_STEPS = (
+    *range(0, 100, 10), *range(100, 2000, 50), *range(2000, 20_000, 100), *range(20_000, 400_001, 1000),
+)  # fmt: skip
+_STANFORD = ("alias", "x21"), ("battlestar", "x49"), ("caprica", "x81"), ("darkmatter", "x343"), ("expanse", "x777")  # fmt: skip
+"""The five trainings of GPT-2 small by Stanford's CRFM, by name and seed."""
+STANFORD_TOKENS = 524_288
+"""Tokens a step of these: 512 sequences of 1,024."""
 _HUB = (
-    ("gpt2", "openai-community/gpt2", "gpt2", "GPT-2 small, 12 layers × 12 heads", 124_439_808, ()),
-    ("pythia-70m", "EleutherAI/pythia-70m", "gpt_neox", "Pythia, 6 layers × 8 heads", 70_426_624, _PYTHIA_STEPS),
-    ("pythia-160m", "EleutherAI/pythia-160m", "gpt_neox", "Pythia, 12 layers × 12 heads", 162_322_944, _PYTHIA_STEPS),
-    ("pythia-410m", "EleutherAI/pythia-410m", "gpt_neox", "Pythia, 24 layers × 16 heads", 405_334_016, _PYTHIA_STEPS),
+    ("gpt2", "openai-community/gpt2", "gpt2", "GPT-2 small, 12 layers × 12 heads", 124_439_808, (), None),
+    ("pythia-70m", "EleutherAI/pythia-70m", "gpt_neox", "Pythia, 6 layers × 8 heads", 70_426_624, _PYTHIA_STEPS, PYTHIA_TOKENS),
+    ("pythia-160m", "EleutherAI/pythia-160m", "gpt_neox", "Pythia, 12 layers × 12 heads", 162_322_944, _PYTHIA_STEPS, PYTHIA_TOKENS),
+    ("pythia-410m", "EleutherAI/pythia-410m", "gpt_neox", "Pythia, 24 layers × 16 heads", 405_334_016, _PYTHIA_STEPS, PYTHIA_TOKENS),
+    *(
+        (f"stanford-gpt2-small-{letter}", f"stanford-crfm/{name}-gpt2-small-{seed}", "gpt2",
+         f"GPT-2 small trained by Stanford, seed {seed[1:]}", 124_439_808, _STANFORD_STEPS, STANFORD_TOKENS)
+        for letter, (name, seed) in zip("abcde", _STANFORD, strict=True)
+    ),
 )  # fmt: skip
 
 
@@ -131,6 +143,48 @@ def steps_of(name: str, seed: int | None) -> tuple[int, ...]:
     return own or entry.checkpoints
 
 
+def tokens_at(name: str, step: int | None) -> int | None:
+    """Tokens a model was trained on up to a step, where it is known."""
+    entry = by_name().get(name)
+    each = None if entry is None else entry.tokens_per_step
+    return None if each is None or step is None else each * step
+
+
+def steps_chosen(name: str, seed: int | None, wanted: Wanted) -> tuple[int | None, ...]:
+    """The training steps meant, of those a model has; null alone for its own weights.
+
+    Raises:
+        UnknownNameError: no schedule of that name.
+        OptionError: text that is no list of steps.
+        ModelError: the model lacks a step of a list, or has none of a schedule.
+    """
+    return chosen(wanted, steps_of(name, seed), name) or (None,)
+
+
+def seeds_of(name: str) -> tuple[int, ...]:
+    """A model's training seeds, ascending; none where there is but one and it has no number."""
+    entry = by_name().get(name)
+    return () if entry is None else entry.seeds
+
+
+def is_remote(name: str) -> bool:
+    """Whether a model's files come from the hub."""
+    entry = by_name().get(name)
+    if entry is None:
+        return "/" in name and not hub.looks_local(name)
+    return entry.source == "hub"
+
+
+@contextlib.contextmanager
+def passing(name: str, checkpoint: int | None) -> Iterator[None]:
+    """Take a checkpoint that is downloaded meanwhile away again; one that lay here stays."""
+    entry = by_name().get(name)
+    hub_name = name if entry is None else entry.hub_name
+    remote = hub_name is not None and is_remote(name)
+    with hub.passing(str(hub_name), checkpoint) if remote else contextlib.nullcontext():
+        yield
+
+
 def _hub_entries() -> list[ModelEntry]:
     return [
         ModelEntry(
@@ -143,8 +197,9 @@ def _hub_entries() -> list[ModelEntry]:
             n_parameters=n_parameters,
             checkpoints=steps,
             hub_name=hub_name,
+            tokens_per_step=tokens,
         )
-        for name, hub_name, family, description, n_parameters, steps in _HUB
+        for name, hub_name, family, description, n_parameters, steps, tokens in _HUB
     ]
 
 

@@ -30,6 +30,8 @@ class ModelEntry:
     seed_checkpoints: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """The steps of each seed, where seeds differ."""
     hub_name: str | None = None
+    tokens_per_step: int | None = None
+    """Tokens of one training step, where it is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,16 +100,54 @@ def fetch(
         OfflineError: the hub is out of reach and the model is not cached.
         ModelError: there is no such model or checkpoint, or one may not download it.
     """
-    revisions = (
-        ["main"] if checkpoint is None else [f"step{checkpoint}", f"checkpoint-{checkpoint}"]
-    )
-    for revision in revisions:
+    for revision in _revisions(checkpoint):
         directory = _snapshot(hub_name, revision)
         if directory is not None:
             stored = read(str(directory), fits=fits)
             return dataclasses.replace(stored, name=name or hub_name, checkpoint=checkpoint)
     there = told(_hub_checkpoints(hub_name))
     raise ModelError(f"model {hub_name!r} has no checkpoint {checkpoint}; {there}")
+
+
+def _revisions(checkpoint: int | None) -> list[str]:
+    """The names a checkpoint may have on the hub: Pythia's, Stanford's."""
+    return ["main"] if checkpoint is None else [f"step{checkpoint}", f"checkpoint-{checkpoint}"]
+
+
+@contextlib.contextmanager
+def passing(hub_name: str, checkpoint: int | None) -> Iterator[None]:
+    """Take what of a checkpoint is downloaded meanwhile away again; one that lay here stays."""
+    before = _cached_commits(hub_name, checkpoint)
+    try:
+        yield
+    finally:
+        from huggingface_hub import constants, scan_cache_dir
+
+        new = _cached_commits(hub_name, checkpoint) - before
+        if new:
+            scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(*new).execute()
+
+
+def _cached_commits(hub_name: str, checkpoint: int | None) -> set[str]:
+    """The commits of a checkpoint that lie in the hub's cache."""
+    from huggingface_hub import constants
+
+    home = Path(constants.HF_HUB_CACHE) / f"models--{hub_name.replace('/', '--')}" / "refs"
+    refs = [home / revision for revision in _revisions(checkpoint)]
+    return {ref.read_text("utf-8").strip() for ref in refs if ref.is_file()}
+
+
+@contextlib.contextmanager
+def cached_in(folder: Path | None) -> Iterator[None]:
+    """Have the hub library keep what it downloads in another folder for a while."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_CACHE
+    constants.HF_HUB_CACHE = before if folder is None else str(folder)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_CACHE = before
 
 
 def is_cached(hub_name: str) -> bool:

@@ -252,3 +252,13 @@ def add_checkpoint_metrics(con: Any, rows: Sequence[CheckpointMetric]) -> None:
         )
         plain = row._replace(value=finite(row.value), sd=finite(row.sd))
         write.insert(con, "checkpoint_metric", (*row._fields, "added_at"), (*plain, utc_now()))
+
+
+def checkpoint_metrics(con: Any, weights: str, prompt_set: str) -> tuple[CheckpointMetric, ...]:
+    """What the full model of some weights does on a prompt set."""
+    found = con.execute(
+        f"SELECT {', '.join(CheckpointMetric._fields)} FROM checkpoint_metric "
+        "WHERE weights = ? AND prompt_set = ? ORDER BY metric, split",
+        [weights, prompt_set],
+    )
+    return tuple(CheckpointMetric(*row) for row in found.fetchall())

@@ -612,6 +612,13 @@ class Store:
         with self._reading() as con:
             return signatures.find_alignment(con, weights_a, weights_b, recipe_id, settings)
 
+    def checkpoint_metrics(self, weights: str, prompt_set: str) -> tuple[CheckpointMetric, ...]:
+        """What the full model of some weights does on a prompt set, as far as it is stored."""
+        from circuitdb.store import edit
+
+        with self._reading() as con:
+            return edit.checkpoint_metrics(con, weights, prompt_set)
+
     def dictionaries(
         self, name: str | None = None, weights: str | None = None
     ) -> tuple[Record, ...]:
