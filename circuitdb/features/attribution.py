@@ -17,12 +17,13 @@ held, so that an edge is what runs past them. Two quantities, means over prompts
 
 Sign as everywhere: metric ablated minus metric clean. A gradient with regard to an error is that with
 regard to the activation. Cost of the edges of some components: a forward and backward per dictionary
-with readers among them, on as many copies of the prompts as it has readers, and one for ``logits``.
+with readers among them, on as many copies of the prompts as it has readers, and one for ``logits``. They
+begin where all that a reader sees of what lies before is held, at the last dictionary of the stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -34,8 +35,9 @@ from torch import Tensor  # noqa: TID253
 from circuitdb.circuit import Floats, Scores
 from circuitdb.dictionaries.forms import pulled_back
 from circuitdb.evaluate import BenchBatch
-from circuitdb.features.bench import Activation, Block, FeatureBench, KeptValues, Put, State
+from circuitdb.features.bench import Activation, Block, FeatureBench, Put, State
 from circuitdb.models.forward import Logits
+from circuitdb.models.interventions import activations
 
 Estimator = Literal["attribution", "ig", "exact"]
 Objective = Callable[[BenchBatch], Callable[[Logits], Float[Tensor, " batch"]]]
@@ -144,16 +146,16 @@ def _at_share(
 def _exact(bench: FeatureBench, batch: BenchBatch, objective: Objective) -> PerPrompt:
     """Every component ablated alone; those with equal clean and ablated values do nothing."""
     clean, ablated = bench.states(batch)
-    delta, metric = ablated - clean, objective(batch)
+    delta, metric, roles = ablated - clean, objective(batch), bench.roles(batch)
     before = metric(batch.full)
     effects = before.new_zeros(len(before), bench.space.n_nodes)
-    moves = bench.summed((delta != 0).to(delta.dtype), bench.roles(batch)).any(0).cpu().numpy()
-
+    moves = bench.summed((delta != 0).to(delta.dtype), roles).any(0).cpu().numpy()
     for block in bench.blocks:
         first, width = block.place
         stop = first + (width + 1) * bench.space.n_positions
         for node in (np.flatnonzero(moves[first:stop]) + first).tolist():
-            change = torch.where(_alone(bench, batch, node), delta, 0)[..., block.values]
+            alone = bench.kept_of(block, bench.only([node]), roles)
+            change = torch.where(alone, delta[..., block.values], 0)
             logits = bench.spliced(batch.clean, {block: block.adding(change)})
             effects[:, node] = metric(logits) - before
     return effects
@@ -257,8 +259,8 @@ def _single_numbers(bench: FeatureBench) -> set[int]:
     return found
 
 
-def _holding(bench: FeatureBench, before: int, leaves: dict[Block, Held]) -> dict[Block, Put]:
-    """The first so many dictionaries' outputs held as they are: gradients reach them and end there.
+def _holding(blocks: Sequence[Block], leaves: dict[Block, Held]) -> dict[Block, Put]:
+    """Outputs of dictionaries held as they are: gradients reach them and end there.
 
     A transcoder's skip is none of its features and goes on as the model does.
     """
@@ -271,7 +273,7 @@ def _holding(bench: FeatureBench, before: int, leaves: dict[Block, Held]) -> dic
 
         return hold
 
-    return {b: holding(b) for b in bench.blocks[:before]}
+    return {block: holding(block) for block in blocks}
 
 
 def _at_state(bench: FeatureBench, leaves: dict[Block, Held], total: Tensor, last: bool) -> State:
@@ -289,7 +291,7 @@ def _at_state(bench: FeatureBench, leaves: dict[Block, Held], total: Tensor, las
 def _directly(bench: FeatureBench, batch: BenchBatch, objective: Objective) -> State:
     """∂metric/∂state past all other dictionaries."""
     leaves: dict[Block, Held] = {}
-    logits = bench.spliced(batch.clean, _holding(bench, len(bench.blocks), leaves))
+    logits = bench.spliced(batch.clean, _holding(bench.blocks, leaves))
     return _at_state(bench, leaves, objective(batch)(logits).sum(), last=True)
 
 
@@ -301,7 +303,7 @@ def _into(
     Of Σ ∂metric/∂reader · reader, and of Σ reader, over positions.
     """
     rows = len(batch.clean)
-    at_once = max(1, COPIES_BYTES // (bench.position_bytes * batch.clean.nelement()))
+    at_once = bench.copies(batch, COPIES_BYTES)
     for start in range(0, len(readers), at_once):
         some = readers[start : start + at_once]
         found = _backward(bench, batch, number, some, gradient)
@@ -315,11 +317,17 @@ def _backward(
 ) -> tuple[Copies, Copies]:
     """Both gradients for some readers, on one copy of the prompts each, ``[copy · batch, …]``."""
     leaves: dict[Block, Held] = {}
-    held, block = _holding(bench, number, leaves), bench.blocks[number]
-    own = bench.seen(batch.clean.repeat(len(readers), 1), block, held)
-    kept = torch.cat([_alone(bench, batch, node)[..., block.values] for node in readers.tolist()])
-    copies = own.view(len(readers), len(batch.clean), *own.shape[1:])
-    chosen = torch.where(kept.view(len(readers), -1, *kept.shape[1:]), copies, 0)
+    n, block, since = len(readers), bench.blocks[number], bench.since(number)
+    first = 0 if since is None else bench.blocks.index(since)
+    held = _holding(bench.blocks[first:number], leaves)
+    if since is not None:
+        # What is held there is all that the readers see of what lies before it.
+        held[since] = _given(held[since], bench, batch, since, n)
+    own = bench.seen(batch.clean.repeat(n, 1), block, held, since)
+    roles = bench.roles(batch)
+    kept = torch.cat([bench.kept_of(block, bench.only([r]), roles) for r in readers.tolist()])
+    copies = own.view(n, len(batch.clean), *own.shape[1:])
+    chosen = torch.where(kept.view(n, -1, *kept.shape[1:]), copies, 0)
     weighted = (chosen * gradient[..., block.values]).sum()
     return (
         _at_state(bench, leaves, weighted, last=False),
@@ -327,8 +335,8 @@ def _backward(
     )
 
 
-def _alone(bench: FeatureBench, batch: BenchBatch, node: int) -> KeptValues:
-    """Which values of the state are those of one component."""
-    nodes = np.zeros(bench.space.n_nodes, np.bool_)
-    nodes[node] = True
-    return bench.kept(nodes, bench.roles(batch))
+def _given(function: Put, bench: FeatureBench, batch: BenchBatch, block: Block, copies: int) -> Put:
+    """What a function makes of the clean run, whatever it is given: of so many copies of a batch."""
+    site = block.located.written
+    clean = activations(bench.forward, batch.clean, [site])[site].repeat(copies, 1, 1)
+    return lambda _read, _written: function(clean, clean)

@@ -167,11 +167,6 @@ class FeatureBench(Bench):
         self._states: dict[int, tuple[State, State]] = {}
 
     @property
-    def position_bytes(self) -> int:
-        """Writer outputs of one position."""
-        return self._position_bytes
-
-    @property
     def width(self) -> int:
         """Values of the state."""
         return max(int(block.error.stop) for block in self.blocks)
@@ -327,7 +322,7 @@ class FeatureBench(Bench):
         roles, values = self.roles(batch), ablated.clone()
         senders = _Senders(self.space, self.space.edges_of(keep))
         for number, block in enumerate(self.blocks):
-            since = self._since(number)
+            since = self.since(number)
             found = list(senders.of(number, self._from(since)).items())
             at_once = self.copies(batch)
             for some in (found[i : i + at_once] for i in range(0, len(found), at_once)):
@@ -335,15 +330,15 @@ class FeatureBench(Bench):
                 tokens = batch.clean.repeat(len(some), 1)
                 own = self.seen(tokens, block, _putting(states), since)
                 for (_, readers), seen in zip(some, own.chunk(len(some)), strict=True):
-                    kept = self.kept_of(block, self._nodes(readers), roles)
+                    kept = self.kept_of(block, self.only(readers), roles)
                     values[..., block.values] = torch.where(kept, seen, values[..., block.values])
         last = len(self.blocks)
-        since = self._since(last)
+        since = self.since(last)
         parents = next(iter(senders.of(last, self._from(since))), frozenset[int]())
         states = self._set([parents], values, ablated, roles, since, last)
         return self.spliced(batch.clean, _putting(states), since)
 
-    def _since(self, number: int) -> Block | None:
+    def since(self, number: int) -> Block | None:
         """The last dictionary behind which a later one (or, one more, ``logits``) sees nothing before it.
 
         None where something may reach it past every dictionary.
@@ -359,11 +354,12 @@ class FeatureBench(Bench):
         """The lowest id of a component that is seen there."""
         return 0 if since is None else since.place.first
 
-    def copies(self, batch: BenchBatch) -> int:
-        """How many copies of a batch are run side by side."""
-        return max(1, SIDE_BYTES // (self.position_bytes * batch.clean.nelement()))
+    def copies(self, batch: BenchBatch, most_bytes: int = SIDE_BYTES) -> int:
+        """How many copies of a batch are run side by side, by what their writer outputs take."""
+        return max(1, most_bytes // (self._position_bytes * batch.clean.nelement()))
 
-    def _nodes(self, ids: Iterable[int]) -> Mask:
+    def only(self, ids: Iterable[int]) -> Mask:
+        """Some components and no others, bool ``[component]``."""
         nodes = np.zeros(self.space.n_nodes, np.bool_)
         nodes[list(ids)] = True
         return nodes
@@ -382,7 +378,7 @@ class FeatureBench(Bench):
         By dictionary, of those from one on and before a number; a copy of the batch for every set.
         """
         first = 0 if since is None else self.blocks.index(since)
-        nodes = [self._nodes(ids) for ids in parents]
+        nodes = [self.only(ids) for ids in parents]
 
         def of(block: Block) -> Float[Tensor, "copies pos own"]:
             live, base = values[..., block.values], ablated[..., block.values]
