@@ -74,6 +74,7 @@ class FeatureSpace(Space):
         self.choice: ErrorChoice = "nodes"
         """Whether error nodes compete with features, or are kept in every circuit, or in none."""
         self._index: dict[tuple[int, int], int] = {}
+        self._ends: tuple[NDArray[np.integer], NDArray[np.integer]] | None = None
         self.edge_src, self.edge_dst = np.empty(0, np.int32), np.empty(0, np.int32)
         if src is not None and dst is not None:
             self.grow(src, dst)
@@ -119,6 +120,7 @@ class FeatureSpace(Space):
             self._index.setdefault(pair, len(self._index))
         known = np.asarray(list(self._index), dtype=np.int32).reshape(-1, 2)
         self.edge_src, self.edge_dst = known[:, 0].copy(), known[:, 1].copy()
+        self._ends = None
         return np.asarray([self._index[pair] for pair in pairs], dtype=np.int32)
 
     def place_of(self, nodes: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -194,14 +196,17 @@ class FeatureSpace(Space):
     @property
     def ends(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """Row and column of each edge in a :meth:`matrix`: components that are not in any have none."""
-        rows, columns = (
-            np.unique(ids, return_inverse=True)[1] for ids in (self.edge_dst, self.edge_src)
-        )
-        return rows, columns
+        if self._ends is None:
+            rows, columns = (
+                np.unique(ids, return_inverse=True)[1] for ids in (self.edge_dst, self.edge_src)
+            )
+            self._ends = rows, columns
+        return self._ends
 
     @property
     def _shape(self) -> tuple[int, int]:
-        return len(np.unique(self.edge_dst)), len(np.unique(self.edge_src))
+        rows, columns = (int(numbers.max(initial=-1)) + 1 for numbers in self.ends)
+        return rows, columns
 
     def everything(self) -> Mask:
         """The mask of the full model."""
