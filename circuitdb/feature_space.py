@@ -97,6 +97,10 @@ class FeatureSpace(Space):
         ends = np.asarray([0, self.logits], dtype=np.int32)
         return np.union1d(ends, self.errors).astype(np.int32) if self.choice == "kept" else ends
 
+    def unranked(self, scored: Mask) -> Ids:
+        """Ids of components that are not chosen by their score: errors in every circuit or in none."""
+        return np.empty(0, np.int32) if self.choice == "nodes" else self.errors
+
     @property
     def n_edges(self) -> int:
         """Edges known."""

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from circuitdb.circuit import Floats, Granularity, Scores
 from circuitdb.errors import OptionError
-from circuitdb.feature_space import FeatureSpace
 from circuitdb.space import EdgeIds, EdgeMask, Space
 
 _FINER = 12
@@ -62,16 +61,8 @@ def importance(scores: Scores, ranking: str, better: int = 1) -> NDArray[np.floa
 
 
 def rankable(space: Space, scores: Scores) -> Scores:
-    """Node scores without those of components that are not chosen by them.
-
-    Those are MLPs whose neurons are scored, as a neuron is never counted twice, and error nodes that are
-    in every circuit or in none.
-    """
-    if isinstance(space, FeatureSpace):
-        apart = space.errors if space.choice != "nodes" else np.empty(0, np.int32)
-    else:
-        first = len(space.components)
-        apart = np.unique(space.holders[first:][np.isfinite(scores.mean[first:])])
+    """Node scores without those of components that are not chosen by them."""
+    apart = space.unranked(np.isfinite(scores.mean))
 
     def without(values: Floats | None) -> Floats | None:
         if values is None:

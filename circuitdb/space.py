@@ -156,6 +156,14 @@ class Space:
         """Ids of the components that every circuit has but the empty one."""
         return np.asarray([0, self.logits], dtype=np.int32)
 
+    def unranked(self, scored: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """Ids of components that are not chosen by their score, where some ``[component]`` have one.
+
+        MLPs whose neurons are scored: a neuron is never counted twice.
+        """
+        first = len(self.components)
+        return np.unique(self.holders[first:][scored[first:]])
+
     @property
     def n_neurons(self) -> int:
         """Neurons of all layers together."""

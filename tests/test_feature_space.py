@@ -1,11 +1,13 @@
-"""Graphs of features without a model: their matrices as edges are seen."""
+"""Graphs of features without a model: matrices as edges are seen, and what is ranked."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from circuitdb.circuit import Scores
 from circuitdb.feature_space import FeatureSpace
+from circuitdb.select import rankable
 from circuitdb.space import FeatureSite, SpaceSpec
 
 SITES = tuple(
@@ -42,3 +44,13 @@ def test_a_matrix_grows_with_the_edges_seen(space):
     # Readers 4, 6 and 7, senders 1, 2 and 3.
     expected = [[True, False, True], [False, True, False], [True, False, False]]
     assert space.matrix(np.ones(4, dtype=bool)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("choice", "unranked"), [("nodes", []), ("kept", [3, 6]), ("dropped", [3, 6])]
+)
+def test_errors_are_ranked_only_where_they_compete(space, choice, unranked):
+    space.choice = choice
+    assert space.unranked(np.ones(space.n_nodes, dtype=bool)).tolist() == unranked
+    left = rankable(space, Scores(np.ones(space.n_nodes, np.float32))).mean
+    assert np.flatnonzero(np.isnan(left)).tolist() == unranked
