@@ -21,6 +21,7 @@ from circuitdb.errors import OptionError, UnknownNameError
 from circuitdb.models import catalogue
 from circuitdb.models.sites import Site
 from circuitdb.store import Store
+from tests.test_store_features import PLACE, label, match, profile
 
 HOOK = "blocks.1.hook_resid_post"
 QUICK = [
@@ -92,6 +93,27 @@ def test_training_again_gives_the_same_ids(home, trained):
     for record in api.Database(home / "c.duckdb").dictionaries():
         by_name.setdefault(record.name, []).append(record.dictionary_id)
     assert by_name["again"] == by_name["mine"]
+
+
+def test_profiles_and_matches_of_a_forgotten_set_go_and_those_of_others_stay(home, capsys):
+    db = home / "c.duckdb"
+    first, second = api.Database(db).dictionaries("mine")
+    with Store.open(db) as store:
+        store.add_dictionary(dataclasses.replace(first, name="twin"))
+        for record in (first, second):
+            store.add_profile(profile(place=PLACE._replace(dictionary_id=record.dictionary_id)))
+        store.set_labels([label(dictionary_id=second.dictionary_id)])
+        store.add_match(match(a=PLACE._replace(dictionary_id=second.dictionary_id)))
+        store.add_match(match(b=PLACE._replace(dictionary_id=first.dictionary_id)))
+    capsys.readouterr()
+    assert run(["sae", "rm", "mine", "--db", str(db)]) == 0
+    said = capsys.readouterr().err
+    assert "profiles (1) and matches (1) of its features are forgotten too; labels stay" in said
+    with Store.open(db) as store:
+        assert [p.dictionary_id for p in store.profiled()] == [first.dictionary_id]
+        assert [m.b.dictionary_id for m in store.matches()] == [first.dictionary_id]
+        assert len(store.labels(second.dictionary_id)) == 1
+        assert store.verify().ok
 
 
 def test_measuring_some_sites_is_stored(home, capsys):

@@ -68,7 +68,7 @@ def test_they_stay_when_circuits_go_and_are_forgotten_on_request(fresh_store: St
     fresh_store.add_dictionary(a_record(), a_record(1))
     fresh_store.remove([row.circuit_id for row in fresh_store.find()])
     assert len(fresh_store.dictionaries()) == 2, "training took hours, and no circuit owns it"
-    fresh_store.remove_dictionaries([a_record(1)])
+    fresh_store.remove_dictionaries([a_record(1)], [])
     assert fresh_store.dictionaries() == (a_record(),)
     assert fresh_store.verify().ok
 

@@ -1021,6 +1021,8 @@ class Database:
     def forget_dictionaries(self, name: str) -> tuple[Record, ...]:
         """Forget the stored feature dictionaries of a set; their files stay.
 
+        Profiles and matches of those that no other set has go too, with a notice; labels stay.
+
         Raises:
             UnknownNameError: none is stored under that name.
         """

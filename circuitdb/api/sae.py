@@ -566,13 +566,23 @@ def _require_l0(one: Located, told: Any, found: Health) -> None:
 def forget(access: Access, name: str) -> tuple[Record, ...]:
     """Forget the stored dictionaries of a set; their files stay.
 
+    Profiles and matches of those that no other set has go too, with a notice; labels stay.
+
     Raises:
         UnknownNameError: none is stored under that name.
     """
     with access.reading() as store:
-        records = store.dictionaries(name=name)
-        if not records:
-            raise UnknownNameError("set", name, {r.name for r in store.dictionaries()})
+        stored = store.dictionaries()
+    records = tuple(r for r in stored if r.name == name)
+    if not records:
+        raise UnknownNameError("set", name, {r.name for r in stored})
+    left = {r.dictionary_id for r in (*shelf.shipped(), *stored) if r not in records}
+    unnamed = [r.dictionary_id for r in records if r.dictionary_id not in left]
     with access.writing() as store:
-        store.remove_dictionaries(records)
+        n_profiles, n_matches = store.remove_dictionaries(records, unnamed)
+    if n_profiles or n_matches:
+        access.notice(
+            f"profiles ({n_profiles}) and matches ({n_matches}) of its features are forgotten too; "
+            "labels stay"
+        )
     return records

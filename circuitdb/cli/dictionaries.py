@@ -308,7 +308,9 @@ def sae_rm(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Forget a set; its files stay where they are.
+    """Forget a set, and profiles and matches of its features; files and labels stay where they are.
+
+    What another set or the package has of it keeps them.
 
     \b
     Example:

@@ -173,21 +173,22 @@ def places(con: Any) -> list[Place]:
     return [Place(*row) for row in found]
 
 
-def remove_profiles(con: Any, dictionary_ids: Sequence[str]) -> None:
-    """Forget profiles of dictionaries; labels stay."""
+def remove_profiles(con: Any, dictionary_ids: Sequence[str]) -> int:
+    """Forget profiles of dictionaries, and say how many; labels stay."""
     sql = "SELECT feature_profile_key FROM feature_profile WHERE dictionary_id IN ?"
-    _forget(con, "feature_profile_key", con.execute(sql, [list(dictionary_ids)]).fetchall())
+    return _forget(con, "feature_profile_key", con.execute(sql, [list(dictionary_ids)]).fetchall())
 
 
-def remove_matches(con: Any, dictionary_ids: Sequence[str]) -> None:
-    """Forget matches of dictionaries with whatever others."""
+def remove_matches(con: Any, dictionary_ids: Sequence[str]) -> int:
+    """Forget matches of dictionaries with whatever others, and say how many."""
     ids = list(dictionary_ids)
     sql = "SELECT feature_match_key FROM feature_match WHERE dictionary_a IN ? OR dictionary_b IN ?"
-    _forget(con, "feature_match_key", con.execute(sql, [ids, ids]).fetchall())
+    return _forget(con, "feature_match_key", con.execute(sql, [ids, ids]).fetchall())
 
 
-def _forget(con: Any, owner: str, found: Sequence[tuple[Any, ...]]) -> None:
+def _forget(con: Any, owner: str, found: Sequence[tuple[Any, ...]]) -> int:
     edit.remove_owned(con, owner, [row[0] for row in found])
+    return len(found)
 
 
 def set_labels(con: Any, labels: Sequence[Label]) -> None:

@@ -244,12 +244,23 @@ class Store:
         with self._writing() as con:
             dictionaries.set_health(con, dictionary_id, health)
 
-    def remove_dictionaries(self, records: Sequence[Record]) -> None:
-        """Forget dictionaries; their files stay where they lie."""
-        from circuitdb.store import dictionaries
+    def remove_dictionaries(
+        self, records: Sequence[Record], unnamed: Sequence[str]
+    ) -> tuple[int, int]:
+        """Forget dictionaries; their files stay where they lie.
+
+        Args:
+            records: what is forgotten.
+            unnamed: ids of those that no set has any more: their profiles and matches go too.
+
+        Returns:
+            How many profiles and how many matches went.
+        """
+        from circuitdb.store import dictionaries, features
 
         with self._writing() as con:
             dictionaries.remove(con, records)
+            return features.remove_profiles(con, unnamed), features.remove_matches(con, unnamed)
 
     def add_directions(self, directions: Sequence[Direction]) -> None:
         """Store directions, all or none; those of one id are stored once."""
