@@ -205,9 +205,22 @@ def test_plots_are_drawn_from_what_is_stored_and_equal_byte_for_byte(ask, tasks,
 
 def test_a_plot_of_scores_that_are_not_there_for_every_edge_says_so():
     told = "only 239 of 479 edges have a score: the curve ends below the full model"
-    for note, shown in ((None, ""), (told, told)):
+    for note in (None, told):
         curves = [a_curve("r", note=note, points=(a_point(n_items=7), a_point(n_items=9)))]
-        assert _figure(curves * 2, a_run()).get_supxlabel() == shown
+        (legend,) = _figure(curves * 2, a_run()).legends
+        assert legend.get_title().get_text() == (note or "")
+
+
+def test_a_note_of_several_lines_touches_no_entry_of_the_legend():
+    curve = a_curve("r", note="the curve ends below the full model " * 6, points=(a_point(),))
+    figure = _figure([curve], a_run())
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    note = legend.get_title()
+    assert note.get_text().count("\n") == 1
+    assert all(note.get_window_extent().y0 > t.get_window_extent().y1 for t in legend.get_texts())
+    (axes,) = figure.axes
+    assert axes.xaxis.label.get_window_extent().y0 > note.get_window_extent().y1
 
 
 def test_without_matplotlib_the_plot_is_refused_before_anything_is_measured(

@@ -59,12 +59,12 @@ def _figure(curves: Sequence[Curve], run: Run) -> Figure:
     told = [handle for curve in curves for handle in _draw(axes, curve)]
     _label(axes, curves[0], run)
     noted = dict.fromkeys(curve.note for curve in curves if curve.note)
-    if noted:
-        figure.supxlabel("\n".join(textwrap.fill(n, _NOTE) for n in noted), color=QUIET, fontsize=8)
-    # Below the picture, where it covers nothing; a column for each ranking.
-    figure.legend(
-        handles=told, loc="outside lower center", ncols=len(curves), frameon=False, fontsize=9
-    )
+    # Below the picture, where it covers nothing; a column for each ranking, under the notes.
+    legend = figure.legend(
+        handles=told, loc="outside lower center", ncols=len(curves), frameon=False, fontsize=9,
+        title="\n".join(textwrap.fill(n, _NOTE) for n in noted) or None, title_fontsize=8,
+    )  # fmt: skip
+    legend.get_title().set_color(QUIET)
     return figure
 
 
