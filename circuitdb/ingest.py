@@ -1,14 +1,14 @@
-"""Recipes: YAML files that say what to train, read strictly.
+"""Recipes: YAML files that say what to train, or what to discover where, read strictly.
 
 A recipe is a mapping with a ``kind``; each kind has its own pydantic model in :data:`KINDS`.
-Unknown keys, wrong values and keys given twice are errors that name the file and the key.
+Unknown keys, wrong values and keys given twice are errors that name the file, the line and the key.
 This is the only module that reads the shipped folder ``ingest/``.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -19,8 +19,10 @@ from pydantic_core import ErrorDetails
 from circuitdb import resources
 from circuitdb.errors import OptionError, UnknownNameError, unreadable
 from circuitdb.models.recipe import TrainRecipe
+from circuitdb.sweep.expand import Where, Wrong
+from circuitdb.sweep.recipe import SweepRecipe
 
-KINDS: Final[dict[str, type[BaseModel]]] = {"train": TrainRecipe}
+KINDS: Final[dict[str, type[BaseModel]]] = {"train": TrainRecipe, "sweep": SweepRecipe}
 """Recipe models by the value of their ``kind``."""
 
 
@@ -38,12 +40,7 @@ def read_recipe(recipe: str | Path) -> BaseModel:
         UnknownNameError: neither a file nor a shipped recipe is called so, or its kind is
             unknown.
     """
-    path = Path(recipe)
-    if not path.is_file():
-        known = shipped()
-        if str(recipe) not in known:
-            raise UnknownNameError("recipe", str(recipe), known, "A path to a YAML file works too")
-        path = known[str(recipe)]
+    path = path_of(recipe)
     content = mapping(path)
     kind = content.get("kind")
     if kind is None:
@@ -53,8 +50,25 @@ def read_recipe(recipe: str | Path) -> BaseModel:
     try:
         return KINDS[kind].model_validate(content)
     except ValidationError as error:
-        told = "; ".join(_explain(KINDS[kind], e) for e in error.errors())
-        raise OptionError(f"{path}: {told}") from error
+        lines = lines_of(path)
+        told = [
+            f"{line_at(lines, e['loc'])}: {_explain(KINDS[kind], e)}" for e in _innermost(error)
+        ]
+        raise OptionError(f"{path}:{'; line '.join(told)}") from error
+
+
+def path_of(recipe: str | Path) -> Path:
+    """The file of a recipe that is given by path, or by the name of a shipped one.
+
+    Raises:
+        UnknownNameError: neither a file nor a shipped recipe is called so.
+    """
+    if Path(recipe).is_file():
+        return Path(recipe)
+    known = shipped()
+    if str(recipe) not in known:
+        raise UnknownNameError("recipe", str(recipe), known, "A path to a YAML file works too")
+    return known[str(recipe)]
 
 
 def read_train_recipe(recipe: str | Path) -> TrainRecipe:
@@ -67,6 +81,23 @@ def read_train_recipe(recipe: str | Path) -> TrainRecipe:
     if not isinstance(read, TrainRecipe):
         raise OptionError(f"recipe {str(recipe)!r} is no training recipe; its kind must be 'train'")
     return read
+
+
+def read_sweep_recipe(recipe: str | Path) -> tuple[SweepRecipe, Wrong]:
+    """A sweep recipe, as :func:`read_recipe` reads it, and what makes errors for places in it.
+
+    Raises:
+        OptionError: as there, or the recipe is of another kind.
+    """
+    read, path = read_recipe(recipe), path_of(recipe)
+    if not isinstance(read, SweepRecipe):
+        raise OptionError(f"recipe {str(recipe)!r} is no sweep; its kind must be 'sweep'")
+    lines = lines_of(path)
+
+    def wrong(where: Where, told: str) -> OptionError:
+        return OptionError(f"{path}:{line_at(lines, where)}: {told}")
+
+    return read, wrong
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -101,11 +132,39 @@ def mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def lines_of(path: Path) -> dict[str, int]:
-    """The line on which each key of a mapping stands that :func:`mapping` has read."""
+def lines_of(path: Path) -> dict[Where, int]:
+    """The line on which each key and list item of a file stands that :func:`mapping` has read.
+
+    They are named by keys from the outermost on; items of a list by number, from 0.
+    """
     node = yaml.compose(path.read_text("utf-8"), Loader=_StrictLoader)
     assert isinstance(node, yaml.MappingNode), "it was read as a mapping"
-    return {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
+    return dict(_lines(node, ()))
+
+
+def _lines(node: yaml.Node, at: Where) -> Iterator[tuple[Where, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            where = (*at, str(key.value))
+            yield where, key.start_mark.line + 1
+            yield from _lines(value, where)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            yield (*at, i), item.start_mark.line + 1
+            yield from _lines(item, (*at, i))
+
+
+def line_at(lines: Mapping[Where, int], where: Where) -> int:
+    """The line of a place, or of the innermost key around it that stands in the file."""
+    around = (where[:n] for n in range(len(where), 0, -1))
+    return next((lines[at] for at in around if at in lines), 1)
+
+
+def _innermost(error: ValidationError) -> list[ErrorDetails]:
+    """The faults, without those that only follow from one inside the same key."""
+    found = error.errors()
+    where = [e["loc"] for e in found]
+    return [e for e in found if not any(w[:-1][: len(e["loc"])] == e["loc"] for w in where)]
 
 
 def _explain(model: type[BaseModel], error: ErrorDetails) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from circuitdb import engines, metrics, tasks
-from circuitdb.ablation import ABLATIONS
-from circuitdb.engines.engine import Engine, Settings
+from circuitdb import engines, tasks
 from circuitdb.errors import OptionError, UnknownNameError
+
+# A sweep whose jobs are all stored states many plans and needs no torch.
+if TYPE_CHECKING:
+    from circuitdb.engines.engine import Engine, Settings
 
 MOST_EXAMPLES = 100_000
 """More prompts than this are a slip of the hand: they would take days."""
@@ -100,6 +102,9 @@ def check(plan: Plan, *, task: bool = True) -> None:
         UnknownNameError: no such task, engine, metric, ablation or corruption.
         OptionError: a value out of range, or options that do not go together.
     """
+    from circuitdb import metrics
+    from circuitdb.ablation import ABLATIONS
+
     if task:
         tasks.get(plan.task)
     engine = engines.get(plan.engine)

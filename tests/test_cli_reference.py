@@ -32,7 +32,7 @@ def test_the_commands_are_those_of_the_contract():
     wanted = (
         "discover ls show add evaluate curve knockout test overlap matrix similar align functional directions "
         "clusters consensus diff variance sql query queries render models tasks "
-        "engines sae features slice metrics train pull rm alias note merge verify backup doctor replay stability import export"
+        "engines sae features slice ingest metrics train pull rm alias note merge verify backup doctor replay stability import export"
     )
     assert sorted(COMMANDS) == sorted(wanted.split())
     assert ("tasks", "list") in reference.command_paths()

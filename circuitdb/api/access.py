@@ -36,10 +36,14 @@ def warn(text: str) -> None:
 class Access:
     """A database file, opened anew for each use, and who is told what there is to notice."""
 
-    def __init__(self, path: str | Path | None, notice: Notice) -> None:
+    def __init__(
+        self, path: str | Path | None, notice: Notice, journals: Path | None = None
+    ) -> None:
         from circuitdb.store import default_path
 
         self.path = Path(path) if path is not None else default_path()
+        self.journals = journals or self.path
+        """The database beside which searches write down what they decide."""
         self.notice = notice
         self._closed = False
 

@@ -5,7 +5,7 @@ Calls that are more than one look into the file are carried out by the module of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from circuitdb.api.features import Features
     from circuitdb.api.performing import Performance
     from circuitdb.api.sae import Measured, Trained, Training, Which
+    from circuitdb.api.sweeping import Sweep, Swept
     from circuitdb.circuit import Figures
     from circuitdb.compare.across import Across
     from circuitdb.compare.align import Alignment
@@ -190,6 +191,55 @@ class Database:
         return performing.measured(
             self._access, tasks, model=model, seeds=seeds, checkpoints=checkpoints, **options
         )
+
+    def sweep(self, recipe: str | Path, *, retry_failed: bool = False) -> Sweep:
+        """The jobs of a sweep recipe, how many are stored, and what the others would take.
+
+        No model is loaded, and nothing done.
+
+        Raises:
+            OptionError: the recipe is at fault; file and line are named.
+        """
+        from circuitdb.api import sweeping
+
+        return sweeping.survey(self._access, recipe, retry_failed=retry_failed)
+
+    def ingest(
+        self,
+        recipe: str | Path,
+        *,
+        jobs: int = 1,
+        dask: str | None = None,
+        yes: bool = False,
+        most: int | None = None,
+        retry_failed: bool = False,
+        fail_fast: bool = False,
+        report: Report = silent,
+        planned: Callable[[Sweep], None] = lambda sweep: None,
+    ) -> Swept:
+        """Do what of a sweep recipe is not stored. A script that calls it needs a ``__main__`` guard,
+        as the jobs are done in processes of their own.
+
+        Args:
+            recipe: a path, or the name of a shipped recipe (docs/sweeps.md).
+            jobs: processes at once on this machine.
+            dask: the address of a Dask scheduler, to do them on its workers instead.
+            yes: do more than 500 jobs without asking.
+            most: do no more than so many now.
+            retry_failed: do those that failed before once more.
+            fail_fast: stop at the first that fails.
+            planned: told what will be done, before that begins.
+
+        Raises:
+            OptionError: the recipe or an option is at fault.
+            StoreError: the database or its spool cannot be written; what is whole is kept.
+        """
+        from circuitdb.api import sweeping
+
+        return sweeping.run(
+            self._access, recipe, jobs=jobs, dask=dask, yes=yes, most=most,
+            retry_failed=retry_failed, fail_fast=fail_fast, report=report, planned=planned,
+        )  # fmt: skip
 
     def replay(
         self, ref: str, threshold: float | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from circuitdb import alike, discovery, replay, revisit
@@ -22,6 +22,8 @@ from circuitdb.results import StoredCircuit
 from circuitdb.space import Space
 from circuitdb.store import CircuitRow, Store
 
+Load = Callable[[Plan, Mapping[str, Any]], LoadedModel]
+
 
 def discover_plans(
     access: Access,
@@ -31,8 +33,12 @@ def discover_plans(
     batch_size: int | None = None,
     report: Report = silent,
     resume: bool = False,
+    load: Load | None = None,
 ) -> list[StoredCircuit]:
-    """Carry out plans in order, with one load of a model for those in a row that share it."""
+    """Carry out plans in order, with one load of a model for those in a row that share it.
+
+    `load` gives models in place of the catalogue, such as one that is loaded already.
+    """
     for plan in plans:
         check(plan)
     if batch_size is not None and batch_size < 1:
@@ -45,7 +51,7 @@ def discover_plans(
         key = (plan.model, plan.checkpoint, plan.seed)
         if model is None or loaded != key:
             report(f"loading {plan.model}", 0, 0)
-            model, loaded = _load(plan, model_options or {}), key
+            model, loaded = (load or load_model)(plan, model_options or {}), key
         circuits += _carry_out(access, plan, model, batch_size, report, resume)
     return circuits
 
@@ -60,7 +66,7 @@ def repeat(
         ModelError: the weights were changed since.
     """
     report(f"loading {circuit.run.model}", 0, 0)
-    model = _load(plans[0], {})
+    model = load_model(plans[0], {})
     revisit.check_unchanged(circuit, model)
     return [_carry_out(access, looked_up(access, plan), model, report=report) for plan in plans]
 
@@ -74,7 +80,7 @@ def add(
     report: Report,
 ) -> StoredCircuit:
     """Evaluate and store a circuit written by hand."""
-    model = _load(plan, {})
+    model = load_model(plan, {})
     found, notices = revisit.by_hand(plan, model, nodes=nodes, edges=edges, report=report)
     circuit_id = found.circuit_ids[0]
     with access.writing(create=True) as store:
@@ -111,7 +117,7 @@ def _carry_out(
             known = _stored_scores(store, prepared.run.run_id)
     if not before.issuperset(prepared.circuit_ids):
         if resume:
-            require_unfinished(access.path, prepared.run)
+            require_unfinished(access.journals, prepared.run)
         journal, told = _journal(access, prepared.run)
         notices = (*notices, *told)
         try:
@@ -146,7 +152,7 @@ def _others(access: Access, prepared: Prepared) -> dict[Granularity, Others]:
 def _journal(access: Access, run: Run) -> tuple[FileJournal, tuple[str, ...]]:
     """Where a search writes its decisions down, with those known already, and what to say."""
     journal = FileJournal(
-        access.path, run, _agreeing(access, run) if run.engine in replay.THRESHOLDS else ()
+        access.journals, run, _agreeing(access, run) if run.engine in replay.THRESHOLDS else ()
     )
     n = len(journal.start)
     if not n:
@@ -217,7 +223,13 @@ def _matched(access: Access, plan: Plan) -> Plan:
     return plan.model_copy(update={"settings": settings, "edges": None})
 
 
-def _load(plan: Plan, options: Mapping[str, Any]) -> LoadedModel:
+def load_model(plan: Plan, options: Mapping[str, Any]) -> LoadedModel:
+    """The model of a plan, from the catalogue.
+
+    Raises:
+        UnknownNameError: an option is unknown, or there is no such model.
+        ModelError: it cannot be loaded as asked.
+    """
     check_names("model option", options, MODEL)
     return catalogue.load(plan.model, checkpoint=plan.checkpoint, seed=plan.seed, **options)
 

@@ -27,6 +27,7 @@ from circuitdb.errors import OptionError, did_you_mean
 from circuitdb.features.settings import ENGINE, TASK, VERSION, SliceSettings
 from circuitdb.models.sites import forward_order
 from circuitdb.names import parse_component
+from circuitdb.sweep.expand import Where
 
 # What needs torch is imported where it is used: a file that cannot be read is told of at once.
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def asked(config: Path | None, options: Mapping[str, Any]) -> Asked:
     Raises:
         OptionError: the file cannot be read, a key is unknown or a value wrong; file and line are named.
     """
-    lines = dict[str, int]()
+    lines = dict[Where, int]()
     found: dict[str, Any] = {}
     ignored: tuple[str, ...] = ()
     if config is not None:
@@ -100,15 +101,15 @@ def asked(config: Path | None, options: Mapping[str, Any]) -> Asked:
     return Asked(settings, model, ignored)
 
 
-def _require_known(config: Path, content: Mapping[str, Any], lines: Mapping[str, int]) -> None:
+def _require_known(config: Path, content: Mapping[str, Any], lines: Mapping[Where, int]) -> None:
     known = [*KEYS, *WITHOUT_MEANING]
     for key in content:
         if key not in known:
             near = did_you_mean(str(key), known) or f"; known: {', '.join(KEYS)}"
-            raise OptionError(f"{config}:{lines[str(key)]}: unknown key {key!r}{near}")
+            raise OptionError(f"{config}:{lines[(str(key),)]}: unknown key {key!r}{near}")
     if content.get("COEFFICIENT") not in (None, 0, "None"):
         raise OptionError(
-            f"{config}:{lines['COEFFICIENT']}: COEFFICIENT {content['COEFFICIENT']} steers features; "
+            f"{config}:{lines[('COEFFICIENT',)]}: COEFFICIENT {content['COEFFICIENT']} steers features; "
             "here they are ablated: write 0.0 or leave it out"
         )
 
@@ -121,7 +122,10 @@ def _pins(given: Any) -> Any:
 
 
 def _wrong(
-    error: ValidationError, config: Path | None, lines: Mapping[str, int], given: Mapping[str, Any]
+    error: ValidationError,
+    config: Path | None,
+    lines: Mapping[Where, int],
+    given: Mapping[str, Any],
 ) -> str:
     """The first fault, with where it stands."""
     first = error.errors()[0]
@@ -129,7 +133,7 @@ def _wrong(
     where = f"--{name.replace('_', '-')}"
     if name not in given:
         key = next(k for k, option in KEYS.items() if option == name)
-        where = f"{config}:{lines[key]}: {key}"
+        where = f"{config}:{lines[(key,)]}: {key}"
     hint = ""
     if name == "layers" and not isinstance(first["input"], str):
         hint = '; put the slice in quotes, as in "1:3"'

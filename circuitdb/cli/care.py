@@ -101,8 +101,8 @@ def merge(
     Those that are stored here already take over evaluations, curves, knockouts, tests and functional
     overlap they lack, and an alias and a note where they have none; signatures and alignments of
     models come too, directions with what was measured of them, and what is known of feature
-    dictionaries, whose files stay where they are, their features and labels. Nothing in the other file
-    is run.
+    dictionaries, whose files stay where they are, their features and labels, and jobs of sweeps.
+    Nothing in the other file is run.
 
     \b
     Example:
@@ -122,7 +122,7 @@ def merge(
         f"feature dictionaries, {plural(merged.directions, 'direction')} and "
         f"{plural(merged.direction_patches, 'measurement')} of them; of features "
         f"{plural(merged.profiles, 'profile')}, {plural(merged.labels, 'label')} and "
-        f"{plural(merged.matches, 'match', 'matches')}"
+        f"{plural(merged.matches, 'match', 'matches')}; of sweeps {plural(merged.jobs, 'job')}"
     )
     out.result(merged._asdict(), lambda: raw(said))
     for name in merged.skipped_aliases:

@@ -102,15 +102,15 @@ class _Lines:
         self._told = True
         if done and total:
             left = spent * (total - done) / done
-            self._out.note(f"{phase}: {done} of {total}, about {_duration(left)} left")
+            self._out.note(f"{phase}: {done} of {total}, about {duration(left)} left")
         else:
             self._out.note(f"{phase} …")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A rough time for people.
 
-    >>> _duration(42), _duration(240), _duration(9000)
+    >>> duration(42), duration(240), duration(9000)
     ('42 s', '4 min', '2.5 h')
     """
     if seconds < 90:

@@ -21,6 +21,8 @@ class Listed(NamedTuple):
     """``module:class``."""
     summary: str
     aliases: tuple[str, ...] = ()
+    version: int | None = 1
+    """That of the class; null where only the class tells it."""
 
 
 ENGINES: tuple[Listed, ...] = (
@@ -86,7 +88,10 @@ def listed() -> tuple[Listed, ...]:
     from importlib.metadata import entry_points  # Slow, and only needed here.
 
     others = entry_points(group="circuitdb.engines")
-    return (*ENGINES, *(Listed(e.name, e.value, f"from {e.value.split(':')[0]}") for e in others))
+    return (
+        *ENGINES,
+        *(Listed(e.name, e.value, f"from {e.value.split(':')[0]}", version=None) for e in others),
+    )
 
 
 def unaliased(name: str) -> str:
@@ -111,6 +116,17 @@ def canonical(name: str) -> str:
         if name == entry.name or name in entry.aliases:
             return entry.name
     raise UnknownNameError("engine", name, [e.name for e in listed()])
+
+
+def version(name: str) -> int:
+    """The version of an engine given by name or alias; of our own without importing torch.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    wanted = canonical(name)
+    known = next(e.version for e in listed() if e.name == wanted)
+    return get(name).version if known is None else known
 
 
 def get(name: str) -> Engine:

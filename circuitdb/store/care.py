@@ -125,6 +125,7 @@ def _chunks(sealed: list[tuple[int, int, str]]) -> Iterator[list[tuple[int, int,
 
 _OF_MODELS: Final = (
     "signature", "alignment", "dictionary", "direction", "feature_profile", "feature_match",
+    "job",
 )  # fmt: skip
 _QUESTIONS: Final = (
     ("circuit", "circuits without a run", "FROM circuit ANTI JOIN run USING (run_key)"),

@@ -134,6 +134,10 @@ FEATURE_MATCH: Final = (
 FEATURE_PAIR: Final = (
     "ordinal", "feature_a", "feature_b", "similarity", "assigned", "mutual", "mass_a", "mass_b",
 )  # fmt: skip
+JOB: Final = (
+    "job_id", "recipe", "recipe_hash", "task", "model", "checkpoint", "seed", "engine", "plan", "state",
+    "run_id", "circuits", "error_kind", "error", "traceback", "attempts", "seconds", "host",
+)  # fmt: skip
 _SCORES: Final = ("score", "score_abs", "score_se")
 
 KEPT: Final[tuple[Kept, ...]] = (
@@ -203,6 +207,7 @@ KEPT: Final[tuple[Kept, ...]] = (
     ),
     Kept("feature_match", "feature_match_key", FEATURE_MATCH, "feature_match_key"),
     Kept("feature_pair", "feature_match_key", FEATURE_PAIR, "ordinal"),
+    Kept("job", "job_key", JOB, "job_key"),
 )
 BY_TABLE: Final = {k.table: k for k in KEPT}
 

@@ -145,13 +145,14 @@ def add_fits(con: Any, fits: Mapping[FitKey, NullFit]) -> None:
 
 def remove(con: Any, circuit_keys: Sequence[int]) -> None:
     """Remove circuits; a run goes with its last circuit, prompts and provenance when unused, and what
-    was measured of a model's components with its last run.
+    was measured of a model's components with its last run. The jobs of sweeps that stored them go too.
     """
-    from circuitdb.store import functional
+    from circuitdb.store import functional, jobs
 
     keys = list(circuit_keys)
     ids = con.execute("SELECT circuit_id FROM circuit WHERE circuit_key IN ?", [keys]).fetchall()
     functional.forget(con, [row[0] for row in ids])
+    jobs.forget(con, [row[0] for row in ids])
     runs = con.execute(
         "SELECT DISTINCT run_key, weights FROM circuit JOIN run USING (run_key) "
         "WHERE circuit_key IN ?",

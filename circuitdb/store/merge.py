@@ -56,6 +56,7 @@ from circuitdb.store.content import (
     DIRECTION_PATCH,
     FIGURES,
     FUNCTIONAL,
+    JOB,
     KNOCKOUT,
     PROMPT,
     PROVENANCE,
@@ -69,6 +70,7 @@ from circuitdb.store.directions import made_patch
 from circuitdb.store.directions import read as read_direction
 from circuitdb.store.features import LABEL, read_labels, read_match, read_profile
 from circuitdb.store.functional import made as made_functional
+from circuitdb.store.jobs import made as made_job
 from circuitdb.store.read import (
     CircuitRow,
     make_figures,
@@ -81,6 +83,7 @@ from circuitdb.store.read import (
 )
 from circuitdb.store.signatures import read as read_signature
 from circuitdb.store.signatures import read_alignment
+from circuitdb.sweep.job import JobRow
 
 _NAME: Final = "stranger"
 _RULE: Final = ("rule", "value", "unit", "ranking", "reached", "members")
@@ -90,8 +93,8 @@ _TABLES: Final = (
     "template_evaluation", "curve", "curve_point", "curve_template", "knockout", "circuit_test",
     "removal", "member_change", "functional", "signature", "signature_value", "alignment", "partner",
     "dictionary", "direction", "direction_vector", "direction_patch", "feature_profile", "feature",
-    "feature_context", "feature_token", "feature_match", "feature_pair", "feature_label", "alias",
-    "note",
+    "feature_context", "feature_token", "feature_match", "feature_pair", "feature_label", "job",
+    "alias", "note",
 )  # fmt: skip
 
 
@@ -132,6 +135,8 @@ class Takes(Protocol):
     def add_measured(self, dictionary_id: str, feature: int, found: Tokens) -> None: ...
     def labels(self, dictionary_id: str) -> list[Label]: ...
     def set_labels(self, labels: Sequence[Label]) -> None: ...
+    def jobs(self, job_ids: Sequence[str] | None = None) -> dict[str, JobRow]: ...
+    def add_jobs(self, rows: Sequence[JobRow]) -> None: ...
     def match(self, match_id: str) -> Match | None: ...
     def add_match(self, match: Match) -> None: ...
     def set_alias(self, circuit_id: str, alias: str) -> None: ...
@@ -174,6 +179,8 @@ class Merged(NamedTuple):
     """Labels of features taken over."""
     matches: int
     """Matches of features taken over."""
+    jobs: int
+    """Jobs of sweeps taken over: those not known here, or not done here and done there."""
     skipped_labels: int
     """Labels left out: the same author called the feature something else here."""
     skipped_aliases: tuple[str, ...]
@@ -313,8 +320,8 @@ def _take(store: Takes, con: Any) -> Merged:
     return Merged(
         tuple(added), len(known), evaluations, curves, knockouts, tests, functional, signatures,
         alignments, dictionaries, skipped_dictionaries, directions, patches,
-        _take_profiles(store, con), labels, _take_matches(store, con), skipped_labels,
-        skipped_aliases,
+        _take_profiles(store, con), labels, _take_matches(store, con), _take_jobs(store, con),
+        skipped_labels, skipped_aliases,
         tuple(_take_notes(store, con, ids)),
     )  # fmt: skip
 
@@ -492,10 +499,28 @@ def _take_matches(store: Takes, con: Any) -> int:
     return new
 
 
+def _take_jobs(store: Takes, con: Any) -> int:
+    """Copy jobs of sweeps that are lacking here, or were done there only; how many."""
+    theirs = [made_job(row) for row in _rows(con, "job", JOB)]
+    ours = store.jobs([job.job_id for job in theirs])
+    states = {name: job.state for name, job in ours.items()}
+    new = [
+        job
+        for job in theirs
+        if job.job_id not in states or (job.state == "done" and states[job.job_id] != "done")
+    ]
+    if new:
+        store.add_jobs(new)
+    return len(new)
+
+
 def _take_aliases(store: Takes, con: Any, ids: dict[int, str]) -> Iterator[str]:
     """Copy aliases that are free to circuits without one; yields the others."""
+    theirs = [*_texts(con, "alias", ids)]
+    if not theirs:
+        return  # The circuits here need not be read.
     named = {row.circuit_id: row.alias for row in store.find() if row.alias is not None}
-    for circuit_id, alias in _texts(con, "alias", ids):
+    for circuit_id, alias in theirs:
         if circuit_id not in named and alias not in named.values():
             store.set_alias(circuit_id, alias)
             named[circuit_id] = alias
@@ -505,8 +530,11 @@ def _take_aliases(store: Takes, con: Any, ids: dict[int, str]) -> Iterator[str]:
 
 def _take_notes(store: Takes, con: Any, ids: dict[int, str]) -> Iterator[str]:
     """Copy notes to circuits without one; yields the ids of those with another one."""
+    theirs = [*_texts(con, "note", ids)]
+    if not theirs:
+        return
     noted = {row.circuit_id: row.note for row in store.find() if row.note is not None}
-    for circuit_id, note in _texts(con, "note", ids):
+    for circuit_id, note in theirs:
         if circuit_id not in noted:
             store.set_note(circuit_id, note)
         elif noted[circuit_id] != note:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from circuitdb.store.edit import CheckpointMetric
     from circuitdb.store.merge import Merged
     from circuitdb.store.read import NodeIds
+    from circuitdb.sweep.job import JobRow
 
 
 class Store:
@@ -340,6 +341,13 @@ class Store:
 
         with self._writing() as con:
             edit.add_checkpoint_metrics(con, rows)
+
+    def add_jobs(self, rows: Sequence[JobRow]) -> None:
+        """Write down what became of jobs of sweeps, each in place of what was known of it."""
+        from circuitdb.store import jobs
+
+        with self._writing() as con:
+            jobs.add(con, rows)
 
     def remove(self, circuit_ids: Sequence[str]) -> None:
         """Remove circuits; a run and its scores go with its last circuit."""
@@ -696,6 +704,13 @@ class Store:
 
         with self._reading() as con:
             return features.matches(con, dictionary_a, dictionary_b)
+
+    def jobs(self, job_ids: Sequence[str] | None = None) -> dict[str, JobRow]:
+        """What became of jobs of sweeps, by job_id, in the order they came; of all by default."""
+        from circuitdb.store import jobs
+
+        with self._reading() as con:
+            return jobs.of(con, job_ids)
 
     def prompt_set(self, prompt_set_hash: str) -> PromptRows:
         """A stored prompt set.
