@@ -48,7 +48,7 @@ def carry_out(orders: Sequence[Order], address: str, retries: int) -> Iterator[R
             for order in orders
         }  # fmt: skip
         try:
-            for future in distributed.as_completed(list(futures)):
+            for future in distributed.as_completed(list(futures), loop=client.loop):
                 order = futures.pop(future)
                 yield order, _outcome(future, order)
                 future.release()
