@@ -52,7 +52,7 @@ def read(path: Path) -> CheckpointConfig:
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
-        line = lines_of(path).get(key)
+        line = lines_of(path).get((key,))
         where = f"{path}" if line is None else f"{path}, line {line}"
         if first["type"] != "extra_forbidden":
             found = "" if first["type"] == "missing" else f" (found {first['input']!r})"
