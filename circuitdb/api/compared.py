@@ -105,6 +105,11 @@ def scales(
     return made
 
 
+def replicates_of(store: Store, row: CircuitRow, side: Compared) -> list[Compared]:
+    """A circuit and the stored ones of other prompt samples that were found as it was; itself first."""
+    return _Kept.of(store, [row]).controls_of(row, side)[0]
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """Stored circuits that may be controls of some, by what they have in common with them."""

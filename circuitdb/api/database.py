@@ -38,12 +38,14 @@ if TYPE_CHECKING:
     from circuitdb.dictionaries.located import Located
     from circuitdb.dictionaries.record import Record
     from circuitdb.examined import StoredFunctional, StoredVariance
+    from circuitdb.lineages import StoredLineage
     from circuitdb.models.model import LoadedModel
     from circuitdb.outcomes import CircuitTest, Knockouts
     from circuitdb.overlaps import StoredGroupMatrix, StoredMatrix, StoredOverlap
     from circuitdb.plan import Plan
     from circuitdb.replay import Replay, Rethreshold
     from circuitdb.results import StoredCircuit
+    from circuitdb.schedules import Wanted
     from circuitdb.store import CircuitRow, Merged, SqlResult, Store
     from circuitdb.store import Report as Verified
 
@@ -554,6 +556,45 @@ class Database:
         from circuitdb.api import across
 
         return across.matched_of(self._access, refs, level=level, force=force)
+
+    def lineage(
+        self,
+        ref: str,
+        *,
+        level: str | None = None,
+        reference: int | None = None,
+        checkpoints: Wanted | None = None,
+        discover: bool = False,
+        across: str | None = None,
+        align: bool = False,
+        report: Report = silent,
+    ) -> StoredLineage:
+        """A task's circuit over the training of a model (docs/lineage.md).
+
+        Args:
+            ref: ``task[,key=value…]``, an id or ``@alias``: the newest search and selection that
+                matches and is stored at two steps or more.
+            level: ``edges``, ``nodes``, ``heads`` or ``mlps``; by default edges, of node circuits
+                their nodes.
+            reference: the step that every step is compared with; by default the last.
+            checkpoints: which steps, a schedule's name or steps; by default all that are stored, with
+                `discover` all that the model has.
+            discover: discover the steps that are not stored, whether the model does the task or not.
+            across: ``seed`` or ``model``: compare with other trainings too, step by step.
+            align: match the components of two trainings by what they do.
+            report: progress.
+
+        Raises:
+            CircuitReferenceError: it names nothing that is stored at two steps, or no other training.
+            ComparisonError: the reference step is not there or has no circuit.
+            ModelError: the model lacks a step.
+            OptionError: options that do not go together.
+            UnknownNameError: no such level, schedule, or way across.
+        """
+        from circuitdb.api import lineage
+
+        options = lineage.LineageOptions(level, reference, checkpoints, discover, across, align)
+        return lineage.lineage_of(self._access, ref, options, report)
 
     def align(self, a: str, b: str, *, report: Report = silent, **options: Any) -> Alignment:
         """Which component of one model corresponds to which of another (docs/alignment.md).

@@ -450,6 +450,15 @@ class Store:
         with self._reading() as con:
             return reference.resolve(con, refs, notice, force)
 
+    def named(self, ref: str) -> CircuitRow | None:
+        """The circuit of an id or an alias; None for a task with keys.
+
+        Raises:
+            CircuitReferenceError: no circuit has the alias, or the id's beginning is that of several.
+        """
+        with self._reading() as con:
+            return reference.named(con, ref.strip())
+
     def resolve_only(self, ref: str) -> CircuitRow:
         """The one circuit that a reference stands for, where the newest of several will not do.
 
