@@ -35,21 +35,16 @@ class StoredLineage(Lineage):
         # No zero-argument super in a dataclass with slots.
         return Lineage.to_json(self) | {"across": across}
 
-    def plot(self, path: str | Path, axis: str = "log") -> Path:
+    def plot(self, path: str | Path) -> Path:
         """Draw it to a file, .svg, .png or .pdf.
 
-        Args:
-            path: the file.
-            axis: steps on a ``log`` axis, which shows 0 too, or a ``linear`` one.
-
         Raises:
-            UnknownNameError: no such axis.
             RenderError: the suffix is unknown, the file cannot be written, or matplotlib is not
                 installed.
         """
         from circuitdb.render import lineage
 
-        return lineage.save(self, path, self.across, axis)
+        return lineage.save(self, path, self.across)
 
     def _repr_svg_(self) -> str | None:
         """The picture; null without matplotlib."""

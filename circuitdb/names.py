@@ -28,6 +28,10 @@ from circuitdb.errors import NameSyntaxError
 UNTRAINED: Final = 0
 """The name of a model's checkpoint before training: its step."""
 
+TEMPLATES_DONE: Final = "templates_done"
+"""The metric of a checkpoint that judges it: the share of templates of five validation prompts or more
+that the model does, by the task's own criterion."""
+
 Kind = Literal[
     "input", "head", "mlp", "neuron", "feature", "error", "direction", "logit", "logits", "kv"
 ]

@@ -19,13 +19,11 @@ from circuitdb.errors import OptionError
 from circuitdb.evaluate import does_task
 from circuitdb.metrics import Metric
 from circuitdb.models.forward import MaskedForward
+from circuitdb.names import TEMPLATES_DONE
 from circuitdb.tasks.prompts import Prompts, PromptSet
 
 METRICS: Final = ("accuracy", "logit_diff", "rank0", "prob_diff", "prob_mass")
 """What is measured where nothing is said."""
-TEMPLATES_DONE: Final = "templates_done"
-"""Share of the templates of five validation prompts or more that a model does, by the task's own
-criterion."""
 
 
 @dataclass(frozen=True, slots=True)

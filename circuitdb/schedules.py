@@ -40,7 +40,6 @@ NAMES: Final = ("all", "last", *_SCHEDULES, *_ALIASES)
 Wanted = str | Sequence[int]
 """A name of :data:`NAMES`, steps, or their text: ``0,900,1000-4000/500``."""
 
-_PYTHIA = re.compile(r"(EleutherAI/)?pythia-")
 _PART = re.compile(r"(\d+)(?:-(\d+)(?:/(\d+))?)?")
 
 
@@ -143,17 +142,6 @@ def within(wanted: Wanted, last: int) -> tuple[int, ...]:
         if late:
             raise OptionError(f"checkpoint {late[0]} lies beyond the last step, {last}")
     return tuple(sorted({*steps, last}))
-
-
-def tokens(model: str, step: int) -> int | None:
-    """Tokens a model was trained on up to a step; None where that is not known.
-
-    Texts of the toy models differ in length, so that a step of theirs has no fixed number.
-
-    >>> tokens("EleutherAI/pythia-70m", 512), tokens("toy-4l", 512)
-    (1073741824, None)
-    """
-    return step * PYTHIA_TOKENS if _PYTHIA.match(model) else None
 
 
 def told(there: Iterable[int]) -> str:

@@ -12,7 +12,8 @@ from circuitdb import performance, tasks
 from circuitdb.checkpoint_config import read as read_config
 from circuitdb.errors import ModelError, OptionError, UnknownNameError
 from circuitdb.models import catalogue, hub
-from circuitdb.performance import TEMPLATES_DONE, Learned, Point, Value
+from circuitdb.names import TEMPLATES_DONE
+from circuitdb.performance import Learned, Point, Value
 from circuitdb.tasks.prompts import build
 
 

@@ -20,6 +20,7 @@ from circuitdb.compare.over_training import Lineage, Moment, Smallest, lineage
 from circuitdb.errors import CircuitReferenceError, OptionError, UnknownNameError
 from circuitdb.lineages import StoredLineage
 from circuitdb.models import catalogue
+from circuitdb.names import TEMPLATES_DONE
 from circuitdb.schedules import Wanted
 from circuitdb.store import CircuitRow, Store
 from circuitdb.store.reference import listed, parse
@@ -246,10 +247,11 @@ def _lineage(
         smallest = _smallest(store, rows)
         moments = [
             Moment(
-                checkpoint=step, tokens=schedules.tokens(row.model, step), circuit=side,
+                checkpoint=step, tokens=catalogue.tokens_at(row.model, step), circuit=side,
                 n_edges=row.n_edges, n_nodes=row.n_nodes, reached=row.reached,
                 smallest=smallest.get((row.run_id, row.granularity)),
                 figures=_figures(store, row), guessing=guessing.of(side.run),
+                templates_done=_judged(store, side.run),
             )
             for step, row, side in zip(steps, rows, sides, strict=True)
         ]  # fmt: skip
@@ -261,6 +263,12 @@ def _lineage(
     )  # fmt: skip
     keep(access, fits)
     return made
+
+
+def _judged(store: Store, run: Run) -> float | None:
+    """The share of templates that the full model was seen to do on a run's prompts."""
+    known = store.checkpoint_metrics(run.weights, run.prompt_set)
+    return next((row.value for row in known if row.metric == TEMPLATES_DONE), None)
 
 
 def _figures(store: Store, row: CircuitRow) -> Figures | None:
@@ -334,13 +342,18 @@ def _discover(access: Access, ref: str, options: LineageOptions, report: Report)
     like = None if own is None else access.get(own.last.circuit_id)
     text = ref if own is None or not names_stored(ref) else own.last.task
     plan = plan_of_reference(text, like)
-    there = catalogue.steps_of(plan.model, plan.seed)
-    steps = schedules.chosen(options.checkpoints or "all", there, plan.model)
+    if options.checkpoints is None and catalogue.is_remote(plan.model):
+        raise OptionError(
+            f"every checkpoint of {plan.model!r} would be downloaded; say which, as in "
+            "--checkpoints exponential"
+        )
+    steps = catalogue.steps_chosen(plan.model, plan.seed, options.checkpoints or "all")
     known = set() if own is None else {*own.rows}
     if len(known.union(steps)) < 2:
+        there = schedules.told(catalogue.steps_of(plan.model, plan.seed))
         raise OptionError(
-            f"model {plan.model!r} has no checkpoints to discover at: {schedules.told(there)}; a "
-            "lineage needs two steps or more ('circuitdb models' lists those of each model)"
+            f"model {plan.model!r} cannot be followed over these checkpoints: {there}; a lineage needs "
+            "two steps or more ('circuitdb models' lists those of each model)"
         )
     missing = [step for step in steps if step not in known]
     # Steps at which the model does not do the task are part of the answer.

@@ -17,6 +17,7 @@ from circuitdb.discovery import make_prompts
 from circuitdb.errors import ModelError, NumericalError, OptionError
 from circuitdb.models import catalogue, hub
 from circuitdb.models.model import LoadedModel
+from circuitdb.names import TEMPLATES_DONE
 from circuitdb.performance import Learned, Point, Value
 from circuitdb.plan import Plan, check
 from circuitdb.store import CheckpointMetric
@@ -185,7 +186,7 @@ def _point(
     asked = [(name, split) for name in metrics]
     before = all(key in stored for key in asked)
     if before:
-        judged = (performance.TEMPLATES_DONE, "validation")
+        judged = (TEMPLATES_DONE, "validation")
         values = tuple(stored[key] for key in (*asked, judged) if key in stored)
     else:
         values = performance.measure(model.forward, made, split, metrics, batch_size)
@@ -219,7 +220,7 @@ def _left_out(point: Point, metrics: Sequence[str], split: str) -> Iterator[str]
     missing = [name for name in metrics if point[name] is None]
     if missing:
         yield f"{point.task}: no {', '.join(missing)}, as {split} prompts lack incorrect answers"
-    if point[performance.TEMPLATES_DONE] is None:
+    if point[TEMPLATES_DONE] is None:
         yield (
             f"{point.task}: whether a model does it is not judged, as prompts lack corrupted ones "
             "or incorrect answers"

@@ -65,9 +65,6 @@ def lineage(
     plot: Annotated[
         str | None, typer.Option(metavar="FILE", help="Draw it too: .svg, .png or .pdf.")
     ] = None,
-    axis: Annotated[
-        str, typer.Option(metavar="NAME", help="Steps of --plot: log (0 is shown) or linear.")
-    ] = "log",
     db: options.Db = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -86,11 +83,9 @@ def lineage(
       circuitdb lineage months --across seed --align
       circuitdb lineage months,edges=100 --discover --checkpoints 0,1700,4300
     """
-    from circuitdb.render.lineage import known_axis
-    from circuitdb.render.plot import check_plot
-
-    known_axis(axis)
     if plot is not None:
+        from circuitdb.render.plot import check_plot
+
         check_plot(plot)
     out = Output(as_json, quiet)
     with reporting(out) as report:
@@ -99,7 +94,7 @@ def lineage(
             discover=discover, across=across, align=align, report=report,
         )  # fmt: skip
         if plot is not None:
-            found.plot(plot, axis)
+            found.plot(plot)
 
     def text() -> None:
         _show(found)
@@ -261,7 +256,9 @@ def _show_across(across: Trainings) -> None:
         (Column("step", right=True), "pair", *(Column(name, right=True) for name in names)),
         [_agreement(pair) for pair in across.pairs],
     )
-    line("components: Jaccard of heads and MLPs; make-up: share by depth and kind in common.")
+    line(
+        "components: Jaccard of heads and MLPs; make-up: share by depth and kind in common; aligned: Jaccard of partners, chance: signatures shuffled."
+    )
 
 
 def _agreement(pair: Agreement) -> list[Cell]:

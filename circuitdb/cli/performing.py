@@ -173,7 +173,7 @@ def _show(found: Performance) -> None:
 
 
 def _row(point: Point, metrics: tuple[str, ...]) -> list[Cell]:
-    from circuitdb.performance import TEMPLATES_DONE
+    from circuitdb.names import TEMPLATES_DONE
 
     values = [point[name] for name in metrics]
     done = point[TEMPLATES_DONE]

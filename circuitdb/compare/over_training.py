@@ -81,6 +81,8 @@ class Moment:
     figures: Figures | None = None
     guessing: float | None = None
     """The accuracy of guessing among correct and incorrect answers; None where not known."""
+    templates_done: float | None = None
+    """The share of templates that the model does on validation prompts; None where not judged."""
 
     @property
     def has_circuit(self) -> bool:
@@ -163,7 +165,7 @@ class Step:
             "n_edges": m.n_edges, "n_nodes": m.n_nodes, "reached": m.reached,
             "smallest": None if m.smallest is None else m.smallest._asdict(),
             **{name: getattr(f, name, None) for name in measured},
-            "does_task": m.does_task,
+            "does_task": m.does_task, "templates_done": m.templates_done,
             **_flat(self.previous, "previous", ""),
             **_flat(self.reference, "reference", "_reference"),
             "smoothed_change": self.smoothed_change,
@@ -224,7 +226,8 @@ class Lineage:
     ceiling: float | None
     """Mean Jaccard of the last circuit's replicates; None where there are none."""
     learned: Onset
-    """From which step on the model does the task."""
+    """From which step on the model does the task: by the stored judgement of templates where every step
+    has one (``circuitdb metrics``), else by accuracy."""
     formed: Onset
     """From which step on the circuit shares more with the last one than by chance, p ≤ .05."""
     settled: Onset
@@ -491,8 +494,23 @@ def _onsets(steps: Sequence[Step], bench: _Bench) -> tuple[Onset, Onset, Onset]:
         p_value, near = beside.p_value, step.nearness
         formed_at.append(None if p_value is None else p_value <= SIGNIFICANT)
         settled.append(None if near is None else near >= HALF_WAY)
-    does = [s.moment.does_task for s in steps]
-    return onset(at, does), onset(at, formed_at), onset(at, settled)
+    return (
+        onset(at, _does_task([s.moment for s in steps])),
+        onset(at, formed_at),
+        onset(at, settled),
+    )
+
+
+def _does_task(moments: Sequence[Moment]) -> list[bool | None]:
+    """Whether the model does the task at each step: as many templates as at the last, one at least.
+
+    Where not every step was judged, by the accuracy over all test prompts.
+    """
+    done = [m.templates_done for m in moments]
+    last = done[-1]
+    if last is None or None in done:
+        return [m.does_task for m in moments]
+    return [share is not None and share >= last > 0 for share in done]
 
 
 def _swap(steps: Sequence[Step], learned: Onset) -> Swap | None:

@@ -1,6 +1,6 @@
 """A circuit over training as a picture: size and performance, change, and which components are in.
 
-Panels share the axis of steps: logarithmic with 0 shown, or linear. Below them every component has a row
+Panels share the axis of steps. Below them every component has a row
 and every step a column, coloured by its share of the circuit's importance and grey where it is not in;
 beside them stands the size of the circuit against the performance of the model.
 """
@@ -11,22 +11,19 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from circuitdb.compare.between_trainings import Trainings
 from circuitdb.compare.over_training import Item, Lineage, Step
-from circuitdb.errors import UnknownNameError
-from circuitdb.render import plot
+from circuitdb.render import plot, steps
 from circuitdb.render.style import FAINT, GROUPS, INK, NO_VALUE, OPPOSES, PAPER, QUIET, SUPPORTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Axis = Literal["log", "linear"]
-AXES: Final[tuple[str, ...]] = get_args(Axis)
 _WIDE, _HIGH, _GAP = 6.0, 1.35, 0.3
 """Inches of a panel, and between two."""
 _ROW: Final = 0.16
@@ -37,46 +34,27 @@ _MARK: Final[dict[str, Any]] = {"marker": "o", "markersize": 3.5, "linewidth": 1
 _BY_CHANCE: Final[dict[str, Any]] = {"linestyle": (0, (3, 2)), "linewidth": 1.1}
 
 
-def known_axis(axis: str) -> Axis:
-    """The axis of a name.
-
-    Raises:
-        UnknownNameError: there is none of that name.
-    """
-    if axis not in AXES:
-        raise UnknownNameError("axis", axis, AXES)
-    return cast(Axis, axis)
-
-
-def save(
-    found: Lineage, path: str | Path, across: Trainings | None = None, axis: str = "log"
-) -> Path:
+def save(found: Lineage, path: str | Path, across: Trainings | None = None) -> Path:
     """Draw to a file, .svg, .png or .pdf.
 
     Raises:
-        UnknownNameError: no such axis.
         RenderError: as :func:`~circuitdb.render.plot.check_plot`, or the file cannot be written.
     """
-    known_axis(axis)
-    return plot.save(functools.partial(figure, found, across, axis), path)
+    return plot.save(functools.partial(figure, found, across), path)
 
 
-def figure(found: Lineage, across: Trainings | None = None, axis: str = "log") -> Figure:
-    """The picture.
-
-    Raises:
-        UnknownNameError: no such axis.
-    """
+def figure(found: Lineage, across: Trainings | None = None) -> Figure:
+    """The picture."""
     page, top = plot.Inches(), 0.0
     panels: list[tuple[str, Callable[[Axes, Lineage], None]]] = [
         ("size", _draw_size), ("performance", _draw_shares), ("metric", _draw_metric),
         ("change", _draw_change),
     ]  # fmt: skip
     for name, draw in panels:
-        top = _panel(page, top, name, found, draw, known_axis(axis))
+        top = _panel(page, top, name, found, draw)
     if across is not None:
         agree = functools.partial(_draw_agreement, across=across)
-        top = _panel(page, top, "agreement", found, agree, known_axis(axis))
+        top = _panel(page, top, "agreement", found, agree)
     page.figure.axes[-1].set_xlabel("training step", fontsize=8)
     top = _draw_presence(page, top + 0.45, found)
     _draw_against(page, found)
@@ -97,11 +75,12 @@ _KEY: Final = (
 
 def _panel(
     page: plot.Inches, top: float, name: str, found: Lineage,
-    draw: Callable[[Axes, Lineage], None], axis: Axis,
+    draw: Callable[[Axes, Lineage], None],
 ) -> float:  # fmt: skip
     axes = page.axes(0.0, top, _WIDE, _HIGH, name)
     draw(axes, found)
-    _scale_steps(axes, found.checkpoints, axis)
+    steps.axis(axes, found.checkpoints)
+    axes.set_xlabel("")
     if found.learned.step is not None:
         axes.axvline(found.learned.step, color=QUIET, linewidth=1, linestyle=":", zorder=0)
     axes.tick_params(labelsize=8)
@@ -111,45 +90,6 @@ def _panel(
         loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, handlelength=1.8
     )
     return top + _HIGH + _GAP
-
-
-def _scale_steps(axes: Axes, steps: Sequence[int], axis: Axis) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    first = next((s for s in steps if s), 1)
-    if axis == "log":
-        # 0 stands left of the logarithmic part.
-        axes.set_xscale("symlog", linthresh=first, linscale=0.3)
-    span = max(steps[-1], 1)
-    axes.set_xlim(
-        -0.04 * (first if axis == "log" else span), span * (1.08 if axis == "log" else 1.02)
-    )
-    axes.xaxis.set_major_locator(FixedLocator([float(s) for s in _ticks(steps, axis)]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _ticks(steps: Sequence[int], axis: Axis, apart: float = 0.075) -> list[int]:
-    """The steps that have a label: the last, and others so far from each other.
-
-    >>> _ticks((0, 900, 1500, 1700, 2200, 4300), "linear")
-    [0, 900, 1500, 2200, 4300]
-    """
-    first, last = next((s for s in steps if s), 1), max(steps[-1], 1)
-
-    def place(step: int) -> float:
-        if axis == "linear" or last == first:
-            return step / last
-        return 0.2 * min(step / first, 1.0) + 0.8 * math.log(max(step, first) / first) / math.log(
-            last / first
-        )
-
-    chosen: list[int] = []
-    for step in steps[:-1]:
-        room = place(steps[-1]) - place(step)
-        if room >= apart and (not chosen or place(step) - place(chosen[-1]) >= apart):
-            chosen.append(step)
-    return [*chosen, steps[-1]]
 
 
 def _line(
