@@ -272,7 +272,13 @@ def test_the_last_circuit_is_formed_and_settled_at_last(found: Lineage):
     assert to_last is not None and to_last.expected_jaccard is not None  # noqa: PT018
     room = 0.8 - to_last.expected_jaccard
     assert nearness[2] == pytest.approx((0.5 - to_last.expected_jaccard) / room)
+    # Beside itself a circuit says nothing of chance.
+    itself = found.steps[3].reference
+    assert itself is not None
+    assert (itself.jaccard, itself.expected_jaccard, itself.p_value) == (1.0, None, None)
+    assert nearness[3] == 1.0
     assert found.settled.step is not None
+    assert found.formed.step is not None
 
 
 def test_replicates_of_the_last_circuit_are_the_ceiling(tmp_path: Path):

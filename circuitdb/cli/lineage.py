@@ -152,10 +152,10 @@ def _show(found: Lineage) -> None:
         "edges and components added or removed."
     )
     line()
-    line(f"The task is learned {_when(found.learned)}.")
+    line(f"The task is learned {_when(found.learned, found)}.")
     line(
-        f"The circuit is formed (more like the last one than by chance) {_when(found.formed)}; settled (half "
-        f"way from chance to what is possible, or more) {_when(found.settled)}."
+        f"The circuit is formed (more like the last one than by chance) {_when(found.formed, found)}; settled (half "
+        f"way from chance to what is possible, or more) {_when(found.settled, found)}."
     )
     _show_swap(found)
 
@@ -190,12 +190,14 @@ def _pair(beside: Beside | None) -> list[Cell]:
     return [share(v) for v in (beside.jaccard, beside.expected_jaccard, beside.weighted_jaccard)]
 
 
-def _when(found: Onset) -> str:
-    if found.step is None:
-        return "at no step" if found.after is not None else "at a step that is not known"
-    if found.after is None:
-        return f"from step {found.step}, the first looked at"
-    return f"from step {found.step} (not at {found.after})"
+def _when(onset: Onset, found: Lineage) -> str:
+    """From which step on something holds, and the last at which it does not."""
+    if onset.step is None:
+        return "at no step" if onset.after is not None else "at a step that is not known"
+    if onset.after is None:
+        return f"from step {onset.step}, the first looked at"
+    alone = "only at the last step," if onset.step == found.last.checkpoint else "from step"
+    return f"{alone} {onset.step} (not at {onset.after})"
 
 
 def _show_swap(found: Lineage) -> None:

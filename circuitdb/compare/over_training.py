@@ -115,9 +115,9 @@ class Beside(NamedTuple):
     checkpoint: int
     jaccard: float | None
     expected_jaccard: float | None
-    """By chance."""
+    """By chance; None of a circuit beside itself."""
     p_value: float | None
-    """P(so much shared, or more) by chance."""
+    """P(so much shared, or more) by chance; None likewise."""
     weighted_jaccard: float | None
     edit_distance: int
     """Additions and removals of edges and components that turn one into the other."""
@@ -369,11 +369,13 @@ class _Bench:
         first, second = sorted((at, other))
         a, b = self._sides[first], self._sides[second]
         found = change(self._state(first, self.level), self._state(second, self.level))
-        by_chance = chance(a, b, universe(a.circuit, b.circuit, self.level), self.level)
+        expected = p_value = None
+        if first != second:  # With itself a circuit shares everything, by chance too.
+            by_chance = chance(a, b, universe(a.circuit, b.circuit, self.level), self.level)
+            expected, p_value = by_chance.expected_jaccard, by_chance.p_value
         return Beside(
-            self.moments[other].checkpoint, found.jaccard, by_chance.expected_jaccard,
-            by_chance.p_value, found.weighted_jaccard, self._edits(found, first, second),
-            found.weighted_distance,
+            self.moments[other].checkpoint, found.jaccard, expected, p_value,
+            found.weighted_jaccard, self._edits(found, first, second), found.weighted_distance,
         )  # fmt: skip
 
     def nearness(self, at: int, ceiling: float | None) -> float | None:
@@ -381,6 +383,8 @@ class _Bench:
 
         That is the ceiling, or what the sizes of both circuits allow where that is less.
         """
+        if at == self.last:
+            return 1.0
         to_last = self.beside(at, self.last)
         if to_last is None or to_last.jaccard is None or to_last.expected_jaccard is None:
             return None
@@ -492,7 +496,9 @@ def _onsets(steps: Sequence[Step], bench: _Bench) -> tuple[Onset, Onset, Onset]:
             settled.append(False)
             continue
         p_value, near = beside.p_value, step.nearness
-        formed_at.append(None if p_value is None else p_value <= SIGNIFICANT)
+        # The last circuit is what the others are held against.
+        last = step.moment.checkpoint == beside.checkpoint
+        formed_at.append(last or (None if p_value is None else p_value <= SIGNIFICANT))
         settled.append(None if near is None else near >= HALF_WAY)
     return (
         onset(at, _does_task([s.moment for s in steps])),
