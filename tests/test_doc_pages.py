@@ -8,10 +8,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from circuitdb.api import Database
 from circuitdb.cli import run
 from circuitdb.models import catalogue
+from circuitdb.sweep.recipe import SweepRecipe
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -92,6 +94,13 @@ def test_the_script_of_alignment_runs(capsys: pytest.CaptureFixture[str]) -> Non
     assert 0 < jaccard < 1
     assert 0 < expected < 1
     assert 0 < p_value <= 1
+
+
+def test_the_recipe_of_sweeps_is_one() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "sweeps.md").read_text("utf-8"), re.DOTALL)
+    recipe = SweepRecipe.model_validate(yaml.safe_load(text))
+    assert [engine.options for engine in recipe.engines][1] == {"edges": 100, "steps": 20}
+    assert run(["ingest", "toys", "--plan", "--quiet"]) == 0
 
 
 def test_every_method_of_a_database_is_on_the_page() -> None:

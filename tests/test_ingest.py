@@ -15,10 +15,12 @@ import psutil
 import pytest
 
 import circuitdb
+from circuitdb import journal
 from circuitdb.api import spool
 from circuitdb.api.access import Access
 from circuitdb.api.sweeping import Swept
 from circuitdb.cli import run
+from circuitdb.engines import acdc
 from circuitdb.errors import LockedError, OptionError, StoreError
 from circuitdb.store import Store
 
@@ -303,6 +305,36 @@ def test_a_database_that_others_read_is_waited_for(undisturbed, tmp_path):
         other.wait()
         assert held.drain(patiently=True)
     assert circuits(path) == circuits(undisturbed)
+
+
+def test_a_search_that_was_stopped_goes_on_after_its_decisions(tmp_path, monkeypatch):
+    recipe = tmp_path / "search.yaml"
+    recipe.write_text(
+        "kind: sweep\nname: search\ntasks: [months]\nmodels: [toy-2l]\n"
+        "engines: [acdc]\ndefaults: {examples: 8, band: 0}\n"
+    )
+    monkeypatch.setattr("circuitdb.api.workers.carry_out", in_this_process)
+    database, measure, calls = circuitdb.open(tmp_path / "a.duckdb"), acdc.Fast.measure, []
+
+    def counted(self, senders):
+        calls.append(len(senders))
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return measure(self, senders)
+
+    monkeypatch.setattr(acdc.Fast, "measure", counted)
+    stop = 30
+    with pytest.raises(KeyboardInterrupt):
+        database.ingest(recipe)
+    assert journal.beside(database.path).is_dir()
+    assert not spool.beside(database.path).exists()
+    calls, stop = [], 0
+    (row,) = database.ingest(recipe).of("done")
+    assert not journal.beside(database.path).exists()
+    after, calls = len(calls), []
+    whole = circuitdb.open(tmp_path / "b.duckdb").ingest(recipe).of("done")[0]
+    assert row.circuits == whole.circuits
+    assert 0 < after < len(calls) - 20
 
 
 def begun(folder: Path, path: Path) -> subprocess.Popen[bytes]:
