@@ -16,6 +16,7 @@ A parameter without ``= default`` must be given; defaults are JSON. The statemen
 
 - ``circuit``: a reference as everywhere else; several are resolved together;
 - ``task``, ``model``, ``engine``: a stored one; ``tasks``: several, separated by commas;
+- ``role``, ``role_task``, ``role_model``: one of which roles of heads are stored;
 - ``component``: the name of one; ``port``: q, k or v; ``split``: train, validation, test or shift;
 - ``integer``: a number of things, 0 or more; ``share``: 0 to 1; ``boolean``.
 """
@@ -38,10 +39,14 @@ __all__ = ["Parameter", "Query", "get", "names", "run", "run_sql"]
 
 Type = Literal[
     "circuit", "task", "tasks", "model", "engine", "component", "port", "split", "integer", "share",
-    "boolean",
+    "boolean", "role", "role_task", "role_model",
 ]  # fmt: skip
-_STORED: Final = {"task": "task", "tasks": "task", "model": "model", "engine": "engine"}
-"""Types whose values are stored ones, and in which column of the view ``circuits`` they are."""
+_STORED: Final = {
+    "task": ("circuits", "task"), "tasks": ("circuits", "task"), "model": ("circuits", "model"),
+    "engine": ("circuits", "engine"), "role": ("component_roles", "role"),
+    "role_task": ("component_roles", "task"), "role_model": ("component_roles", "model"),
+}  # fmt: skip
+"""Types whose values are stored ones, and in which view and column they are."""
 _CHOICES: Final = {"port": PORTS, "split": ("train", "validation", "test", "shift")}
 """Types with a few fixed values."""
 _PARAMETER: Final = re.compile(
@@ -230,7 +235,7 @@ def _stored_values(
 ) -> dict[str, Any]:
     """The values with references resolved.
 
-    Tasks, models and engines that no stored circuit has are refused: they would answer nothing.
+    Tasks, models, engines and roles that are not stored are refused: they would answer nothing.
     """
     from circuitdb.store import Store
 
@@ -239,16 +244,16 @@ def _stored_values(
     if not named and not circuits:
         return dict(values)
     with Store.open(path, read_only=True) as store:
-        for column, given in named:
-            stored = store.distinct(column)
+        for (view, column), given in named:
+            stored = store.distinct(column, view)
             if given not in stored:
                 raise UnknownNameError(f"stored {column}", given, stored)
         found = store.resolve([values[c] for c in circuits], notice) if circuits else []
     return {**values, **{c: row.circuit_id for c, row in zip(circuits, found, strict=True)}}
 
 
-def _named(query: Query, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The columns that parameters name values of, and each value given."""
+def _named(query: Query, values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
+    """The views and columns that parameters name values of, and each value given."""
     for p in query.parameters:
         if p.type in _STORED and values[p.name] is not None:
             several = p.type == "tasks"

@@ -44,6 +44,7 @@ def _stored_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Store.open(path) as store:
         for discovery in stored.everything():
             store.add(discovery)
+        store.add_roles(stored.some_roles())
     return path
 
 

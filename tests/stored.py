@@ -36,6 +36,8 @@ from circuitdb.circuit import (
     TemplateFigures,
 )
 from circuitdb.curve import Curve, CurvePoint
+from circuitdb.names import Component
+from circuitdb.roles import RoleRecipe, RoleScore, RoleScores
 from circuitdb.space import Space, SpaceSpec
 
 TINY = Space(SpaceSpec(n_layers=2, n_heads=2, n_kv_heads=2))
@@ -221,3 +223,14 @@ def ioi_random(minute: int = 4) -> Discovery:
 def everything() -> tuple[Discovery, ...]:
     """All five, in order."""
     return ioi(), months(), ioi_nodes(), months_random(), ioi_random()
+
+
+def some_roles(weights: str = "w0", recipe: RoleRecipe | None = None) -> RoleScores:
+    """Roles of one head of a model."""
+    head = Component("head", 1, 2)
+    scores = (
+        RoleScore(head, "induction", 0.75, 0.03, 0.4, True, 64),
+        RoleScore(head, "s_inhibition", None, None, 0.1, False, 64),
+        RoleScore(head, "attends:S2", 0.25, 0.05, 0.4, False, 64),
+    )
+    return RoleScores("toy", 900, 1, weights, recipe or RoleRecipe(), scores)

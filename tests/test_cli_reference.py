@@ -30,7 +30,7 @@ def test_every_command_is_on_the_page():
 
 def test_the_commands_are_those_of_the_contract():
     wanted = (
-        "discover ls show add evaluate curve knockout test overlap matrix similar align functional directions "
+        "discover ls show add evaluate curve knockout test overlap matrix similar align roles attention lens functional directions "
         "clusters consensus diff variance lineage sql query queries render models tasks "
         "engines sae features slice ingest metrics train pull rm alias note merge verify backup doctor replay stability import export"
     )

@@ -31,6 +31,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "paths": {"circuit": IOI_REF},
     "prompts": {"circuit": IOI_REF},
     "provenance": {"circuit": IOI_REF},
+    "roles_over_training": {},
     "shared_components": {},
     "top_edges": {"circuit": IOI_REF},
     "unique_edges": {"a": IOI_REF, "b": MONTHS_REF},

@@ -39,12 +39,14 @@ if TYPE_CHECKING:
     from circuitdb.dictionaries.record import Record
     from circuitdb.examined import StoredFunctional, StoredVariance
     from circuitdb.lineages import StoredLineage
+    from circuitdb.looks import Looks
     from circuitdb.models.model import LoadedModel
     from circuitdb.outcomes import CircuitTest, Knockouts
     from circuitdb.overlaps import StoredGroupMatrix, StoredMatrix, StoredOverlap
     from circuitdb.plan import Plan
     from circuitdb.replay import Replay, Rethreshold
     from circuitdb.results import StoredCircuit
+    from circuitdb.roles import RolesOverTraining
     from circuitdb.schedules import Wanted
     from circuitdb.store import CircuitRow, Merged, SqlResult, Store
     from circuitdb.store import Report as Verified
@@ -258,6 +260,60 @@ class Database:
         from circuitdb.api import repeating
 
         return repeating.replay_of(self._access, ref, threshold)
+
+    def roles(
+        self, task: str | None = None, *, report: Report = silent, **options: Any
+    ) -> RolesOverTraining:
+        """Which heads of a model hold which roles, checkpoint by checkpoint (docs/roles.md).
+
+        What is stored is not measured again.
+
+        Args:
+            task: measure roles on its prompts too.
+            report: progress.
+            options: further fields of :class:`circuitdb.api.roles.RoleOptions`: ``model``, ``seed``,
+                ``checkpoints``, ``roles``, ``prompts``, ``data_seed``, ``circuit``, ``device``.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        from circuitdb.api.roles import RoleOptions, roles_of
+
+        check_names("option", options, RoleOptions._fields, of="roles")
+        return roles_of(self._access, RoleOptions(task, **options), report)
+
+    def attention(self, head: str, *, path: str | Path | None = None, **options: Any) -> Looks:
+        """Where a head looks on single prompts, and its direct logits.
+
+        Args:
+            head: such as ``a2.h1``.
+            path: draw the patterns there: .svg, .png or .pdf.
+            options: fields of :class:`circuitdb.api.looking.LookOptions`: ``task``, ``model``,
+                ``checkpoint``, ``seed``, ``n``, ``split``, ``data_seed``, ``top``, ``device``.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        from circuitdb.api import looking
+
+        return looking.drawn(path, options, lambda o: looking.attention(self._access, head, o))
+
+    def lens(
+        self, component: str | None = None, *, path: str | Path | None = None, **options: Any
+    ) -> Looks:
+        """The logit lens on single prompts, and the direct logits of a component.
+
+        Args:
+            component: a head or MLP; none for the stream alone.
+            path: draw the lens there: .svg, .png or .pdf.
+            options: as for :meth:`attention`.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+        """
+        from circuitdb.api import looking
+
+        return looking.drawn(path, options, lambda o: looking.lens(component, o))
 
     def stability(
         self,

@@ -6,7 +6,7 @@
 0    done
 1    a fault of circuitdb's own, or numbers that are none
 2    wrong usage or input, said in one line
-130  interrupted; the database is whole; discover, ingest, overlap, align, curve, functional, directions go on where they were
+130  interrupted; the database is whole; discover, ingest, overlap, align, roles, curve, functional, directions go on where they were
 ==== =======================================================================================
 
 With ``CIRCUITDB_DEBUG=1`` a traceback comes before the line.
@@ -27,7 +27,16 @@ from typing import Final, NoReturn
 from circuitdb.errors import CircuitdbError
 
 INTERRUPTED: Final = 130
-_RESUMED: Final = ("discover", "ingest", "overlap", "align", "curve", "functional", "directions")
+_RESUMED: Final = (
+    "discover",
+    "ingest",
+    "overlap",
+    "align",
+    "roles",
+    "curve",
+    "functional",
+    "directions",
+)
 """Commands that do not do stored work twice."""
 _HINT: Final = "CIRCUITDB_DEBUG=1 shows where"
 _ERRNO: Final = "the output cannot be written"

@@ -99,8 +99,8 @@ def merge(
     """Add the circuits of another database.
 
     Those that are stored here already take over evaluations, curves, knockouts, tests and functional
-    overlap they lack, and an alias and a note where they have none; signatures and alignments of
-    models come too, directions with what was measured of them, and what is known of feature
+    overlap they lack, and an alias and a note where they have none; signatures, alignments and
+    roles of heads of models come too, directions with what was measured of them, and what is known of feature
     dictionaries, whose files stay where they are, their features and labels, and jobs of sweeps.
     Nothing in the other file is run.
 
@@ -118,7 +118,8 @@ def merge(
         f"{plural(merged.curves, 'curve')}, {plural(merged.knockouts, 'table')} of knockouts, "
         f"{plural(merged.tests, 'test')}, {plural(merged.functional, 'cell')} of functional overlap; "
         f"of models {plural(merged.signatures, 'signature')}, "
-        f"{plural(merged.alignments, 'alignment')}, {plural(merged.dictionaries, 'record')} of "
+        f"{plural(merged.alignments, 'alignment')}, {plural(merged.roles, 'table')} of roles, "
+        f"{plural(merged.dictionaries, 'record')} of "
         f"feature dictionaries, {plural(merged.directions, 'direction')} and "
         f"{plural(merged.direction_patches, 'measurement')} of them; of features "
         f"{plural(merged.profiles, 'profile')}, {plural(merged.labels, 'label')} and "

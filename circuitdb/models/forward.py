@@ -19,6 +19,7 @@ Tokens = Int[Tensor, "batch pos"]
 Logits = Float[Tensor, "batch vocab"]
 Writers = Float[Tensor, "writer batch pos d_model"]
 Embedding = Float[Tensor, "batch pos d_model"]
+Pattern = Float[Tensor, "batch head query key"]
 EdgeMask = Bool[Tensor, " edge"]
 """Kept edges; behind them, where the space has neurons, kept neurons
 (:data:`circuitdb.space.EdgeMask`)."""
@@ -132,7 +133,16 @@ class NeuronSums:
 
 
 @runtime_checkable
-class MaskedForward(Protocol):
+class Patterned(Protocol):
+    """What tells where a model's heads look."""
+
+    def patterns(self, tokens: Tokens) -> list[Pattern]:
+        """Attention probabilities in the full model, layer by layer."""
+        ...
+
+
+@runtime_checkable
+class MaskedForward(Patterned, Protocol):
     """A model over its graph space. Logits are those of the last position, or of every position
     in turn where the weights say so.
 
@@ -166,6 +176,11 @@ class MaskedForward(Protocol):
     @property
     def vocabulary(self) -> int:
         """Token ids it knows, 0 to one less: it embeds each of them and gives it a logit."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Tokens it reads."""
         ...
 
     @property

@@ -40,6 +40,7 @@ from circuitdb.models.forward import (
     MaskedRun,
     NeuronSums,
     Objective,
+    Pattern,
     Place,
     Tokens,
     Visits,
@@ -136,6 +137,30 @@ class HookedForward:
     def vocabulary(self) -> int:
         """Token ids it embeds and gives a logit."""
         return int(self._bridge.original_model.get_input_embeddings().num_embeddings)
+
+    @property
+    def context(self) -> int:
+        """Tokens it reads."""
+        return int(self._bridge.cfg.n_ctx)
+
+    @torch.no_grad()
+    def patterns(self, tokens: Tokens) -> list[Pattern]:
+        """Attention probabilities in the full model, layer by layer."""
+        found: dict[int, Tensor] = {}
+
+        def keep(x: Tensor, hook: Any, layer: int) -> None:
+            found[layer] = x.clone()
+
+        layers = range(self.space.spec.n_layers)
+        with self._plain_attention(results=False):
+            self._every(
+                tokens,
+                [
+                    (f"blocks.{i}.attn.hook_pattern", functools.partial(keep, layer=i))
+                    for i in layers
+                ],
+            )
+        return [found[layer] for layer in layers]
 
     @property
     def neurons(self) -> int:

@@ -47,6 +47,7 @@ from circuitdb.models.forward import (
     MaskedRun,
     NeuronSums,
     Objective,
+    Pattern,
     Place,
     Tokens,
     Visits,
@@ -75,7 +76,6 @@ from circuitdb.space import Space
 # One input shared by all heads, or one for each.
 Shared = Float[Tensor, "batch pos d_model"]
 PerReader = Float[Tensor, "reader batch pos d_model"]
-Pattern = Float[Tensor, "batch head query key"]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -243,6 +243,21 @@ class ResidualForward:
             at += len(heads) + 1
             x = attended + out[at - 1]
         return out
+
+    @property
+    def context(self) -> int:
+        """Tokens it reads."""
+        return self.weights.context
+
+    @torch.no_grad()
+    def patterns(self, tokens: Tokens) -> list[Pattern]:
+        """Attention probabilities in the full model, layer by layer."""
+        writers, made = self.writers(tokens), []
+        for layer in range(self.space.spec.n_layers):
+            seen = self.blocks[2 * layer].n_visible
+            q, k, _ = self.unrotated(layer, writers[:seen].sum(0) + self.bias_before(2 * layer))
+            made.append(self.pattern(layer, q, k))
+        return made
 
     @torch.no_grad()
     def activations(self, tokens: Tokens) -> Activations:

@@ -57,7 +57,8 @@ from torch import Tensor  # noqa: TID253
 
 from circuitdb import metrics, tasks
 from circuitdb.errors import ModelError, OptionError
-from circuitdb.models.forward import Logits, Tokens, Writers
+from circuitdb.models.forward import Logits, Patterned, Tokens, Writers
+from circuitdb.models.lens import Lens, centred, final_weight, last_stream
 from circuitdb.models.model import LoadedModel
 from circuitdb.models.residual import ResidualForward
 from circuitdb.signature import HEADS_ONLY, NEUTRAL, Recipe, Signature
@@ -132,11 +133,11 @@ def neutral_text(model: LoadedModel, recipe: Recipe) -> NeutralText:
     if min(recipe.samples, recipe.texts) < 1 or recipe.length < 2:
         raise OptionError("neutral text needs a sample or more, a text or more, 2 tokens or more")
     start = [model.tokenizer.bos_id] if model.bos and model.tokenizer.bos_id is not None else []
-    context, needed = _residual(model).weights.context, 2 * recipe.length + len(start)
+    context, needed = model.forward.context, 2 * recipe.length + len(start)
     if context < needed:
         raise ModelError(
             f"{model.name!r} reads {context} tokens, and the neutral text has {needed}: "
-            f"give --length {(context - len(start)) // 2} or less, for both models"
+            f"give --length {(context - len(start)) // 2} or less, for every model"
         )
     draw = np.random.default_rng(recipe.seed)
     words = _words(model.tokenizer)
@@ -161,9 +162,9 @@ def ov_copying(forward: ResidualForward) -> Float[Tensor, " head"]:
     d_head × d_head, beside zeros.
     """
     w, found = forward.weights, []
-    out = _centred(_final_weight(forward)[:, None] * w.unembed, dim=1)
+    out = centred(final_weight(forward)[:, None] * w.unembed, dim=1)
     if w.final_norm is not None and not w.final_norm.rms:
-        out = _centred(out, dim=0)
+        out = centred(out, dim=0)
     for layer, block in enumerate(w.blocks):
         # Centred over the vocabulary, the unembedding takes away the values' bias by itself.
         around = out @ forward.unrotated(layer, w.embed[None])[2][0]
@@ -176,20 +177,11 @@ def ov_copying(forward: ResidualForward) -> Float[Tensor, " head"]:
     return torch.tensor(found, dtype=torch.float64)
 
 
-def _centred(x: Tensor, dim: int) -> Tensor:
-    return x - x.mean(dim, keepdim=True)
-
-
-def _final_weight(forward: ResidualForward) -> Float[Tensor, " d_model"]:
-    norm = forward.weights.final_norm
-    return torch.ones_like(forward.weights.unembed[:, 0]) if norm is None else norm.weight
-
-
 def _neutral(
     forward: ResidualForward, random: Tokens, repeated: Tokens, n: int, copying: Tensor
 ) -> Float[Tensor, "component feature"]:
     """The features of one sample."""
-    columns = _attention(forward, random, repeated, n) | {"ov_copying": copying}
+    columns = attention(forward, random, repeated, n) | {"ov_copying": copying}
     heads = [c.kind == "head" for c in forward.space.writers[1:]]
     made = {}
     for name in HEADS_ONLY:
@@ -201,12 +193,19 @@ def _neutral(
     return torch.stack([made[name].double().cpu() for name in NEUTRAL], dim=1)
 
 
-def _attention(
-    forward: ResidualForward, random: Tokens, repeated: Tokens, n: int
+def attention(
+    forward: Patterned, random: Tokens, repeated: Tokens, n: int
 ) -> dict[str, Float[Tensor, " head"]]:
-    """The features of attention patterns, heads in forward order."""
+    """The features of attention patterns, heads in forward order.
+
+    Args:
+        forward: the model.
+        random: texts ``[text, pos]``.
+        repeated: texts whose second half, from the `n`-th token before the end, repeats the first.
+        n: tokens that are repeated.
+    """
     parts: dict[str, list[Tensor]] = {name: [] for name in HEADS_ONLY if name != "ov_copying"}
-    patterns = zip(_patterns(forward, random), _patterns(forward, repeated), strict=True)
+    patterns = zip(forward.patterns(random), forward.patterns(repeated), strict=True)
     for on_random, on_repeated in patterns:
         for name, values in _looks(on_random).items():
             parts[name].append(values)
@@ -216,16 +215,6 @@ def _attention(
             # Element i of the diagonal is the query at i + back.
             parts[name].append(looked[..., first - back :].mean((0, 2)))
     return {name: torch.cat(values) for name, values in parts.items()}
-
-
-def _patterns(forward: ResidualForward, tokens: Tokens) -> list[Float[Tensor, "batch head q k"]]:
-    """Attention probabilities layer by layer."""
-    writers, made = forward.writers(tokens), []
-    for layer in range(forward.space.spec.n_layers):
-        seen = forward.blocks[2 * layer].n_visible
-        q, k, _ = forward.unrotated(layer, writers[:seen].sum(0) + forward.bias_before(2 * layer))
-        made.append(forward.pattern(layer, q, k))
-    return made
 
 
 def _looks(pattern: Float[Tensor, "batch head q k"]) -> dict[str, Float[Tensor, " head"]]:
@@ -257,8 +246,8 @@ def _direct(
     out = writers[1:]
     size = out.norm(dim=3)
     mean = out.mean((1, 2)).square().sum(1)
-    stream = _stream(forward, writers)
-    lens = _Lens.of(forward)
+    stream = last_stream(forward, writers)
+    lens = Lens.of(forward)
     at_logits, total = lens.seen(out, stream), lens.seen(stream[None], stream)
     spread, sigma = lens.spread(at_logits), lens.spread(total)
     common = lens.product(at_logits, total) / (spread * sigma).clamp(min=1e-12)
@@ -274,57 +263,10 @@ def _direct(
 
 def _next_logit(forward: ResidualForward, repeated: Tokens, n: int) -> PerComponent:
     writers = forward.writers(repeated)
-    stream, lens = _stream(forward, writers), _Lens.of(forward)
+    stream, lens = last_stream(forward, writers), Lens.of(forward)
     at_logits, total = lens.seen(writers[1:], stream), lens.seen(stream[None], stream)
     logits = lens.logit(at_logits[:, :, :-1], repeated[:, 1:]) / lens.spread(total)[:, :, :-1]
     return logits[:, :, 1 - n :].mean((1, 2))
-
-
-def _stream(forward: ResidualForward, writers: Writers) -> Float[Tensor, "batch pos d_model"]:
-    """The input of ``logits``."""
-    return writers.sum(0) + forward.bias_before(len(forward.blocks) - 1)
-
-
-class _Lens(NamedTuple):
-    """The way from the residual stream to the centred logits."""
-
-    unembed: Float[Tensor, "d_model vocab"]
-    """Centred over the vocabulary, the final norm's weight in it."""
-    gram: Float[Tensor, "d_model d_model"]
-    """unembed @ unembedᵀ / vocab: variances over the vocabulary without the vocabulary."""
-    centres: bool
-    """Whether the final norm takes the mean off first."""
-    scale: Callable[[Tensor], Tensor]
-
-    @classmethod
-    def of(cls, forward: ResidualForward) -> _Lens:
-        norm = forward.weights.final_norm
-        unembed = _centred(_final_weight(forward)[:, None] * forward.weights.unembed, dim=1)
-        centres = norm is not None and not norm.rms
-
-        def scale(stream: Tensor) -> Tensor:
-            if norm is None:
-                return torch.ones_like(stream[..., :1])
-            held = _centred(stream, dim=-1) if centres else stream
-            return (held.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
-
-        return cls(unembed, unembed @ unembed.T / unembed.shape[1], centres, scale)
-
-    def seen(self, x: Tensor, stream: Tensor) -> Float[Tensor, "writer batch pos d_model"]:
-        """Outputs as the unembedding sees them, the norm's scale that of the whole stream."""
-        return (_centred(x, dim=-1) if self.centres else x) * self.scale(stream)
-
-    def product(self, x: Tensor, y: Tensor) -> Float[Tensor, "writer batch pos"]:
-        """Mean over the vocabulary of the product of two centred logit vectors."""
-        return ((x @ self.gram) * y).sum(-1)
-
-    def spread(self, x: Tensor) -> Float[Tensor, "writer batch pos"]:
-        """Standard deviation over the vocabulary."""
-        return self.product(x, x).clamp(min=0).sqrt()
-
-    def logit(self, x: Tensor, tokens: Tokens) -> Float[Tensor, "writer batch pos"]:
-        """Centred logits of one token a position."""
-        return torch.einsum("wbtd,dbt->wbt", x, self.unembed[:, tokens])
 
 
 def _mean_ablated(forward: ResidualForward, tokens: Tokens, first: int) -> PerComponent:

@@ -124,7 +124,7 @@ def _chunks(sealed: list[tuple[int, int, str]]) -> Iterator[list[tuple[int, int,
 
 
 _OF_MODELS: Final = (
-    "signature", "alignment", "dictionary", "direction", "feature_profile", "feature_match",
+    "signature", "alignment", "role_set", "dictionary", "direction", "feature_profile", "feature_match",
     "job",
 )  # fmt: skip
 _QUESTIONS: Final = (

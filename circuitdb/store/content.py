@@ -93,6 +93,10 @@ PARTNER: Final = (
     "ordinal", "node_a", "node_b", "cost", "joined", "stability_texts", "stability_features",
     "marks",
 )  # fmt: skip
+ROLE_SET: Final = ("weights", "recipe_id", "recipe", "model", "checkpoint", "seed")
+COMPONENT_ROLE: Final = (
+    "ordinal", "component", "role", "score", "chance", "level", "holds", "n",
+)  # fmt: skip
 DICTIONARY: Final = (
     "dictionary_id", "name", "model", "checkpoint", "seed", "weights", "hook_in", "hook_out",
     "architecture", "d_in", "d_dict", "d_out", "k", "flags", "corpus", "training", "health", "folder",
@@ -192,6 +196,8 @@ KEPT: Final[tuple[Kept, ...]] = (
     Kept("signature_value", "signature_key", SIGNATURE_VALUE, "sample, ordinal"),
     Kept("alignment", "alignment_key", ALIGNMENT, "alignment_key"),
     Kept("partner", "alignment_key", PARTNER, "ordinal"),
+    Kept("role_set", "role_set_key", ROLE_SET, "role_set_key"),
+    Kept("component_role", "role_set_key", COMPONENT_ROLE, "ordinal"),
     Kept("dictionary", "dictionary_key", DICTIONARY, "dictionary_key"),
     Kept("direction", "direction_key", DIRECTION, "direction_key"),
     Kept("direction_vector", "direction_key", ("ordinal", "vector"), "ordinal"),

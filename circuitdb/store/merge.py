@@ -48,6 +48,7 @@ from circuitdb.errors import (
 from circuitdb.feature_space import FeatureSpace
 from circuitdb.functional import Cell
 from circuitdb.outcomes import CircuitTest, Knockouts
+from circuitdb.roles import RoleScores
 from circuitdb.signature import Assignment, Signature
 from circuitdb.space import Space, SpaceSpec
 from circuitdb.store.connection import in_our_words
@@ -81,6 +82,7 @@ from circuitdb.store.read import (
     make_run,
     make_tests,
 )
+from circuitdb.store.roles import read as read_roles
 from circuitdb.store.signatures import read as read_signature
 from circuitdb.store.signatures import read_alignment
 from circuitdb.sweep.job import JobRow
@@ -92,7 +94,7 @@ _TABLES: Final = (
     "edge_effect", "decision", "circuit", "member", "node_member", "evaluation",
     "template_evaluation", "curve", "curve_point", "curve_template", "knockout", "circuit_test",
     "removal", "member_change", "functional", "signature", "signature_value", "alignment", "partner",
-    "dictionary", "direction", "direction_vector", "direction_patch", "feature_profile", "feature",
+    "role_set", "component_role", "dictionary", "direction", "direction_vector", "direction_patch", "feature_profile", "feature",
     "feature_context", "feature_token", "feature_match", "feature_pair", "feature_label", "job",
     "alias", "note",
 )  # fmt: skip
@@ -120,6 +122,8 @@ class Takes(Protocol):
         self, weights_a: str, weights_b: str, recipe_id: str, settings: dict[str, Any]
     ) -> Assignment | None: ...
     def add_alignment(self, found: Assignment) -> None: ...
+    def roles(self, weights: str, recipe_id: str) -> RoleScores | None: ...
+    def add_roles(self, found: RoleScores) -> None: ...
     def functional(self, cell_ids: Sequence[str]) -> dict[str, Cell]: ...
     def add_functional(self, cell: Cell) -> None: ...
     def dictionaries(
@@ -164,6 +168,8 @@ class Merged(NamedTuple):
     """Models' signatures taken over."""
     alignments: int
     """Alignments taken over."""
+    roles: int
+    """Models' roles of heads taken over, one for each way they were measured."""
     dictionaries: int
     """Feature dictionaries taken over; their files stay where they lie."""
     skipped_dictionaries: tuple[str, ...]
@@ -313,13 +319,14 @@ def _take(store: Takes, con: Any) -> Merged:
     knockouts = sum(_take_knockouts(store, con, key, circuit) for key, circuit in ids.items())
     tests = sum(_take_tests(store, con, key, circuit) for key, circuit in ids.items())
     signatures, alignments = _take_signatures(store, con), _take_alignments(store, con)
+    roles = _take_roles(store, con)
     dictionaries, skipped_dictionaries = _take_dictionaries(store, con)
     directions, patches = _take_directions(store, con)
     labels, skipped_labels = _take_labels(store, con)
     skipped_aliases = tuple(_take_aliases(store, con, ids))
     return Merged(
         tuple(added), len(known), evaluations, curves, knockouts, tests, functional, signatures,
-        alignments, dictionaries, skipped_dictionaries, directions, patches,
+        alignments, roles, dictionaries, skipped_dictionaries, directions, patches,
         _take_profiles(store, con), labels, _take_matches(store, con), _take_jobs(store, con),
         skipped_labels, skipped_aliases,
         tuple(_take_notes(store, con, ids)),
@@ -422,6 +429,17 @@ def _take_alignments(store: Takes, con: Any) -> int:
         question = (found.weights_a, found.weights_b, found.recipe_id, found.settings)
         if store.alignment(*question) is None:
             store.add_alignment(found)
+            new += 1
+    return new
+
+
+def _take_roles(store: Takes, con: Any) -> int:
+    """Copy the roles of models that are lacking here; how many."""
+    rows, new = functools.partial(_rows, con), 0
+    columns = ("role_set_key", "weights", "recipe_id")
+    for key, weights, recipe_id in sorted(rows("role_set", columns)):
+        if store.roles(weights, recipe_id) is None:
+            store.add_roles(read_roles(rows, key))
             new += 1
     return new
 

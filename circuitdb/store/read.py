@@ -568,11 +568,12 @@ def has_controls(con: Any, tasks: Sequence[str]) -> bool:
     return found is not None
 
 
-def distinct(con: Any, column: str) -> list[str]:
-    """The values that a column of the view ``circuits`` has, ascending, nulls left out."""
-    assert column in CircuitRow._fields
+def distinct(con: Any, column: str, view: str = "circuits") -> list[str]:
+    """The values that a column of a view has, ascending, nulls left out; both are names of ours."""
+    assert column.isidentifier()
+    assert view.isidentifier()
     found = con.execute(
-        f"SELECT DISTINCT {column} FROM circuits WHERE {column} IS NOT NULL ORDER BY ALL"
+        f"SELECT DISTINCT {column} FROM {view} WHERE {column} IS NOT NULL ORDER BY ALL"
     )
     return [value for (value,) in found.fetchall()]
 

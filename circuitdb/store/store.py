@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from circuitdb.feature_space import FeatureSpace
     from circuitdb.functional import Cell
     from circuitdb.outcomes import CircuitTest, FitKey, Knockouts, NullFit
+    from circuitdb.roles import RoleScores
     from circuitdb.signature import Assignment, Signature
     from circuitdb.space import EdgeIds, Space, SpaceSpec
     from circuitdb.store import care, write
@@ -222,6 +223,13 @@ class Store:
 
         with self._writing() as con:
             signatures.add_alignment(con, found)
+
+    def add_roles(self, found: RoleScores) -> None:
+        """Store the roles of a model's heads; those of equal weights and recipe are stored once."""
+        from circuitdb.store import roles
+
+        with self._writing() as con:
+            roles.add(con, found)
 
     def add_dictionary(self, *records: Record) -> None:
         """Store what is known of dictionaries, all or none; what is stored gets what is given anew.
@@ -545,10 +553,10 @@ class Store:
         with self._reading() as con:
             return read.has_controls(con, tasks)
 
-    def distinct(self, column: str) -> list[str]:
-        """The values that a column of the view ``circuits`` has, ascending, nulls left out."""
+    def distinct(self, column: str, view: str = "circuits") -> list[str]:
+        """The values that a column of a view has, ascending, nulls left out."""
         with self._reading() as con:
-            return read.distinct(con, column)
+            return read.distinct(con, column, view)
 
     def runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
         """Many runs by their ids, those that are stored."""
@@ -655,6 +663,13 @@ class Store:
 
         with self._reading() as con:
             return dictionaries.of(con, name, weights)
+
+    def roles(self, weights: str, recipe_id: str) -> RoleScores | None:
+        """The roles of the heads of some weights by a recipe, where they are stored."""
+        from circuitdb.store import roles
+
+        with self._reading() as con:
+            return roles.find(con, weights, recipe_id)
 
     def directions(self) -> tuple[Direction, ...]:
         """All directions, in the order they came."""
