@@ -22,7 +22,7 @@ INTRODUCTION = """\
 `toy-4l` and `toy-2l` are GPT-2-style transformers that ship with the package: 4 (2) layers, 4 heads,
 d_model 64, a word-level tokenizer, learned positions. `circuitdb train toy-4l` repeats the training
 from the recipe in `ingest/`; recipe, weights hashes and the figures reached stand in `family.json`
-beside the weights. Training sees prompts of the train split only (`circuitdb tasks show NAME` prints
+beside the weights ([training.md](training.md) is about recipes of your own). Training sees prompts of the train split only (`circuitdb tasks show NAME` prints
 some): texts of every task, clean and corrupted, half of them behind a few random words so that
 positions are not learned by heart. After random members of a sequence any member may follow but
 the successor of the last, so that looking up the last member does not pay. Before the tasks, two

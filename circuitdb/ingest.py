@@ -164,12 +164,17 @@ def _innermost(error: ValidationError) -> list[ErrorDetails]:
     """The faults, without those that only follow from one inside the same key."""
     found = error.errors()
     where = [e["loc"] for e in found]
-    return [e for e in found if not any(w[:-1][: len(e["loc"])] == e["loc"] for w in where)]
+    return [
+        e for e in found if not any(e["loc"] == w[: len(e["loc"])] and e["loc"] != w for w in where)
+    ]
 
 
 def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
     """One fault, with its key in dots and, where it is unknown, the nearest known one."""
     where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "value_error":
+        told = str(error["ctx"]["error"])
+        return f"key {where!r}: {told}" if where else told
     if error["type"] != "extra_forbidden":
         value = "" if error["type"] == "missing" else f" (found {error['input']!r})"
         return f"key {where!r}: {error['msg']}{value}" if where else error["msg"]

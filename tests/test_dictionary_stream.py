@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuitdb.dictionaries import corpus as corpora
 from circuitdb.dictionaries import stream as streaming
 from circuitdb.dictionaries.corpus import read
 from circuitdb.dictionaries.stream import stream
 from circuitdb.errors import ModelError, OptionError, UnknownNameError
-from circuitdb.models import catalogue
+from circuitdb.models import catalogue, texts
 from circuitdb.models.interventions import activations
 from circuitdb.models.model import LoadedModel
 from circuitdb.models.sites import Site
@@ -48,7 +47,7 @@ def test_a_text_is_cut_into_rows_that_begin_with_the_start_token(toy, text):
 
 def test_texts_in_pieces_are_the_same_tokens(toy, text, monkeypatch):
     whole = read(toy, text, context=10)
-    monkeypatch.setattr(corpora, "PIECE", 50)
+    monkeypatch.setattr(texts, "PIECE", 50)
     assert torch.equal(read(toy, str(text), context=10).tokens, whole.tokens)
     lines = TEXT.split("\n")
     assert read(toy, lines, context=10).corpus_id == whole.corpus_id

@@ -439,7 +439,7 @@ def test_a_model_on_a_gpu_gives_the_same_logits(forward, tiny_directory, fresh_c
 
 def test_a_seed_is_refused_where_there_are_none(tiny_directory):
     for name in (str(tiny_directory("gpt2")), "gpt2"):
-        with pytest.raises(ModelError, match="no training seeds"):
+        with pytest.raises(ModelError, match="no training seed"):
             catalogue.load(name, seed=1)
 
 

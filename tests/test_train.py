@@ -8,7 +8,7 @@ import torch
 
 from circuitdb import ingest
 from circuitdb.errors import ModelError, NumericalError, OptionError, PromptError, UnknownNameError
-from circuitdb.models import gpt2, mixture, performance, train
+from circuitdb.models import gpt2, lessons, mixture, performance, train
 from circuitdb.models.recipe import (
     Architecture,
     Checkpoints,
@@ -197,7 +197,7 @@ def test_repeats_loss_is_taken_from_where_the_words_start_over():
     tokens = torch.tensor([[0, 9, 4, 5, 6, 4, 5, 6]])
     logits = gpt2.unembed(weights, gpt2.hidden(weights, SHAPE, tokens))[0]
     by_hand = [-logits[at].log_softmax(0)[tokens[0, at + 1]] for at in (5, 6)]
-    found = train.repeats_loss(weights, SHAPE, mixture.Repeated(tokens, 5))
+    found = lessons.repeats_loss(weights, SHAPE, mixture.Repeated(tokens, 5))
     assert float(found) == pytest.approx(float(sum(by_hand)) / 2, rel=1e-5)
 
 
@@ -229,7 +229,7 @@ def test_answer_loss_is_the_cross_entropy_against_equal_shares():
     log_z = math.log(sum(math.exp(v) for v in (0.5, 1.0, -1.0, 2.0)))
     sharp = log_z - (1.0 + 2.0) / 2
     flat = log_z - (0.5 + 1.0 - 1.0 + 2.0) / 4
-    found = train.answer_loss(weights, x, batch, smoothing=0.2)
+    found = lessons.answer_loss(weights, x, batch, smoothing=0.2)
     assert float(found) == pytest.approx(0.8 * sharp + 0.2 * flat, rel=1e-5)
 
 
@@ -237,18 +237,18 @@ def test_every_next_token_is_learned_once_within_a_stride():
     batch = mixture.Batch(
         torch.zeros(2, 6, dtype=torch.long), torch.tensor([6, 3]), torch.zeros(2, 1)
     )
-    times = sum(train.learned(batch, 4, step).int() for step in range(4))
+    times = sum(lessons.learned(batch, 4, step).int() for step in range(4))
     assert times.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
 
 
 def test_the_learning_rate_rises_then_falls_to_a_tenth_in_the_last_stage():
     stage = Stage(steps=100, learning_rate=1.0, tasks={"ioi": 1})
-    last = [train.rate(stage, step, 10, falls=True) for step in range(101)]
+    last = [lessons.rate(stage, step, 10, falls=True) for step in range(101)]
     assert last[0] == pytest.approx(0.1)
     assert max(last) == last[9] == pytest.approx(1.0)
     assert last[100] == pytest.approx(0.1)
     assert sorted(last[10:], reverse=True) == last[10:]
-    earlier = [train.rate(stage, step, 10, falls=False) for step in range(100)]
+    earlier = [lessons.rate(stage, step, 10, falls=False) for step in range(100)]
     assert earlier[:10] == last[:10]
     assert set(earlier[10:]) == {1.0}
 
@@ -394,7 +394,7 @@ def test_a_recipe_is_read_from_a_path(tmp_path):
         (("name: smoke", "name: smoke\ncolour: red"), "unknown key 'colour'; known: architecture"),
         (("steps: 5", "steps: 0"), "key 'stages.0.steps': .*found 0"),
         (("seeds: [0]\n", ""), "key 'seeds': Field required"),
-        (("    tasks: {ioi: 1}\n", ""), "a stage needs tasks, recall or repeats to learn from"),
+        (("    tasks: {ioi: 1}\n", ""), "a stage needs tasks, recall, repeats or text to learn from"),
         (("n_heads: 1", "n_heads: 3"), "d_model 8 is no multiple of n_heads 3"),
         (("kind: train\n", ""), "key 'kind' is missing"),
         (("kind: train", "kind: trian"), "unknown recipe kind 'trian'; did you mean 'train'"),

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from circuitdb.lineages import StoredLineage
     from circuitdb.looks import Looks
     from circuitdb.models.model import LoadedModel
+    from circuitdb.models.shelf import TrainReport
     from circuitdb.outcomes import CircuitTest, Knockouts
     from circuitdb.overlaps import StoredGroupMatrix, StoredMatrix, StoredOverlap
     from circuitdb.plan import Plan
@@ -414,6 +415,41 @@ class Database:
         from circuitdb import queries
 
         return queries.run(self._access.in_use(), name, params, notice=self._access.notice)
+
+    def train(
+        self,
+        recipe: str | Path,
+        folder: str | Path | None = None,
+        *,
+        text: str | Path | None = None,
+        seeds: Sequence[int] | None = None,
+        jobs: int = 1,
+        progress: Notice = lambda line: None,
+        store: bool = True,
+    ) -> TrainReport:
+        """Train small models by a recipe, and store what their checkpoints reach: losses and tasks.
+
+        What is trained already is kept, and what was interrupted goes on.
+
+        Args:
+            recipe: a YAML file, or the name of a shipped recipe.
+            folder: where to; the recipe's name by default.
+            text: the text file that the recipe learns from, where it does.
+            seeds: some of the recipe's seeds; all by default.
+            jobs: seeds trained at once.
+            progress: told how far it is.
+            store: whether that is stored; of embedded layouts, which no path loads, it is not.
+
+        Raises:
+            InputError: one of its kinds says what cannot be done as asked.
+            NumericalError: the loss or a weight is not finite; the message names seed and step.
+        """
+        from circuitdb.api.training import trained
+
+        return trained(
+            self._access, recipe, folder, text=text, seeds=seeds, jobs=jobs, progress=progress,
+            store=store,
+        )  # fmt: skip
 
     def slice(
         self,

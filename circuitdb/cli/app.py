@@ -21,7 +21,7 @@ COMMANDS: Final[dict[str, str]] = {
     "clusters": "groups", "consensus": "groups", "diff": "groups", "variance": "groups", "lineage": "lineage", "functional": "functional",
     "align": "aligning", "roles": "roles", "attention": "looking", "lens": "looking", "directions": "directions", "render": "draw", "evaluate": "discover", "curve": "curves", "knockout": "trials", "test": "trials", "add": "discover", "sql": "asking",
     "import": "importing", "export": "exporting", "replay": "repeat", "stability": "repeat", "query": "asking", "queries": "asking", "models": "models", "tasks": "models",
-    "engines": "models", "sae": "dictionaries", "features": "features", "slice": "slicing", "ingest": "sweeping", "metrics": "performing", "train": "models", "pull": "models", "alias": "care", "note": "care",
+    "engines": "models", "sae": "dictionaries", "features": "features", "slice": "slicing", "ingest": "sweeping", "metrics": "performing", "train": "training", "pull": "models", "alias": "care", "note": "care",
     "rm": "care", "merge": "care", "verify": "care", "backup": "care", "doctor": "care",
 }  # fmt: skip
 """Command → the module that has it, in the order of the help."""

@@ -1,4 +1,4 @@
-"""Commands about what can be run: models, tasks, engines, train, pull."""
+"""Commands about what can be run: models, tasks, engines, pull."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from circuitdb import api
 from circuitdb.cli import options
-from circuitdb.cli.output import Output, line, plural, raw, share
+from circuitdb.cli.output import Output, line, plural, raw, span
 from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Cell, Column, table
 from circuitdb.errors import PromptError, UnknownNameError
@@ -19,7 +19,6 @@ from circuitdb.errors import PromptError, UnknownNameError
 if TYPE_CHECKING:
     from circuitdb.circuit import Json, PromptRow
     from circuitdb.models.entry import ModelEntry
-    from circuitdb.models.shelf import TrainReport
     from circuitdb.tasks import PromptSet
 
 
@@ -52,24 +51,13 @@ def _model_row(entry: ModelEntry) -> list[Cell]:
     names = " ".join([entry.name, *(f"({alias})" for alias in entry.aliases)])
     here = {True: "yes", False: "circuitdb pull" if entry.source == "pulled" else "hub"}
     return [
-        names, entry.family, _size(entry.n_parameters), _range(entry.seeds),
-        _range(entry.checkpoints), here[entry.available],
+        names, entry.family, _size(entry.n_parameters), span(entry.seeds),
+        span(entry.checkpoints), here[entry.available],
     ]  # fmt: skip
 
 
 def _size(n: int) -> str:
     return f"{n / 1e6:.3g} M" if n >= 1e5 else str(n)
-
-
-def _range(values: Sequence[int]) -> str | None:
-    """Few numbers in full, many as first … last.
-
-    >>> _range((0, 1, 2)), _range(range(0, 9)), _range(())
-    ('0 1 2', '0 … 8 (9)', None)
-    """
-    if len(values) <= 6:
-        return " ".join(map(str, values)) or None
-    return f"{values[0]} … {values[-1]} ({len(values)})"
 
 
 tasks = typer.Typer(
@@ -271,65 +259,6 @@ def _show_engines(described: Sequence[Json]) -> None:
             default = library.shown(setting["default"])
             line(f"    --set {setting['name']}={default}  {setting['description'] or ''}")
         line()
-
-
-def train(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="RECIPE", help="A YAML file, or a shipped recipe.", show_default=False
-        ),
-    ],
-    to: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Where to; the recipe's name by default."),
-    ] = None,
-    seeds: Annotated[
-        list[int] | None,
-        typer.Option("--seeds", metavar="N", help="Some of its seeds only; repeatable."),
-    ] = None,
-    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Seeds trained at once.")] = 1,
-    db: options.Db = None,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-) -> None:
-    """Train small models from a recipe.
-
-    Seeds that are trained already are kept.
-
-    \b
-    Examples:
-      circuitdb train toy-2l --out ./my-toys
-      circuitdb train recipe.yaml --seeds 0 --seeds 1
-    """
-    from circuitdb.ingest import read_train_recipe
-
-    out = Output(as_json, quiet)
-    read = read_train_recipe(recipe)
-    with reporting(out) as report:
-        report(f"training {read.name}", 0, 0)
-        from circuitdb.models.train import train as library
-
-        made = library(
-            read, to or Path(read.name), progress=out.note, seeds=seeds or None, jobs=jobs
-        )
-    document = {
-        "name": made.name, "folder": made.folder, "recipe_hash": made.recipe_hash,
-        "n_parameters": made.n_parameters,
-        "seeds": {str(s): dataclasses.asdict(r) for s, r in made.seeds.items()},
-    }  # fmt: skip
-    out.result(document, lambda: _show_trained(made))
-
-
-def _show_trained(made: TrainReport) -> None:
-    line(f"{made.name}: {plural(made.n_parameters, 'parameter')}, in {made.folder}")
-    columns = (Column("seed", right=True), "checkpoints", Column("minutes", right=True),
-               "weakest task", Column("accuracy", right=True))  # fmt: skip
-    rows: list[list[Cell]] = [
-        [r.seed, _range(r.checkpoints), share(r.minutes), r.worst[0], share(r.worst[1])]
-        for r in made.seeds.values()
-    ]
-    table(columns, rows)
 
 
 def pull(

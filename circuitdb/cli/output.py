@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -90,6 +90,17 @@ def share(value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{value:.2f}" if abs(value) < 100 else number(value)
+
+
+def span(values: Sequence[int]) -> str | None:
+    """Few numbers in full, many as first … last.
+
+    >>> span((0, 1, 2)), span(range(0, 9)), span(())
+    ('0 1 2', '0 … 8 (9)', None)
+    """
+    if len(values) <= 6:
+        return " ".join(map(str, values)) or None
+    return f"{values[0]} … {values[-1]} ({len(values)})"
 
 
 def known(value: float) -> float | None:

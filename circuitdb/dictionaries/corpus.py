@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,7 +20,7 @@ from torch import Tensor  # noqa: TID253
 
 from circuitdb.circuit import digest
 from circuitdb.errors import OptionError, UnknownNameError, unreadable
-from circuitdb.models import toy
+from circuitdb.models import texts, toy
 from circuitdb.models.mixture import make_pools
 from circuitdb.models.model import LoadedModel
 from circuitdb.models.recipe import TrainRecipe
@@ -32,8 +31,6 @@ LEFT_OUT: Final = ("first", "special")
 of special tokens."""
 HELD_OUT: Final = 10
 """One row in so many is held out."""
-PIECE = 2**20
-"""Characters that are tokenised at once, in whole lines."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +79,7 @@ def read(
         content = tokens.numpy().astype("<i8").tobytes()
     else:
         name, content = _content(source)
-        tokens = _rows(model, name, _text(name, content), context)
+        tokens = _rows(model, name, texts.decoded(name, content), context)
     model.tokenizer.require_rows(np.unique(tokens.numpy()).tolist(), name)
     taken = _taken(model, name, tokens, leave_out)
     return Corpus(name, tokens, taken, _id(model, content, tokens.shape[1], leave_out))
@@ -199,44 +196,20 @@ def _content(source: str | Path | Sequence[str] | None) -> tuple[str, bytes]:
         ) from error
 
 
-def _text(name: str, content: bytes) -> str:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise OptionError(f"{name} is no corpus: {unreadable(error)}") from error
-    if "\0" in text:
-        raise OptionError(f"{name} is no corpus: it holds NUL characters, which no text does")
-    if not text.strip():
-        raise OptionError(f"{name} is no corpus: it is empty")
-    return text
-
-
 def _rows(model: LoadedModel, name: str, text: str, context: int) -> Int[Tensor, "row pos"]:
     start = [model.tokenizer.bos_id] if model.bos else []
     own = context - len(start)
     if own < 1:
         raise OptionError(f"expected a context of {len(start) + 1} tokens or more, not {context}")
-    ids = array("i")
-    for piece in _pieces(text):
-        ids.extend(model.tokenizer.encode(piece))
+    ids = texts.encoded(model.tokenizer, text)
     n = len(ids) // own
     if not n:
         raise OptionError(
             f"{name} is too short: it has {len(ids)} tokens, and a row of context {context} takes "
             f"{own}; take a longer text or a smaller context"
         )
-    found = torch.from_numpy(np.frombuffer(ids, dtype=np.intc)[: n * own].copy()).view(n, own)
+    found = ids[: n * own].view(n, own)
     return torch.cat([found.new_tensor(start).expand(n, -1), found], dim=1)
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """A text in whole lines, some at a time: tokenizers take many bytes a character."""
-    at = 0
-    while at < len(text):
-        end = text.find("\n", at + PIECE)
-        stop = len(text) if end < 0 else end + 1
-        yield text[at:stop]
-        at = stop
 
 
 def _taken(

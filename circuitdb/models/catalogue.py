@@ -130,13 +130,17 @@ def steps_of(name: str, seed: int | None) -> tuple[int, ...]:
     None for one that has its own weights alone, or lies on the hub and is not listed.
 
     Args:
-        name: a name or alias, or a local directory with ``step*/`` inside.
+        name: a name or alias, or a local directory with ``step*/`` inside, or within ``seed*/``.
         seed: of the training; None is the first.
     """
     entry = by_name().get(name)
     if entry is None:
-        home = Path(name)
-        return tuple(hub.checkpoints(home)) if hub.looks_local(name) and home.is_dir() else ()
+        home = _directory(name)
+        if home is None:
+            return ()
+        if seed is not None and seed not in hub.seeds(home):
+            return ()
+        return tuple(hub.checkpoints(hub.home(home, seed)))
     first = entry.seeds[0] if entry.seeds else None
     chosen = first if seed is None else seed
     own = () if chosen is None else entry.seed_checkpoints.get(chosen, ())
@@ -164,7 +168,16 @@ def steps_chosen(name: str, seed: int | None, wanted: Wanted) -> tuple[int | Non
 def seeds_of(name: str) -> tuple[int, ...]:
     """A model's training seeds, ascending; none where there is but one and it has no number."""
     entry = by_name().get(name)
-    return () if entry is None else entry.seeds
+    if entry is not None:
+        return entry.seeds
+    home = _directory(name)
+    return () if home is None else tuple(hub.seeds(home))
+
+
+def _directory(name: str) -> Path | None:
+    """The local directory that a name is the path of, if there is one."""
+    home = Path(name).expanduser()
+    return home if hub.looks_local(name) and home.is_dir() else None
 
 
 def is_remote(name: str) -> bool:
@@ -247,9 +260,9 @@ def _read(name: str, checkpoint: int | None, seed: int | None, fits: hub.Fits) -
     known = by_name()
     entry = known.get(name)
     if entry is None:
-        _require_no_seed(name, seed)
         if hub.looks_local(name):
-            return hub.read(name, checkpoint, fits)
+            return hub.read(name, checkpoint, fits, seed)
+        _require_no_seed(name, seed)
         if "/" in name:
             return hub.fetch(name, checkpoint, fits=fits)
         hint = "A Hugging Face directory or a hub name with a slash works too"

@@ -3,7 +3,8 @@
 A directory holds ``config.json``, ``tokenizer.json`` and weights (``model.safetensors``, its
 shards, or ``pytorch_model.bin``). Checkpoints are directories ``step1000`` (or ``step-1000``,
 ``checkpoint-1000``) inside it; what a checkpoint lacks beside its weights is taken from the
-directory above. On the hub, checkpoints are branches of those names, as Pythia has them.
+directory above. Several trainings of one recipe are such directories ``seed0``, ``seed1`` … inside
+one. On the hub, checkpoints are branches of those names, as Pythia has them.
 
 Nothing here imports torch at module level: listing the catalogue must stay fast.
 """
@@ -25,6 +26,7 @@ from circuitdb.models.memory import WeightFiles
 from circuitdb.schedules import told
 
 _STEP = re.compile(r"(?:step|checkpoint)[-_]?(\d+)")
+_SEED = re.compile(r"seed(\d+)")
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _WANTED = ("config.json", "tokenizer*.json", "model*.safetensors", "model.safetensors.index.json")
@@ -48,17 +50,20 @@ def _anything(files: WeightFiles) -> None:
     """Let everything be read."""
 
 
-def read(name: str, checkpoint: int | None = None, fits: Fits = _anything) -> Stored:
+def read(
+    name: str, checkpoint: int | None = None, fits: Fits = _anything, seed: int | None = None
+) -> Stored:
     """The files of a local directory, at a checkpoint (default: its own weights, else the last).
 
     Raises:
-        ModelError: there is no such directory or checkpoint, a file is missing or damaged, or the
-            weights do not fit.
+        ModelError: there is no such directory, training seed or checkpoint, a file is missing or
+            damaged, or the weights do not fit.
     """
-    top = Path(name).expanduser()
-    if not top.is_dir():
+    given = Path(name).expanduser()
+    if not given.is_dir():
         raise ModelError(f"no directory {name!r}; expected a Hugging Face model directory")
-    folder, step, notes = _at_checkpoint(top, checkpoint)
+    top, seed, told_seed = _of_seed(given, seed)
+    folder, step, told_step = _at_checkpoint(top, checkpoint)
     config = _config(folder, top)
     tokenizer = _first(("tokenizer.json",), (folder, top))
     if tokenizer is None:
@@ -74,9 +79,31 @@ def read(name: str, checkpoint: int | None = None, fits: Fits = _anything) -> St
         tokenizer=tokenizer,
         bos=start_token(tokenizer),
         checkpoint=step,
+        seed=seed,
         directory=folder if complete else None,
-        notes=notes,
+        notes=(*told_seed, *told_step),
     )
+
+
+def seeds(directory: Path) -> dict[int, Path]:
+    """The trainings inside a directory by seed, ascending; none in one that is a model itself."""
+    if (directory / "config.json").is_file():
+        return {}
+    found = {
+        int(match[1]): path
+        for path in directory.iterdir()
+        if (path / "config.json").is_file() and (match := _SEED.fullmatch(path.name))
+    }
+    return dict(sorted(found.items()))
+
+
+def home(directory: Path, seed: int | None) -> Path:
+    """The directory of a training inside one of several (default: the first), or itself.
+
+    Raises:
+        ModelError: there is no such training seed.
+    """
+    return _of_seed(directory, seed)[0]
 
 
 def checkpoints(directory: Path) -> dict[int, Path]:
@@ -205,6 +232,22 @@ def offline() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def _of_seed(given: Path, seed: int | None) -> tuple[Path, int | None, tuple[str, ...]]:
+    """The directory of a training, its seed, and what to tell of the choice."""
+    there = seeds(given)
+    if seed is None:
+        if not there:
+            return given, None, ()
+        first = min(there)
+        several = len(there) > 1
+        note = (f"no training seed was named; the first, {first}, is used",) if several else ()
+        return there[first], first, note
+    if seed not in there:
+        listed = ", ".join(map(str, there)) or "none to choose from"
+        raise ModelError(f"{str(given)!r} has no training seed {seed}; it has {listed}")
+    return there[seed], seed, ()
 
 
 def _at_checkpoint(top: Path, checkpoint: int | None) -> tuple[Path, int | None, tuple[str, ...]]:

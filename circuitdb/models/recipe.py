@@ -5,11 +5,22 @@ The files are read by :mod:`circuitdb.ingest`; training them is :mod:`circuitdb.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from circuitdb import schedules, tasks
 from circuitdb.circuit import digest
+from circuitdb.errors import CircuitdbError, UnknownNameError
+from circuitdb.models.vocabulary import word_lists
 
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(gt=0)]
@@ -18,6 +29,31 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Keys that the first recipes did not have. Left out at their defaults, so that the hashes
+    recorded beside weights stay those of their recipes."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        fields, dumped = type(self).model_fields, dump(self)
+        new = {k for k in self.added if getattr(self, k) == fields[k].default}
+        return {key: value for key, value in dumped.items() if key not in new}
+
+
+def _as_value_error(check: Callable[[], object]) -> None:
+    """Have pydantic say where in a recipe something is wrong that circuitdb knows to be so."""
+    try:
+        check()
+    except CircuitdbError as error:
+        raise ValueError(str(error)) from error
+
+
+def _known_lists(names: Iterable[str]) -> None:
+    there = word_lists()
+    for name in names:
+        if name not in there:
+            raise UnknownNameError("word list", name, there)
 
 
 class Architecture(_Frozen):
@@ -57,29 +93,68 @@ class Repeats(_Frozen):
     weight: Weight = 1.0
     """Weight of their loss beside the loss on the answers."""
 
+    @field_validator("lists")
+    @classmethod
+    def _lists_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        _as_value_error(lambda: _known_lists(names))
+        return names
+
+
+class TextLesson(_Frozen):
+    """Pieces of the user's text, learned at every token."""
+
+    batch: Positive = 128
+    """Pieces a step, each from a place drawn at random."""
+    context: Annotated[int, Field(ge=2)] | None = None
+    """Tokens a piece; the architecture's context where null."""
+    weight: Weight = 1.0
+    """Weight of their loss beside the others."""
+
 
 class Stage(_Frozen):
     """Some steps of the training, and what is learned in them."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"final_learning_rate", "text"})
+
     steps: Positive
     learning_rate: Weight = 1.5e-3
+    final_learning_rate: Weight | None = None
+    """Where the learning rate falls to by a cosine; null: a tenth in the last stage, and no fall
+    in those before."""
     tasks: dict[str, Weight] = {}
     """Task name → weight; a batch holds texts in these proportions."""
     recall: dict[str, Weight] = {}
     """Task name → weight, beside those of the tasks, of its texts in which a sentence begins
     again and goes on as before."""
     repeats: Repeats | None = None
+    text: TextLesson | None = None
+    """From the text file that training is given."""
+
+    @field_validator("tasks", "recall")
+    @classmethod
+    def _tasks_exist(cls, weights: dict[str, float]) -> dict[str, float]:
+        for name in weights:
+            _as_value_error(lambda name=name: tasks.get(name))  # type: ignore[misc]
+        return weights
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Stage:
-        if not (self.tasks or self.recall or self.repeats):
-            raise ValueError("a stage needs tasks, recall or repeats to learn from")
+        if not (self.tasks or self.recall or self.repeats or self.text):
+            raise ValueError("a stage needs tasks, recall, repeats or text to learn from")
         return self
 
 
 class Texts(_Frozen):
     """How the training texts are made. Only train splits are used."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"tokens", "words", "sha256"})
+
+    tokens: Literal["words", "characters"] = "words"
+    """What is one token: a word, as the tasks need it, or a character of the user's text."""
+    words: Annotated[int, Field(ge=0)] = 4096
+    """The most frequent words of the user's text that join the vocabulary where tokens are words."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of the user's text file. Training fills it in; where a recipe gives it, no other text will do."""
     vocabulary: dict[str, Positive] = {}
     """Word list of the tasks, in small letters → words kept of it; others are kept whole."""
     pool: Positive = 16384
@@ -88,6 +163,12 @@ class Texts(_Frozen):
     """Share of corrupted prompts among a task's: they teach what does not follow."""
     prefixed_share: Share = 0.5
     """Share of texts behind a few random words, so that positions are not learned by heart."""
+
+    @field_validator("vocabulary")
+    @classmethod
+    def _lists_exist(cls, limits: dict[str, int]) -> dict[str, int]:
+        _as_value_error(lambda: _known_lists(limits))
+        return limits
 
 
 class Optimisation(_Frozen):
@@ -113,8 +194,18 @@ class Optimisation(_Frozen):
 class Checkpoints(_Frozen):
     """Which weights are kept beside the final ones."""
 
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] | None = None
+    """All of them where null."""
     steps: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    schedule: str | None = None
+    """Further steps: a schedule's name, ``all``, or steps and ranges such as ``0,500-4000/500``."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_exists(cls, wanted: str | None) -> str | None:
+        if wanted is not None:
+            _as_value_error(lambda: schedules.is_named(wanted) or schedules.listed(wanted))
+        return wanted
 
 
 class TrainRecipe(_Frozen):
@@ -134,13 +225,40 @@ class TrainRecipe(_Frozen):
     checkpoints: Checkpoints = Checkpoints()
 
     @model_validator(mode="after")
+    def _tokens_serve(self) -> TrainRecipe:
+        if self.texts.tokens == "words":
+            return self
+        if not self.reads_text:
+            raise ValueError("tokens are characters of a text, and no stage learns from 'text'")
+        if any(stage.tasks or stage.recall or stage.repeats for stage in self.stages):
+            raise ValueError(
+                "tasks, recall and repeats are made of words: set texts.tokens to words, or leave "
+                "them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _text_fits(self) -> TrainRecipe:
+        most = self.architecture.n_context
+        wider = [s for s in self.stages if s.text and self.context_of(s) > most]
+        if wider:
+            raise ValueError(
+                f"a text context of {self.context_of(wider[0])} exceeds the architecture's, {most}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _checkpoints_exist(self) -> TrainRecipe:
-        late = [s for s in self.checkpoints.steps if s > self.steps]
-        unknown = [s for s in self.checkpoints.seeds if s not in self.seeds]
+        kept = self.checkpoints
+        late = [s for s in kept.steps if s > self.steps]
+        unknown = [s for s in kept.seeds or () if s not in self.seeds]
         if late:
             raise ValueError(f"checkpoints {late} lie beyond the last step, {self.steps}")
         if unknown:
             raise ValueError(f"checkpoints for seeds {unknown}, which are not trained")
+        if kept.schedule is not None:
+            wanted = kept.schedule
+            _as_value_error(lambda: schedules.within(wanted, self.steps))
         return self
 
     @property
@@ -154,6 +272,25 @@ class TrainRecipe(_Frozen):
         return tuple(dict.fromkeys(name for stage in self.stages for name in stage.tasks))
 
     @property
+    def reads_text(self) -> bool:
+        """Whether a stage learns from a text file."""
+        return any(stage.text for stage in self.stages)
+
+    def stage_before(self, step: int) -> Stage:
+        """The stage of the step that leads to a checkpoint; of step 0 the first."""
+        left = step
+        for stage in self.stages:
+            left -= stage.steps
+            if left <= 0:
+                return stage
+        raise ValueError(f"step {step} lies beyond the last, {self.steps}")
+
+    def context_of(self, stage: Stage) -> int:
+        """Tokens a piece of text has in a stage that learns from text."""
+        assert stage.text is not None
+        return stage.text.context or self.architecture.n_context
+
+    @property
     def hash(self) -> str:
         """SHA-256 of all that decides the weights of a seed; the list of seeds does not."""
         loose = {"summary", "embedded", "seeds", "checkpoints"}
@@ -161,5 +298,8 @@ class TrainRecipe(_Frozen):
 
     def kept_steps(self, seed: int) -> tuple[int, ...]:
         """The steps after which the weights of a seed are written, ascending; the last always."""
-        early = self.checkpoints.steps if seed in self.checkpoints.seeds else ()
-        return tuple(sorted({*early, self.steps}))
+        kept = self.checkpoints
+        if kept.seeds is not None and seed not in kept.seeds:
+            return (self.steps,)
+        planned = schedules.within(kept.schedule or "last", self.steps)
+        return tuple(sorted({*kept.steps, *planned}))

@@ -2,17 +2,17 @@
 
 An embedded recipe's folder is that of :mod:`circuitdb.models.toy` with ``family.json``. Any other
 gives Hugging Face directories, ``step*/`` inside as checkpoints, with ``training.json``. The record
-grows seed by seed, so that an interrupted training goes on where it stopped.
+grows seed by seed; a seed in training lies beside it (:mod:`circuitdb.models.unfinished`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +21,12 @@ from safetensors.torch import save
 from torch import Tensor  # noqa: TID253
 
 from circuitdb import __version__
-from circuitdb.errors import ModelError
+from circuitdb.errors import ModelError, unreadable
 from circuitdb.models import gpt2
 from circuitdb.models.performance import TaskFigures
 from circuitdb.models.recipe import Architecture, TrainRecipe
 from circuitdb.models.toy import file_name
-from circuitdb.tasks import Tokenizer, toy_tokenizer
+from circuitdb.tasks import Tokenizer
 
 State = dict[str, Tensor]
 
@@ -37,9 +37,20 @@ class Loss(NamedTuple):
     answer: float
     language: float
     repeats: float
+    text: float = 0.0
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The losses of what the step learned from, by name."""
+        return {name: value for name, value in self._asdict().items() if value}
+
+    def rounded(self) -> Loss:
+        """The same to four digits behind the point, as it is recorded."""
+        return Loss(*(round(value, 4) for value in self))
 
     def __str__(self) -> str:
-        return f"answer {self.answer:.3f}, repeats {self.repeats:.3f} nats"
+        told = [f"{name} {value:.3f}" for name, value in self.parts.items() if name != "language"]
+        return ", ".join(told) + " nats"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +67,17 @@ class SeedReport:
     loss: Loss
     """Of the last step."""
     minutes: float
+    losses: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Checkpoint → name → loss, nats: ``answer``, ``language``, ``repeats`` of the batch learned
+    from last (at step 0, of the first before its update), and of a text ``loss`` and
+    ``loss_validation``, which are those of the checkpoint's weights on rows of either part."""
 
     @property
-    def worst(self) -> tuple[str, float]:
-        """The task of the lowest pair accuracy on test prompts, and that accuracy."""
+    def worst(self) -> tuple[str, float] | None:
+        """The task of the lowest pair accuracy on test prompts, and that accuracy; none without
+        tasks."""
+        if not self.figures:
+            return None
         task = min(self.figures, key=lambda t: self.figures[t].accuracy)
         return task, self.figures[task].accuracy
 
@@ -68,6 +86,8 @@ class SeedReport:
 class TrainReport:
     """What :func:`train` wrote and where."""
 
+    recipe: TrainRecipe
+    """With the SHA-256 of the text it was trained on."""
     name: str
     folder: Path
     recipe_hash: str
@@ -87,54 +107,71 @@ def write_checkpoint(
 ) -> dict[str, str]:
     """Write one checkpoint; its weights files, relative to `out_dir`, and their SHA-256."""
     state = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    paths = weights_files(recipe, seed, step)
     if recipe.embedded:
         state = {name: tensor.half() for name, tensor in state.items()}
-        paths = [Path(file_name(seed, step))]
     else:
-        paths = _hugging_face_paths(recipe, seed, step)
         for path in paths:
             _write_hugging_face((out_dir / path).parent, recipe.architecture, tokenizer)
     packed = save(state, {"format": "pt"})
     for path in paths:
-        _write_bytes(out_dir / path, packed)
+        write_bytes(out_dir / path, packed)
     return dict.fromkeys((path.as_posix() for path in paths), hashlib.sha256(packed).hexdigest())
+
+
+def weights_files(recipe: TrainRecipe, seed: int, step: int) -> list[Path]:
+    """Where the weights of a step are written, relative to the output."""
+    if recipe.embedded:
+        return [Path(file_name(seed, step))]
+    return _hugging_face_paths(recipe, seed, step)
 
 
 def _hugging_face_paths(recipe: TrainRecipe, seed: int, step: int) -> list[Path]:
     """``step*/`` where earlier weights are kept too, and the directory itself for the last."""
-    home = Path() if len(recipe.seeds) == 1 else Path(f"seed{seed}")
+    home = home_of(recipe, seed)
     paths = [home / f"step{step}" / "model.safetensors"] if len(recipe.kept_steps(seed)) > 1 else []
     return paths + ([home / "model.safetensors"] if step == recipe.steps else [])
+
+
+def home_of(recipe: TrainRecipe, seed: int) -> Path:
+    """The Hugging Face directory of a seed, relative to the output."""
+    return Path() if len(recipe.seeds) == 1 else Path(f"seed{seed}")
 
 
 def _write_hugging_face(folder: Path, shape: Architecture, tokenizer: Tokenizer) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _write_model_files(folder, shape, tokenizer)
-    bos = toy_tokenizer.BOS
+    bos = start_token(tokenizer)
     special = {"bos_token": bos, "eos_token": bos, "pad_token": bos, "unk_token": None}
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_bos_token": True,
+        "add_bos_token": bos is not None,
         **special,
     }
     settings |= {"model_max_length": shape.n_context, "clean_up_tokenization_spaces": False}
     _write_json(folder / "tokenizer_config.json", settings)
 
 
+def start_token(tokenizer: Tokenizer) -> str | None:
+    """The token that texts of a recipe's models begin with; those of characters have none."""
+    return None if tokenizer.bos_id is None else tokenizer.token(tokenizer.bos_id)
+
+
 def _write_model_files(folder: Path, shape: Architecture, tokenizer: Tokenizer) -> None:
     config = gpt2.config(shape, tokenizer.vocab_size, tokenizer.bos_id)
     _write_json(folder / "config.json", config)
-    _write_bytes(folder / "tokenizer.json", tokenizer.backend.to_str(pretty=True).encode())
+    write_bytes(folder / "tokenizer.json", tokenizer.backend.to_str(pretty=True).encode())
 
 
 class Shelf:
     """The output folder: which seeds it holds, and the record beside them."""
 
     def __init__(self, recipe: TrainRecipe, folder: Path, tokenizer: Tokenizer) -> None:
-        self.recipe, self.folder, self.bos = recipe, folder, toy_tokenizer.BOS
+        self.recipe, self.folder, self.tokenizer = recipe, folder, tokenizer
         sizes = gpt2.sizes(recipe.architecture, tokenizer.vocab_size)
         self.n_parameters = sum(math.prod(size) for size in sizes.values())
         self.seeds: dict[int, SeedReport] = {}
+        self._recorded: set[str] = set()
 
     @property
     def path(self) -> Path:
@@ -156,30 +193,41 @@ class Shelf:
                     f"{recipe.hash[:12]}; name another folder, since weights are never replaced"
                 )
             kept = {int(seed): _read_back(int(seed), r) for seed, r in record["seeds"].items()}
+            shelf._recorded = {file for r in kept.values() for file in r.files}
             shelf.seeds = {s: r for s, r in kept.items() if r.checkpoints == recipe.kept_steps(s)}
-            shelf._check_files()
-        elif recipe.embedded:
-            _write_model_files(folder, recipe.architecture, tokenizer)
+            for report in shelf.seeds.values():
+                check_files(folder, report.files, shelf.path.name)
         return shelf
 
-    def _check_files(self) -> None:
-        for report in self.seeds.values():
-            for name, expected in report.files.items():
-                path = self.folder / name
-                found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
-                if found != expected:
-                    raise ModelError(f"{str(path)!r} is not the file recorded in {self.path.name}")
+    def require_free(self, seed: int) -> None:
+        """Refuse to train a seed from the beginning where that would replace weights.
 
-    def record(self, report: SeedReport) -> None:
-        """Add a seed and write the record: what is interrupted goes on from here."""
+        Raises:
+            ModelError: a weights file lies there that no record of the recipe names.
+        """
+        for step in self.recipe.kept_steps(seed):
+            for file in weights_files(self.recipe, seed, step):
+                if file.as_posix() not in self._recorded and (self.folder / file).exists():
+                    raise ModelError(
+                        f"{str(self.folder / file)!r} is there already, of another training: name "
+                        "another folder, since weights are never replaced"
+                    )
+
+    def add(self, report: SeedReport) -> None:
+        """Take up a trained seed."""
         self.seeds = dict(sorted({**self.seeds, report.seed: report}.items()))
+
+    def record(self) -> None:
+        """Write the record of all seeds."""
+        if self.recipe.embedded:
+            _write_model_files(self.folder, self.recipe.architecture, self.tokenizer)
         seeds = {}
         for seed, r in self.seeds.items():
             seeds[str(seed)] = {k: v for k, v in asdict(r).items() if k not in ("seed", "loss")}
             seeds[str(seed)]["loss"] = r.loss._asdict()
         record = {
             "name": self.recipe.name,
-            "bos": self.bos,
+            "bos": start_token(self.tokenizer),
             "n_parameters": self.n_parameters,
             "recipe_hash": self.recipe.hash,
             "recipe": self.recipe.model_dump(mode="json"),
@@ -191,7 +239,7 @@ class Shelf:
     def report(self, seeds: Iterable[int]) -> TrainReport:
         wanted = {seed: self.seeds[seed] for seed in seeds}
         return TrainReport(
-            self.recipe.name, self.folder, self.recipe.hash, self.n_parameters, wanted
+            self.recipe, self.recipe.name, self.folder, self.recipe.hash, self.n_parameters, wanted
         )
 
 
@@ -203,16 +251,45 @@ def _read_back(seed: int, record: dict[str, Any]) -> SeedReport:
         figures={task: TaskFigures(**f) for task, f in record["figures"].items()},
         loss=Loss(**record["loss"]),
         minutes=record["minutes"],
+        losses={int(step): named for step, named in record.get("losses", {}).items()},
     )
 
 
-def _write_json(path: Path, value: Any) -> None:
-    _write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+def check_files(folder: Path, files: dict[str, str], record: str) -> None:
+    """Refuse weights that are not those recorded.
+
+    Args:
+        files: file, relative to `folder` → its SHA-256.
+
+    Raises:
+        ModelError: a file is another or missing.
+    """
+    for name, expected in files.items():
+        path = folder / name
+        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
+        if found != expected:
+            raise ModelError(f"{str(path)!r} is not the file recorded in {record}")
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Whole or not at all: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_bytes(path: Path, content: bytes) -> None:
+    """Whole or not at all: a reader never sees half a file.
+
+    Raises:
+        ModelError: it cannot be written; nothing of it is left.
+    """
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    shutil.move(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise ModelError(
+            f"cannot write {str(path)!r}: {unreadable(error)}; when that is mended, the same command "
+            "goes on where training stopped"
+        ) from error
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())

@@ -1,36 +1,38 @@
-"""Training small GPT-2s on a mixture of tasks: the library behind ``circuitdb train``.
+"""Training small GPT-2s on tasks and texts: the library behind ``circuitdb train``.
 
 1. Every task gives a pool of texts of its train split, clean and corrupted, each with the tokens
-   that may follow (:mod:`circuitdb.models.mixture`).
-2. A step draws a batch in the stage's proportions and descends the answer's cross-entropy plus
-   a light next-token loss over the whole text, and the loss on repeated random words.
-3. Weights are written at the recipe's checkpoints, rounded to float16 where they are embedded.
+   that may follow (:mod:`circuitdb.models.mixture`); a text file of the user's is cut in two, and
+   its end is held out (:mod:`circuitdb.models.texts`).
+2. A step draws a lesson in the stage's proportions and descends its loss
+   (:mod:`circuitdb.models.lessons`): the answer's cross-entropy plus a light next-token loss over the
+   whole text, the loss on repeated random words, and that on pieces of the user's text.
+3. Weights are written at the recipe's checkpoints, rounded to float16 where they are embedded. The
+   state of the training is written beside them, and what was interrupted goes on from there
+   (:mod:`circuitdb.models.unfinished`).
 4. What the written weights do on test prompts is measured
    (:mod:`circuitdb.models.performance`) and recorded with the hashes of recipe and files.
 
-Training is deterministic on one machine: one thread, and every draw from the seed.
+Training is deterministic on one machine: one thread, and every draw from the seed. Several processes
+(:mod:`circuitdb.models.ranks`) give the same but for the order of floating-point sums.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import torch  # noqa: TID253
-import torch.nn.functional as F  # noqa: TID253
-from jaxtyping import Bool, Float
-from torch import Tensor  # noqa: TID253
 
 from circuitdb.errors import NumericalError, OptionError
-from circuitdb.models import gpt2
-from circuitdb.models.mixture import Batch, Repeated, make_pools, make_repeater
+from circuitdb.models import gpt2, unfinished
+from circuitdb.models.lessons import Lesson, learn, lessons, mean_text_loss
 from circuitdb.models.performance import measure
-from circuitdb.models.recipe import Architecture, Optimisation, Stage, TrainRecipe
+from circuitdb.models.ranks import Ranks
+from circuitdb.models.recipe import Optimisation, TrainRecipe
 from circuitdb.models.shelf import (
     Loss,
     SeedReport,
@@ -40,79 +42,70 @@ from circuitdb.models.shelf import (
     rounded,
     write_checkpoint,
 )
-from circuitdb.models.vocabulary import family_tokenizer
-from circuitdb.tasks import Tokenizer
+from circuitdb.models.texts import TextFile, fitting, pieces_of, tokenizer_for
+from circuitdb.models.unfinished import Progress
 
-Progress = Callable[[str], None]
+Tell = Callable[[str], None]
 
-CHUNK = 32
-"""Prompts a forward pass: a batch is sorted by length and cut, so that little is padding."""
 REPORTS = 10
 """Progress lines a seed."""
+
+
+def _nobody(line: str) -> None:
+    """Progress nobody reads."""
 
 
 def train(
     recipe: TrainRecipe,
     out_dir: Path,
-    progress: Progress = lambda line: None,
+    progress: Tell = _nobody,
     seeds: Iterable[int] | None = None,
     jobs: int = 1,
+    text: Path | None = None,
 ) -> TrainReport:
     """Train a recipe's seeds into `out_dir`; seeds already there are not trained again.
 
     With ``embedded: true`` the layout is that of :mod:`circuitdb.models.toy`; else each seed is a
-    Hugging Face directory with ``step*/`` inside (``out_dir`` itself for a recipe of one seed).
+    Hugging Face directory with ``step*/`` inside (``out_dir`` itself for a recipe of one seed). A seed
+    whose training was interrupted goes on from its last saved state, to the same weights bit for bit.
+
+    Under ``accelerate launch`` or ``torchrun`` all processes train one seed after the other, each on
+    its share of every batch, and the main process writes.
 
     Args:
         seeds: some of the recipe's seeds; all by default.
         jobs: seeds trained at once, one process and one thread each.
+        text: the text file that recipes with ``text`` stages learn from.
 
     Raises:
-        OptionError: a seed is not in the recipe.
-        ModelError: `out_dir` holds the weights of another recipe.
-        NumericalError: the loss is not finite; the message names seed and step.
+        OptionError: a seed is not in the recipe; the recipe needs a text and none is given, or the
+            other way round; the text is too short; or several jobs under a launcher.
+        ModelError: `out_dir` holds the weights of another recipe, or cannot be written.
+        NumericalError: the loss or a weight is not finite; the message names seed and step.
         PromptError: a task cannot make its prompts.
     """
-    wanted = _wanted(recipe, seeds)
-    tokenizer = family_tokenizer(recipe.texts.vocabulary)
+    wanted, ranks = _wanted(recipe, seeds), Ranks()
+    if jobs > 1 and not ranks.alone:
+        raise OptionError(
+            "jobs are processes of their own; leave them out where a launcher starts several"
+        )
+    recipe, file = fitting(recipe, text)
+    tokenizer = tokenizer_for(recipe.texts, file.text if file else None)
+    unfinished.require_none_of_others(out_dir, recipe)
     shelf = Shelf.open(recipe, out_dir, tokenizer)
+    ranks.wait()
+    tell = progress if ranks.main else _nobody
     missing = [s for s in wanted if s not in shelf.seeds]
+    for seed in missing:
+        state = unfinished.read(out_dir, recipe, seed)
+        if state is not None:
+            tell(f"seed {seed} goes on at step {state.progress.step}, where it was interrupted")
     if jobs > 1 and len(missing) > 1:
-        _train_many(shelf, missing, jobs, progress)
+        _train_many(shelf, missing, file, jobs, tell)
     else:
         for seed in missing:
-            shelf.record(train_seed(recipe, seed, out_dir, progress))
+            _finish(shelf, Course(shelf, seed, file, ranks).run(tell), ranks, tell)
     return shelf.report(wanted)
-
-
-def train_seed(
-    recipe: TrainRecipe, seed: int, out_dir: Path, progress: Progress = lambda line: None
-) -> SeedReport:
-    """Train one seed, write its checkpoints and measure what it reaches.
-
-    Raises:
-        NumericalError: the loss is not finite; the message names seed and step.
-        PromptError: a task cannot make its prompts.
-    """
-    began, threads = time.monotonic(), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        tokenizer = family_tokenizer(recipe.texts.vocabulary)
-        weights, files, loss = _descend(recipe, seed, tokenizer, out_dir, progress)
-        figures = measure(weights, recipe.architecture, tokenizer, recipe.tasks)
-    finally:
-        torch.set_num_threads(threads)
-    report = SeedReport(
-        seed=seed,
-        checkpoints=recipe.kept_steps(seed),
-        files=files,
-        figures={task: f.rounded() for task, f in figures.items()},
-        loss=Loss(*(round(value, 4) for value in loss)),
-        minutes=round((time.monotonic() - began) / 60, 2),
-    )
-    for line in _summary(report):
-        progress(line)
-    return report
 
 
 def _wanted(recipe: TrainRecipe, seeds: Iterable[int] | None) -> tuple[int, ...]:
@@ -124,90 +117,178 @@ def _wanted(recipe: TrainRecipe, seeds: Iterable[int] | None) -> tuple[int, ...]
     return wanted
 
 
-def _train_many(shelf: Shelf, seeds: list[int], jobs: int, progress: Progress) -> None:
+def _train_many(
+    shelf: Shelf, seeds: list[int], file: TextFile | None, jobs: int, progress: Tell
+) -> None:
     # spawn: a forked torch may hang on a lock its parent's threads held.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        running = [pool.submit(train_seed, shelf.recipe, s, shelf.folder) for s in seeds]
+        running = [pool.submit(_train_one, shelf, s, file) for s in seeds]
         progress(f"{shelf.recipe.name}: {len(seeds)} seeds, {jobs} at once")
         for future in as_completed(running):
-            report = future.result()
-            shelf.record(report)
-            for line in _summary(report):
-                progress(line)
+            _finish(shelf, future.result(), Ranks(), progress)
 
 
-def _descend(
-    recipe: TrainRecipe,
-    seed: int,
-    tokenizer: Tokenizer,
-    out_dir: Path,
-    progress: Progress,
-) -> tuple[State, dict[str, str], Loss]:
-    """The final weights as written, the hash of every weights file, and the last loss."""
-    o, shape = recipe.optimisation, recipe.architecture
-    vocab_size = tokenizer.vocab_size
-    weights = gpt2.initial(shape, vocab_size, seed, o.init_std, o.wavelengths)
-    for tensor in weights.values():
-        tensor.requires_grad_()
-    optimiser = _optimiser(weights, o)
-    draw = torch.Generator().manual_seed(seed)
-    files: dict[str, str] = {}
-    keep, loss = set(recipe.kept_steps(seed)), Loss(0.0, 0.0, 0.0)
-    if 0 in keep:
-        files |= write_checkpoint(recipe, seed, 0, weights, tokenizer, out_dir)
-    for step, (lesson, lr) in enumerate(_lessons(recipe, tokenizer, draw)):
-        for group in optimiser.param_groups:
-            group["lr"] = lr
-        loss = _step(weights, recipe, lesson, optimiser, step)
+def _train_one(shelf: Shelf, seed: int, file: TextFile | None) -> SeedReport:
+    return Course(shelf, seed, file, Ranks()).run(_nobody)
+
+
+def _finish(shelf: Shelf, report: SeedReport, ranks: Ranks, progress: Tell) -> None:
+    """Record a trained seed; from then on its state is not needed."""
+    shelf.add(report)
+    if ranks.main:
+        shelf.record()
+        unfinished.path_of(shelf.folder, report.seed).unlink(missing_ok=True)
+    for line in _summary(report):
+        progress(line)
+
+
+class Course:
+    """The training of one seed, from the beginning or from where it was interrupted.
+
+    Args:
+        shelf: where it writes to.
+        file: the text its stages learn from, where they do.
+        ranks: the processes that share its work.
+
+    Raises:
+        ModelError: the seed's saved state cannot be used, or it would replace other weights.
+        OptionError: the text is too short.
+    """
+
+    def __init__(self, shelf: Shelf, seed: int, file: TextFile | None, ranks: Ranks) -> None:
+        self.recipe, self.folder, self.tokenizer = shelf.recipe, shelf.folder, shelf.tokenizer
+        self.seed, self.ranks = seed, ranks
+        self.keep = frozenset(self.recipe.kept_steps(seed))
+        self.pieces = pieces_of(file, self.tokenizer, self.recipe) if file else None
+        shape, o = self.recipe.architecture, self.recipe.optimisation
+        vocab_size = self.tokenizer.vocab_size
+        self.weights = gpt2.initial(shape, vocab_size, seed, o.init_std, o.wavelengths)
+        for tensor in self.weights.values():
+            tensor.requires_grad_()
+        self.optimiser = _optimiser(self.weights, o)
+        self.draw = torch.Generator().manual_seed(seed)
+        state = unfinished.read(self.folder, self.recipe, seed)
+        if state is None:
+            shelf.require_free(seed)
+        self.progress = (
+            Progress() if state is None else state.restore(self.weights, self.optimiser, self.draw)
+        )
+        # Before the main process may write the state anew, or remove it.
+        ranks.wait()
+
+    def run(self, tell: Tell) -> SeedReport:
+        """Train to the end, write the checkpoints and measure what the last one reaches.
+
+        Raises:
+            ModelError: a file cannot be written.
+            NumericalError: the loss or a weight is not finite; the message names seed and step.
+            PromptError: a task cannot make its prompts.
+        """
+        began, threads = time.monotonic() - 60 * self.progress.minutes, torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            self._descend(began, tell)
+            written = rounded(self.weights, self.recipe.embedded)
+            shape, tasks = self.recipe.architecture, self.recipe.tasks
+            figures = measure(written, shape, self.tokenizer, tasks)
+        finally:
+            torch.set_num_threads(threads)
+        return SeedReport(
+            seed=self.seed,
+            checkpoints=self.recipe.kept_steps(self.seed),
+            files=self.progress.files,
+            figures={task: f.rounded() for task, f in figures.items()},
+            loss=self.progress.loss.rounded(),
+            minutes=round((time.monotonic() - began) / 60, 2),
+            losses=self.progress.losses,
+        )
+
+    def _descend(self, began: float, tell: Tell) -> None:
+        recipe, done = self.recipe, self.progress
+        if done.step == 0:
+            # First of all, so that what lies there is known to be this training's.
+            self._save(began)
+            if 0 in self.keep:
+                self._checkpoint()
+        for lesson in lessons(recipe, self.tokenizer, self.pieces, self.draw, done.step):
+            done.loss = self._step(lesson)
+            if done.step % max(1, recipe.steps // REPORTS) == 0:
+                tell(f"{recipe.name} seed {self.seed} step {done.step}: {done.loss}")
+            if done.step == 0 and 0 in self.keep:
+                done.losses[0] |= _rounded(done.loss.parts)
+            done.step += 1
+            if done.step in self.keep:
+                self._checkpoint()
+            if done.step in self.keep or done.step % unfinished.EVERY == 0:
+                self._save(began)
+
+    def _step(self, lesson: Lesson) -> Loss:
+        """One update of the weights; gradients of all parts add up, clipped to norm 1."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = lesson.learning_rate
+        self.optimiser.zero_grad()
+        step, tensors = self.progress.step, list(self.weights.values())
+        loss = learn(self.weights, self.recipe, lesson, step, self.ranks.rows)
+        loss = self._added_up(loss)
         if not math.isfinite(sum(loss)):
-            raise NumericalError(
-                f"training {recipe.name!r}, seed {seed}: the loss is not finite at step {step}; "
-                f"lower the learning rate ({lr:.2g})"
+            raise self._diverged(f"the loss is not finite at step {step}", lesson.learning_rate)
+        torch.nn.utils.clip_grad_norm_(tensors, 1.0)
+        self.optimiser.step()
+        return loss
+
+    def _added_up(self, loss: Loss) -> Loss:
+        """The loss of all processes together; gradients become those of all, too."""
+        if self.ranks.alone:
+            return loss
+        for tensor in self.weights.values():
+            if tensor.grad is None:
+                tensor.grad = torch.zeros_like(tensor)
+        losses = torch.tensor(loss)
+        self.ranks.add_up([losses, *(t.grad for t in self.weights.values() if t.grad is not None)])
+        return Loss(*losses.tolist())
+
+    def _checkpoint(self) -> None:
+        """Write the weights as they are, and measure their loss on text."""
+        self._require_finite()
+        done, shape = self.progress, self.recipe.architecture
+        if self.ranks.main:
+            done.files |= write_checkpoint(
+                self.recipe, self.seed, done.step, self.weights, self.tokenizer, self.folder
             )
-        if step % max(1, recipe.steps // REPORTS) == 0:
-            progress(f"{recipe.name} seed {seed} step {step}: {loss}")
-        if step + 1 in keep:
-            files |= write_checkpoint(recipe, seed, step + 1, weights, tokenizer, out_dir)
-    return rounded(weights, recipe.embedded), files, loss
+        losses = dict(done.loss.parts)
+        if self.pieces:
+            learned, held_out = self.pieces.measured(_widest(self.recipe))
+            losses["loss"] = mean_text_loss(self.weights, shape, learned)
+            losses["loss_validation"] = mean_text_loss(self.weights, shape, held_out)
+        done.losses[done.step] = _rounded(losses)
+
+    def _save(self, began: float) -> None:
+        self._require_finite()
+        self.progress.minutes = (time.monotonic() - began) / 60
+        if self.ranks.main:
+            unfinished.write(
+                self.folder, self.recipe, self.seed, self.progress, self.weights, self.optimiser,
+                self.draw,
+            )  # fmt: skip
+
+    def _require_finite(self) -> None:
+        if not all(bool(t.isfinite().all()) for t in self.weights.values()):
+            told = f"a weight is not finite after step {self.progress.step}"
+            raise self._diverged(told, self.optimiser.param_groups[0]["lr"])
+
+    def _diverged(self, what: str, learning_rate: float) -> NumericalError:
+        return NumericalError(
+            f"training {self.recipe.name!r}, seed {self.seed}: {what}; lower the learning rate "
+            f"({learning_rate:.2g}) and name another folder"
+        )
 
 
-class _Lesson(NamedTuple):
-    """What one step learns from."""
-
-    batch: Batch | None
-    """Texts of the tasks; none in a stage of repeats alone."""
-    repeated: Repeated | None
-    weight: float
-    """Of the loss on the repeats."""
+def _widest(recipe: TrainRecipe) -> int:
+    return max(recipe.context_of(stage) for stage in recipe.stages if stage.text)
 
 
-def _lessons(
-    recipe: TrainRecipe, tokenizer: Tokenizer, draw: torch.Generator
-) -> Iterator[tuple[_Lesson, float]]:
-    """What each step learns from, and its learning rate, stage by stage."""
-    o, context = recipe.optimisation, recipe.architecture.n_context
-    for stage in recipe.stages:
-        pools, repeater = None, None
-        if stage.tasks or stage.recall:
-            pools = make_pools(stage, recipe.texts, tokenizer, recipe.data_seed, context)
-        if stage.repeats:
-            repeater = make_repeater(stage.repeats, tokenizer, context)
-        for step in range(stage.steps):
-            batch = pools.draw(o.batch, draw) if pools else None
-            repeated = repeater.draw(draw) if repeater else None
-            weight = stage.repeats.weight if stage.repeats else 0.0
-            lr = rate(stage, step, o.warmup, falls=stage is recipe.stages[-1])
-            yield _Lesson(batch, repeated, weight), lr
-
-
-def rate(stage: Stage, step: int, warmup: int, falls: bool) -> float:
-    """The learning rate of a stage's step: linear warm-up, then even, or a cosine to a tenth."""
-    if step < warmup:
-        return stage.learning_rate * (step + 1) / warmup
-    if not falls:
-        return stage.learning_rate
-    done = (step - warmup) / max(1, stage.steps - warmup)
-    return stage.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+def _rounded(losses: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in losses.items()}
 
 
 def _optimiser(weights: State, o: Optimisation) -> torch.optim.Optimizer:
@@ -218,83 +299,6 @@ def _optimiser(weights: State, o: Optimisation) -> torch.optim.Optimizer:
         {"params": vectors, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
-
-
-def _step(
-    weights: State,
-    recipe: TrainRecipe,
-    lesson: _Lesson,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-) -> Loss:
-    """One update of the weights; gradients of all parts add up, clipped to norm 1."""
-    optimiser.zero_grad()
-    answer = language = repeats = 0.0
-    if lesson.batch is not None:
-        answer, language = _learn_texts(weights, recipe, lesson.batch, step)
-    if lesson.repeated is not None:
-        loss = repeats_loss(weights, recipe.architecture, lesson.repeated)
-        torch.autograd.backward(lesson.weight * loss)
-        repeats = loss.item()
-    torch.nn.utils.clip_grad_norm_(list(weights.values()), 1.0)
-    optimiser.step()
-    return Loss(answer, language, repeats)
-
-
-def _learn_texts(
-    weights: State, recipe: TrainRecipe, batch: Batch, step: int
-) -> tuple[float, float]:
-    """Accumulate the gradients of a batch; its mean answer and next-token loss, nats."""
-    o, stride = recipe.optimisation, recipe.optimisation.language_stride
-    n_next = max(1, int(learned(batch, stride, step).sum()))
-    answer_sum = language_sum = 0.0
-    for chunk in batch.chunks(CHUNK):
-        x = gpt2.hidden(weights, recipe.architecture, chunk.tokens)
-        answer = answer_loss(weights, x, chunk, o.smoothing) / len(batch.lengths)
-        language = language_loss(weights, x, chunk, learned(chunk, stride, step)) / n_next
-        torch.autograd.backward(answer + o.language_weight * language)
-        answer_sum += answer.item()
-        language_sum += language.item()
-    return answer_sum, language_sum
-
-
-def repeats_loss(weights: State, shape: Architecture, again: Repeated) -> Float[Tensor, ""]:
-    """Mean next-token cross-entropy from where the words start over, nats."""
-    x = gpt2.hidden(weights, shape, again.tokens[:, :-1])[:, again.again :]
-    logits = gpt2.unembed(weights, x.flatten(0, 1))
-    return F.cross_entropy(logits, again.tokens[:, again.again + 1 :].flatten())
-
-
-def answer_loss(
-    weights: State, x: Float[Tensor, "batch pos d_model"], batch: Batch, smoothing: float
-) -> Float[Tensor, ""]:
-    """Cross-entropy at the last token against equal shares of the answers, summed over prompts.
-
-    `smoothing` of the target lies on the whole vocabulary; this bounds logit differences.
-    """
-    last = x[torch.arange(len(x)), batch.lengths - 1]
-    log_p = F.log_softmax(gpt2.unembed(weights, last), dim=-1)
-    given = batch.answers >= 0
-    chosen = torch.where(given, log_p.gather(1, batch.answers.clamp(min=0)), 0.0)
-    on_answers = chosen.sum(1) / given.sum(1)
-    return -((1 - smoothing) * on_answers + smoothing * log_p.mean(1)).sum()
-
-
-def language_loss(
-    weights: State,
-    x: Float[Tensor, "batch pos d_model"],
-    batch: Batch,
-    where: Bool[Tensor, "batch next"],
-) -> Float[Tensor, ""]:
-    """Next-token cross-entropy at the positions `where` says, summed over tokens."""
-    logits = gpt2.unembed(weights, x[:, :-1][where])
-    return F.cross_entropy(logits, batch.tokens[:, 1:][where], reduction="sum")
-
-
-def learned(batch: Batch, stride: int, step: int) -> Bool[Tensor, "batch next"]:
-    """Where the next token is learned: within the texts, at every `stride`-th position in turn."""
-    at = torch.arange(batch.tokens.shape[1] - 1)
-    return (at < batch.lengths[:, None] - 1) & (at % stride == step % stride)
 
 
 def _summary(report: SeedReport) -> list[str]:

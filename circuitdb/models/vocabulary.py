@@ -7,25 +7,27 @@ takes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from circuitdb.errors import UnknownNameError
 from circuitdb.tasks import TASKS, Tokenizer, toy_tokenizer, words
 
 
-def family_tokenizer(limits: Mapping[str, int]) -> Tokenizer:
+def family_tokenizer(limits: Mapping[str, int], further: Iterable[str] = ()) -> Tokenizer:
     """The toy tokenizer, told to put its start token before every text that asks for specials.
 
     Args:
         limits: list of :mod:`circuitdb.tasks.words`, in small letters → words kept of it, from
             its beginning. Lists not named are kept whole.
+        further: words beside those of the tasks.
 
     Raises:
         UnknownNameError: there is no such list.
     """
     from tokenizers import processors
 
-    backend, bos = toy_tokenizer.build(vocabulary(limits)), toy_tokenizer.BOS
+    words = sorted({*vocabulary(limits), *further})
+    backend, bos = toy_tokenizer.build(words), toy_tokenizer.BOS
     start = [(bos, backend.token_to_id(bos))]
     backend.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=start)
     return Tokenizer.from_backend(backend, bos)

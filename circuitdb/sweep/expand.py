@@ -116,7 +116,7 @@ def _told(wrong: Wrong, where: Where, do: Callable[..., T], *arguments: Any) -> 
 def _weights(model: Models, where: Where, wrong: Wrong) -> Iterator[_Weights]:
     entry = _told(wrong, (*where, "name"), _entry, model.name)
     loading = Loading(model.device, model.dtype, model.forward, model.batch_size)
-    for seed in _told(wrong, (*where, "seeds"), _seeds, model, entry):
+    for seed in _told(wrong, (*where, "seeds"), _seeds, model):
         there = _told(wrong, (*where, "name"), _steps, model.name, entry, seed)
         name = model.name if seed is None else f"{model.name}, seed {seed}"
         for step in _told(wrong, (*where, "checkpoints"), _chosen, model, there, name) or (None,):
@@ -133,8 +133,8 @@ def _entry(name: str) -> ModelEntry | None:
     return known.get(name)
 
 
-def _seeds(model: Models, entry: ModelEntry | None) -> tuple[int | None, ...]:
-    there = () if entry is None else entry.seeds
+def _seeds(model: Models) -> tuple[int | None, ...]:
+    there = catalogue.seeds_of(model.name)
     if not there:
         if model.seeds not in (None, "all"):
             raise ModelError(f"model {model.name!r} has no training seeds to choose from")
@@ -151,12 +151,9 @@ def _seeds(model: Models, entry: ModelEntry | None) -> tuple[int | None, ...]:
 
 
 def _steps(name: str, entry: ModelEntry | None, seed: int | None) -> tuple[int, ...]:
-    if entry is not None or not hub.looks_local(name):
-        return catalogue.steps_of(name, seed)
-    top = Path(name).expanduser()
-    if not top.is_dir():
+    if entry is None and hub.looks_local(name) and not Path(name).expanduser().is_dir():
         raise ModelError(f"no directory {name!r}; expected a Hugging Face model directory")
-    return tuple(hub.checkpoints(top))
+    return catalogue.steps_of(name, seed)
 
 
 def _chosen(model: Models, there: tuple[int, ...], name: str) -> tuple[int, ...]:

@@ -98,7 +98,7 @@ def identity(entry: ModelEntry | None, name: str, seed: int | None, step: int | 
         OptionError: a local directory cannot be read.
     """
     if entry is None and hub.looks_local(name):
-        return folder_identity(Path(name).expanduser(), step)
+        return folder_identity(hub.home(Path(name).expanduser(), seed), step)
     if entry is not None and entry.source == "embedded":
         assert seed is not None, "models of the family have seeds"
         assert step is not None, "and checkpoints"
