@@ -401,6 +401,15 @@ def test_models_of_other_sizes_compare_by_their_make_up(tmp_path: Path):
         assert 0 < (pair.common_make_up or 0) < 1
 
 
+def test_a_training_of_one_checkpoint_is_compared_by_its_last_circuit(db: api.Database):
+    across = db.lineage("months,model=toy-4l,seed=0", across="model", reference=100).across
+    assert across is not None
+    assert across.labels == ("toy-4l", "toy-2l")
+    (pair,) = across.pairs
+    assert (pair.checkpoint_a, pair.checkpoint_b) == (300, 300)
+    assert across.lineages[1].checkpoints == (300,)
+
+
 def test_the_document_has_the_keys_of_the_contract(ask: Any):
     code, out, _ = ask("lineage", "months,seed=0", "--across", "seed", "--json")
     document = json.loads(out)

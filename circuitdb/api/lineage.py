@@ -86,13 +86,16 @@ def lineage_of(access: Access, ref: str, options: LineageOptions, report: Report
         every = _combinations(store, ref)
     own = _chosen(every, ref)
     notes = _others(every, own)
+    steps = _steps(own, options)
+    first = _lineage(access, own, steps, options.reference, options, report)
     if options.across is None:
-        made = _lineage(access, own, options, report)
-        return StoredLineage.of(made, notes=notes)
+        return StoredLineage.of(first, notes=notes)
     with access.reading() as store:
         elsewhere = _elsewhere(_combinations(store, _of_task(own.last)), own, options.across)
-    trainings = [own, *elsewhere]
-    lineages = [_lineage(access, one, options, report) for one in trainings]
+    lineages = [
+        first,
+        *(_lineage(access, c, _like(c, steps), None, options, report) for c in elsewhere),
+    ]
     return StoredLineage.of(
         lineages[0], notes=notes, across=_across(access, lineages, options, report)
     )
@@ -227,18 +230,39 @@ def _elsewhere(every: Sequence[_Combination], own: _Combination, by: str) -> lis
     return sorted(found, key=lambda c: (c.last.model, c.last.seed or 0))
 
 
+def _steps(own: _Combination, options: LineageOptions) -> list[int]:
+    """The steps that are looked at.
+
+    Raises:
+        ModelError, UnknownNameError: as :func:`circuitdb.schedules.chosen` says.
+        OptionError: they are fewer than two.
+    """
+    if options.checkpoints is None:
+        return [*own.rows]
+    steps = [*schedules.chosen(options.checkpoints, [*own.rows], own.last.model)]
+    if len(steps) < 2:
+        raise OptionError(
+            f"--checkpoints {options.checkpoints} leaves {len(steps)} of the stored steps "
+            f"{', '.join(map(str, own.rows))}, and a lineage needs two or more"
+        )
+    return steps
+
+
+def _like(other: _Combination, steps: Sequence[int]) -> list[int]:
+    """The steps of another training that are looked at: the same, and its last."""
+    last = max(other.rows)
+    return [step for step in other.rows if step in steps or step == last]
+
+
 def _lineage(
-    access: Access, found: _Combination, options: LineageOptions, report: Report
+    access: Access,
+    found: _Combination,
+    steps: Sequence[int],
+    reference: int | None,
+    options: LineageOptions,
+    report: Report,
 ) -> Lineage:
-    """The lineage of one training."""
-    steps = [*found.rows]
-    if options.checkpoints is not None:
-        steps = [*schedules.chosen(options.checkpoints, steps, found.last.model)]
-        if len(steps) < 2:
-            raise OptionError(
-                f"--checkpoints {options.checkpoints} leaves {len(steps)} of the stored steps "
-                f"{', '.join(map(str, found.rows))}, and a lineage needs two or more"
-            )
+    """The lineage of one training over some of its steps."""
     rows = [found.rows[step] for step in steps]
     with access.reading() as store:
         level, told = level_of(store, options.level, rows)
@@ -258,7 +282,7 @@ def _lineage(
         fits = fits_of(store, sides)
         replicates = replicates_of(store, rows[-1], sides[-1])
     made = lineage(
-        moments, level, reference=options.reference, replicates=replicates, fits=fits,
+        moments, level, reference=reference, replicates=replicates, fits=fits,
         notes=told, report=report,
     )  # fmt: skip
     keep(access, fits)

@@ -259,7 +259,9 @@ class Lineage:
             "settled": self.settled._asdict(),
             "swap": None if self.swap is None else self.swap._asdict(),
             "components": [item._asdict() for item in self.components],
-            "edges": [item._asdict() for item in self.edges],
+            "edges": [
+                {k: v for k, v in item._asdict().items() if k != "shares"} for item in self.edges
+            ],
             "notes": list(self.notes),
         }  # fmt: skip
 
@@ -289,7 +291,7 @@ def lineage(
     """A circuit over training.
 
     Args:
-        moments: of one search and selection, by ascending checkpoint, two or more.
+        moments: of one search and selection, by ascending checkpoint.
         level: what is counted.
         reference: the step that all are held against; None: the last that has a circuit.
         replicates: the last circuit and those of other prompt samples, for the ceiling.
@@ -301,7 +303,9 @@ def lineage(
         ComparisonError: they do not compare, or the reference step is not there or has no circuit.
     """
     circuits = [m.circuit for m in moments]
-    told = [*notes, *check(circuits, level), *_said(caveats(circuits, level))]
+    told = [*notes, *_said(caveats(circuits, level))]
+    if len(circuits) > 1:
+        told += check(circuits, level)
     told += null_caveats([c.granularity for c in circuits], level)
     bench = _Bench(moments, level, Fits() if fits is None else fits)
     against = bench.position(reference)
@@ -327,6 +331,7 @@ class _Bench:
     def __init__(self, moments: Sequence[Moment], level: Level, fits: Fits) -> None:
         self.moments, self.level = moments, level
         self._sides = [Side.of(m.circuit, level, fits) for m in moments]
+        self._known: dict[tuple[int, int], Beside] = {}
         self.last = max((i for i, m in enumerate(moments) if m.has_circuit), default=None)
 
     def position(self, reference: int | None) -> int | None:
@@ -366,6 +371,11 @@ class _Bench:
         """A step's circuit beside that of another; None where either has none."""
         if other is None or not all(self.moments[i].has_circuit for i in (at, other)):
             return None
+        if (at, other) not in self._known:
+            self._known[at, other] = self._beside(at, other)
+        return self._known[at, other]
+
+    def _beside(self, at: int, other: int) -> Beside:
         first, second = sorted((at, other))
         a, b = self._sides[first], self._sides[second]
         found = change(self._state(first, self.level), self._state(second, self.level))
