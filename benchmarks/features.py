@@ -44,11 +44,10 @@ ROWS = 2048
 """Copies of a prompt that run at once."""
 
 
-def bench_of(model: LoadedModel, task: str, baseline: str) -> FeatureBench:
-    """32 train prompts of a task under a baseline."""
-    made = tasks.build(tasks.get(task), model.tokenizer, sizes={"train": 32}, bos=model.bos).split(
-        "train"
-    )
+def bench_of(model: LoadedModel, task: str, baseline: str, examples: int = 32) -> FeatureBench:
+    """Train prompts of a task under a baseline."""
+    sizes = {"train": examples}
+    made = tasks.build(tasks.get(task), model.tokenizer, sizes=sizes, bos=model.bos).split("train")
     located = [shelf.load(r) for r in shelf.shipped() if r.weights == model.weights_hash]
     located.sort(key=lambda one: forward_order(one.written))
     ablation = Ablation(baseline, model.forward, made if baseline == "mean" else None)

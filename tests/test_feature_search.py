@@ -13,8 +13,9 @@ from circuitdb.dictionaries.forms import decode, encode, reconstruct
 from circuitdb.engines.engine import Problem
 from circuitdb.engines.feature_search import FeatureSearch, FeatureSearchSettings
 from circuitdb.errors import OptionError
-from circuitdb.features.alone import Ablator, Alone
+from circuitdb.features.alone import Alone
 from circuitdb.features.bench import OTHER
+from circuitdb.features.rows import Ablator
 from circuitdb.journal import Journal
 from circuitdb.models import catalogue
 from circuitdb.models.interventions import activations, replaced
@@ -84,7 +85,7 @@ def test_kl_is_that_of_rows_taken_one_by_one(model, prompts, kind, number, error
     bench, ablator = bench_of(model, prompts), Ablator(kind, 2, DRAWS, 1000, 7)
     alone = Alone(bench, number, ablator, KL)
     sets = [[0, 3, 4, 7], [1, 2, 3, 4, 5, 6, 8, 9, 11]]
-    found = alone.kl([chosen(bench, number, kept, errors) for kept in sets])
+    found = [alone.stand(chosen(bench, number, kept, errors)) for kept in sets]
     expected = [slow_kl(bench, model, number, kept, ablator, errors) for kept in sets]
     assert found == pytest.approx(expected, rel=1e-6)
     assert min(expected) > 1e-6
@@ -94,12 +95,42 @@ def test_features_of_other_roles_are_not_looked_at_for_near_rows(model, prompts)
     roles = sorted(prompts.rows[0].roles)
     bench = bench_of(model, prompts, positions=(*roles, OTHER))
     alone = Alone(bench, 0, Ablator("cluster", 1, 1, 1000, 0), KL)
-    part = alone._parts[0]
-    for rows, pooled in part.groups:
-        assert len(set(part.rows.place[rows].tolist())) == 1
-        assert set(alone._pool.place[pooled].tolist()) == set(part.rows.place[rows].tolist())
+    source = alone._parts[0].source
+    for row, place in enumerate(source.rows.place.tolist()):
+        others = source.ids[row, : int(source._count[row])]
+        assert set(source.pool.place[others].tolist()) == {place}
+        assert int(source.rows.prompt[row]) not in source.pool.prompt[others].tolist()
     every = bench.space.node_mask(np.arange(bench.space.n_nodes))
-    assert alone.kl([every])[0] == pytest.approx(0.0, abs=1e-9)
+    assert alone.stand(every) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["cluster", "random", "zero"])
+@pytest.mark.parametrize(
+    ("graph", "positions"), [("chain", True), ("mixed", False), ("transcoded", True)]
+)
+def test_dropping_one_from_the_set_that_stands_is_measuring_the_rest_afresh(
+    model, graph, positions, kind
+):
+    made = tasks.build(tasks.get("ioi"), model.tokenizer, sizes={"train": 5}, bos=model.bos)
+    prompts = made.split("train")
+    roles = (*sorted(prompts.rows[0].roles), OTHER) if positions else ()
+    bench, ablator = bench_of(model, prompts, graph, positions=roles), Ablator(kind, 3, 2, 90, 1)
+    for number in range(len(bench.blocks)):
+        alone = Alone(bench, number, ablator, KL)
+        kept = alone.active()
+        before = alone.stand(kept)
+        for _ in range(2):
+            nodes = np.flatnonzero(kept)[::5]
+            less = alone.without(nodes)
+            for node, after in zip(nodes.tolist(), less.tolist(), strict=True):
+                rest = kept.copy()
+                rest[node] = False
+                assert Alone(bench, number, ablator, KL).stand(rest) == pytest.approx(
+                    after, abs=1e-12
+                )
+            kept[nodes[1]] = False
+            assert alone.stand(kept) == pytest.approx(less[1], abs=1e-12)
+        assert len(set(less.tolist()) - {before}) > 1
 
 
 def greedy(bench, model, number, settings):

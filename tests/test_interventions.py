@@ -179,9 +179,9 @@ def test_a_pass_ends_at_the_last_site_asked_for(models, monkeypatch):
     fast, slow = models("llama", "residual").forward, models("llama", "hooked").forward
     through = type(fast)._visited_layer
 
-    def noted(self: Any, layer: int, x: Tensor, visits: Any) -> Tensor:
+    def noted(self: Any, layer: int, x: Tensor, visits: Any, narrow: bool) -> Tensor:
         ran.append(f"fast {layer}")
-        return through(self, layer, x, visits)
+        return through(self, layer, x, visits, narrow)
 
     monkeypatch.setattr(type(fast), "_visited_layer", noted)
     handles = [

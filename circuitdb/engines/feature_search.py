@@ -6,7 +6,7 @@ dropped one after the other, least first, each for good while KL(full ‖ with o
 of this dictionary) stays at or below `target`; the first that would exceed it stays and ends the search
 of that dictionary. Where all its active components exceed the target already, all stay, and it is
 *not reached*. What ablated features carry the `ablator` says, and over what KL is averaged
-(:mod:`circuitdb.features.alone` has the definitions).
+(:mod:`circuitdb.features.rows` and :mod:`circuitdb.features.alone` have the definitions).
 
 The circuit is the node circuit of all that was kept, over the same components as those of the engine
 ``features``. Its note says which dictionaries reached the target, with the mean KL and the mean number of
@@ -16,7 +16,8 @@ run's `--ablation`: the target bounds none of them.
 Score of a component = KL after − KL before its removal, in the circuit of its dictionary as it stood
 when it was decided on; of one never decided on, at the last round's start. Every decision is stored in
 order, and an interrupted search goes on where it stopped.
-Cost: a round costs as many forwards, from the dictionary on, as components are left, times `draws`.
+Cost: a round costs at most as many forwards, from the dictionary on, as components are left, times
+`draws`: only draws of prompts are run in which leaving the component out changes what is written.
 Differs from gpt-circuits: KL is over all prompts together, and components are dropped one by one in the
 order of the round, so that the last round goes as far as the target lets it.
 Source: https://github.com/peterlai/gpt-circuits, circuit search.
@@ -36,8 +37,9 @@ from circuitdb.circuit import Context, Decision, Scores
 from circuitdb.engines.engine import FILLED, Found, Granularities, Members, Problem, Settings
 from circuitdb.errors import OptionError
 from circuitdb.feature_space import Mask
-from circuitdb.features.alone import Ablator, AblatorKind, Alone
+from circuitdb.features.alone import Alone
 from circuitdb.features.bench import FeatureBench
+from circuitdb.features.rows import Ablator, AblatorKind
 
 _GRAIN = 9
 """Decimals of nats that components are ordered by; those equal in them go by id."""
@@ -73,7 +75,7 @@ class FeatureSearch:
     """Features dropped dictionary by dictionary, up to a KL target."""
 
     name: ClassVar[str] = "feature-search"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     summary: ClassVar[str] = "the fewest features of each dictionary within a KL target"
     source: ClassVar[str] = "gpt-circuits"
     context: ClassVar[Context] = "sequential"
@@ -157,7 +159,7 @@ class _Search:
 
     def run(self) -> _Searched:
         """Drop components until the next one would exceed the target, or none is left."""
-        (now,) = self._kl([self._kept])
+        now = self._stand(self._kept)
         total, number = int(self._kept.sum()), 0
         while now <= self._settings.target and self._kept.any():
             number += 1
@@ -178,7 +180,7 @@ class _Search:
             without = self._without(node)
             taken = self._problem.decide(
                 str(self._space.components[node]), phase, now,
-                lambda without=without: self._kl([without])[0],  # type: ignore[misc]
+                lambda without=without: self._stand(without),  # type: ignore[misc]
                 lambda after: after > self._settings.target,
             )  # fmt: skip
             self._decisions.append(taken)
@@ -200,7 +202,8 @@ class _Search:
     def _measured(self, now: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The components left, and KL without each alone; what that changes is their score."""
         nodes = np.flatnonzero(self._kept)
-        after = np.asarray(self._kl([self._without(int(node)) for node in nodes]))
+        self._stand(self._kept)
+        after = self._alone.without(nodes)
         self._change.update(zip(nodes.tolist(), (after - now).tolist(), strict=True))
         return nodes, after
 
@@ -209,8 +212,8 @@ class _Search:
         left[node] = False
         return left
 
-    def _kl(self, kept: Sequence[Mask]) -> list[float]:
-        return self._alone.kl([nodes | self._errors for nodes in kept])
+    def _stand(self, kept: Mask) -> float:
+        return self._alone.stand(kept | self._errors)
 
 
 def _note(searched: Sequence[_Searched], settings: FeatureSearchSettings) -> str:

@@ -56,7 +56,7 @@ from circuitdb.models.forward import (
 )
 from circuitdb.models.gated import GatedStream
 from circuitdb.models.rotary import rotate
-from circuitdb.models.sites import STREAM
+from circuitdb.models.sites import BEFORE_ATTENTION, STREAM
 from circuitdb.models.stream import (
     AnyStream,
     Boundaries,
@@ -176,7 +176,8 @@ class ResidualForward:
         self, tokens: Tokens, visits: Visits, *, every: bool = False, since: Place | None = None
     ) -> Float[Tensor, "batch *pos vocab"]:
         """The full model's logits with functions put in at some sites; differentiable."""
-        x = self._through(tokens, visits, since)
+        narrow = not every and self.weights.reads == "last"
+        x = self._through(tokens, visits, since, narrow)
         return self.unembed(x) if every else self._unembed(x)
 
     def widths(self, layer: int) -> Widths:
@@ -185,11 +186,19 @@ class ResidualForward:
         d_head, d_model = block.attention.w_o.shape[1:]
         return Widths(d_model, d_head, len(block.mlp.w_out))
 
-    def _through(self, tokens: Tokens, visits: Visits, since: Place | None = None) -> Embedding:
-        """The input of ``logits`` in the full model, with functions put in at some sites."""
+    def _through(
+        self, tokens: Tokens, visits: Visits, since: Place | None = None, narrow: bool = False
+    ) -> Float[Tensor, "batch left d_model"]:
+        """The input of ``logits`` in the full model, with functions put in at some sites.
+
+        Where only the last position is read (`narrow`), and no function is put in behind the last
+        attention, that layer writes nothing else.
+        """
         x, first = self._begun(tokens, visits, since)
-        for layer in range(first, len(self.weights.blocks)):
-            x = self._visited_layer(layer, x, visits)
+        last = len(self.weights.blocks) - 1
+        narrow &= all(layer < last or kind in BEFORE_ATTENTION for kind, layer in visits)
+        for layer in range(first, last + 1):
+            x = self._visited_layer(layer, x, visits, narrow and layer == last)
         return x
 
     def _begun(self, tokens: Tokens, visits: Visits, since: Place | None) -> tuple[Embedding, int]:
@@ -204,12 +213,16 @@ class ResidualForward:
             return self._visited_mlp(layer, x, x, visits), layer + 1
         return _put(visits, kind, layer, x), layer + 1
 
-    def _visited_layer(self, layer: int, x: Embedding, visits: Visits) -> Embedding:
-        """What a layer leaves of the stream."""
+    def _visited_layer(
+        self, layer: int, x: Embedding, visits: Visits, narrow: bool = False
+    ) -> Float[Tensor, "batch left d_model"]:
+        """What a layer leaves of the stream; only at the last position where that is all that is read."""
         block, at = self.weights.blocks[layer], functools.partial(_put, visits, layer=layer)
         x = at("resid_pre", value=x)
         read = at("attn_in", value=_normalized(block.attention_norm, x))
-        z = self._attend(block.attention, *_qkv(block.attention, read)).transpose(1, 2)
+        z = self._attend(block.attention, *_qkv(block.attention, read), narrow).transpose(1, 2)
+        if narrow:
+            x = x[:, -1:]
         z = at("z", value=z)
         if ("result", layer) in visits:
             results = torch.einsum("bthe,hed->bthd", z, block.attention.w_o)
@@ -475,7 +488,7 @@ class ResidualForward:
         """Attention probabilities of a layer's heads, from :meth:`unrotated` queries and keys."""
         a = self.weights.blocks[layer].attention
         q, k = self._turned(a, q, k)
-        return _pattern(a, q, k, self._visible(a, q))
+        return _pattern(a, q, k, self._visible(a, k))
 
     def write(self, layer: int, z: Tensor, heads: Sequence[int]) -> Tensor:
         """What some heads write, ``[head, …, pos, d_model]``, from ``[head, …, pos, d_head]``."""
@@ -521,17 +534,22 @@ class ResidualForward:
         a = block.attention
         return self._attend(a, *_qkv(a, _normalized(block.attention_norm, x)))
 
-    def _attend(self, a: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention from unrotated queries and keys, ``[batch, head, pos, d_head]``."""
+    def _attend(self, a: Attention, q: Tensor, k: Tensor, v: Tensor, last: bool = False) -> Tensor:
+        """Attention from unrotated queries and keys, ``[batch, head, pos, d_head]``.
+
+        Of the last position alone it is ``[batch, head, 1, d_head]``.
+        """
         q, k = self._turned(a, q, k)
+        asking = slice(-1 if last else 0, None)
+        q = q[:, :, asking]
         if a.softcap is not None:
             # torch's fused kernels do not know a soft cap.
-            return _pattern(a, q, k, self._visible(a, q)) @ _for_queries(v, q)
-        narrow = a.window is not None and a.window < q.shape[2]
+            return _pattern(a, q, k, self._visible(a, k)[asking]) @ _for_queries(v, q)
+        windowed = a.window is not None and a.window < k.shape[2]
         return F.scaled_dot_product_attention(
             q, k, v,
-            attn_mask=self._visible(a, q) if narrow else None,
-            is_causal=self.weights.causal and not narrow,
+            attn_mask=self._visible(a, k)[asking] if windowed else None,
+            is_causal=self.weights.causal and not windowed and not last,
             scale=a.scale,
             enable_gqa=k.shape[1] != q.shape[1],
         )  # fmt: skip
@@ -544,9 +562,9 @@ class ResidualForward:
         cos, sin = a.rotary.tables(q.shape[2], q)
         return rotate(q, cos, sin), rotate(k, cos, sin)
 
-    def _visible(self, a: Attention, q: Tensor) -> Bool[Tensor, "query key"]:
+    def _visible(self, a: Attention, k: Tensor) -> Bool[Tensor, "query key"]:
         """Which positions a query sees."""
-        seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device)
+        seen = torch.ones(k.shape[2], k.shape[2], dtype=torch.bool, device=k.device)
         if self.weights.causal:
             seen = seen.tril()
         return seen if a.window is None else seen.triu(1 - a.window)

@@ -45,6 +45,8 @@ what stands behind the MLP's nonlinearity, of a gated one act(gate) · up.
 """
 STREAM: Final = ("resid_pre", "resid_mid", "resid_post")
 """Kinds at which the whole stream stands: all behind one depends on nothing else before it."""
+BEFORE_ATTENTION: Final = ("resid_pre", "attn_in")
+"""Kinds that attention reads at every position."""
 HEADS: Final = ("z", "result")
 """Kinds that have heads; without one, a site is all of them side by side."""
 _MLP: Final = ("resid_mid", "mlp_in", "neurons", "mlp_out")
