@@ -62,6 +62,8 @@ class CurvePoint(BaseModel):
     beside_faithfulness: float | None
     """Another run's circuit of the same size, on the prompts of this one."""
     note: str | None
+    kl_circuit: float | None = None
+    """KL(circuit of all scored items ‖ circuit), nats; null in curves measured before it was."""
     templates: tuple[TemplateFigures, ...] = ()
 
 

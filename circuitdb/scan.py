@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from circuitdb import metrics
 from circuitdb.circuit import Figures
 from circuitdb.curve import MEASURED, Curve, CurvePoint, Ranking, Size, areas, sizes_of
 from circuitdb.discovery import Benches, Prepared, random_band
 from circuitdb.engines.engine import Members, Report, silent
 from circuitdb.evaluate import Band, figures
+from circuitdb.models.forward import Logits
 from circuitdb.others import of_size
 from circuitdb.select import Ladder, Ranked
 from circuitdb.space import EdgeMask
@@ -60,6 +62,9 @@ class _Scanner:
         self.space, self.bench = prepared.space, Benches(prepared)["test"]
         self._figures: dict[bytes, Figures] = {}
         self._faithfulness: dict[bytes, float | None] = {}
+        self._kl: dict[bytes, float] = {}
+        self._whole: list[Logits] = []
+        """Logits of the circuit of all scored items, the same under every ranking, by batch."""
 
     def curve(
         self, ranking: Ranking, sizes: tuple[int, ...], points: tuple[CurvePoint, ...]
@@ -120,6 +125,7 @@ class _Scanner:
             n_edges=len(self.space.edges_of(mask)),
             beside_n_edges=None if other is None else len(self.space.edges_of(other)),
             beside_faithfulness=None if other is None else self._faithful(other),
+            kl_circuit=self._from_whole(mask, self._mask(ladder, self.own.n_scored)),
             **{name: getattr(measured, name) for name in MEASURED},
         )
 
@@ -137,6 +143,19 @@ class _Scanner:
                 self.bench, mask, self.metric, keep_input=self.keep_input, band=band
             )
         return self._figures[key]
+
+    def _from_whole(self, mask: EdgeMask, whole: EdgeMask) -> float:
+        """KL from the circuit of all scored items, nats, mean over prompts."""
+        if not self._whole:
+            self._whole = [logits for _, logits in self.bench.logits(whole)]
+        key = mask.tobytes()
+        if key not in self._kl:
+            kl, total = metrics.get("kl"), 0.0
+            for reference, (batch, found) in zip(self._whole, self.bench.logits(mask), strict=True):
+                values = kl.per_prompt(found, batch.correct, batch.incorrect, reference)
+                total += float(values.double().sum())
+            self._kl[key] = total / len(self.bench)
+        return self._kl[key]
 
     def _band(self, mask: EdgeMask, nodes: NDArray[np.int32]) -> Band | None:
         """Random circuits like one; none where there is no other circuit of its size."""

@@ -186,6 +186,75 @@ def test_the_search_is_the_greedy_one_written_out(model, prompts, ablator, targe
     assert ended, "the target must stop at least one search"
 
 
+def slow_importance(bench, model, number, kept, readers, ablator):
+    """Importance of the edges from `kept` features of a dictionary to `readers` of the next."""
+    one, after = located(model, CHAIN)[number], located(model, CHAIN)[number + 1]
+    sae, batch = one64(one), bench.batches[0]
+    x = activations(model.forward, batch.clean, [one.site])[one.site]
+    rows, error = encode(sae, x), x - reconstruct(sae, x)
+    n, length, _ = rows.shape
+    draws = np.random.default_rng([ablator.seed, number]).random(
+        (ablator.draws, bench.prompts.n, length)
+    )
+
+    def seen(left, draw):
+        features = rows.clone()
+        for i in range(n):
+            for t in range(length):
+                far = [
+                    (round(float(((rows[i, t] - rows[j, t])[left] ** 2).sum()) / 1e-9), j)
+                    for j in range(n)
+                    if j != i
+                ]
+                others = [j for _, j in sorted(far)[: ablator.neighbours]]
+                j = others[int(draws[draw, batch.index[i], t] * len(others))]
+                for f in set(range(WIDTH)) - set(left):
+                    features[i, t, f] = rows[j, t, f]
+        out, found = decode(sae, features) + error, []
+
+        def look(value):
+            found.append(value)
+            return value
+
+        replaced(model.forward, batch.clean, {one.written: lambda _: out, after.site: look})
+        return encode(one64(after), found[0]).numpy()[..., readers]
+
+    usual = np.stack([seen(kept, d) for d in range(ablator.draws)])
+    middle = usual.mean(0)
+    rises = []
+    for f in kept:
+        moved = np.stack([seen([g for g in kept if g != f], d) for d in range(ablator.draws)])
+        rises.append(((moved - middle) ** 2 - (usual - middle) ** 2).mean((0, 1, 2)))
+    return np.asarray(rises) / np.max(rises, axis=0)
+
+
+def test_importance_is_the_rise_of_the_readers_squared_deviation_by_its_largest(model, prompts):
+    bench = bench_of(model, prompts)
+    settings = FeatureSearchSettings(target=0.01, share=0.3, neighbours=2, draws=3, seed=5)
+    found = FeatureSearch().run(Problem(bench, KL), settings)
+    nodes, space = found.members[0].nodes, bench.space
+    values = {
+        (u, v): x
+        for u, v, x in zip(
+            space.edge_src.tolist(), space.edge_dst.tolist(), found.effects["importance"].tolist(),
+            strict=True,
+        )
+    }  # fmt: skip
+    ablator, expected = Ablator("cluster", 2, 3, 4096, 5), {}
+    for number in (0, 1):
+        here, there = (bench.blocks[i].place.first for i in (number, number + 1))
+        senders = [n - here for n in nodes.tolist() if here <= n < here + WIDTH]
+        readers = [n - there for n in nodes.tolist() if there <= n < there + WIDTH]
+        assert len(senders) > 1
+        assert readers
+        slow = slow_importance(bench, model, number, senders, readers, ablator)
+        for i, u in enumerate(senders):
+            for j, v in enumerate(readers):
+                expected[here + u, there + v] = slow[i, j]
+    assert values == pytest.approx({k: v for k, v in expected.items() if np.isfinite(v)}, abs=1e-5)
+    assert 1.0 in values.values()
+
+
 def test_an_interrupted_search_goes_on_to_the_same_end(model, prompts):
     settings = FeatureSearchSettings(ablator="random", target=0.02, share=0.3, draws=1)
     whole = FeatureSearch().run(Problem(bench_of(model, prompts), KL), settings)
@@ -225,6 +294,20 @@ def test_a_search_is_stored_and_overlaps_with_an_attributed_circuit(tmp_path):
         settings={"dictionaries": "neurons@0.neurons", "steps": 1, "among": 0},
     )  # fmt: skip
     assert "mean KL" in searched.figures.note
+    both = database.discover(
+        "ioi", **common, engine="feature-search",
+        settings={
+            "dictionaries": "neurons", "ablator": "zero", "share": 0.3, "target": 1e-3
+        },
+    )  # fmt: skip
+    effects = database.select(
+        "SELECT src, dst, value FROM edge_effects WHERE quantity = 'importance'"
+    ).rows
+    kept = {n.name for n in both.components}
+    assert effects
+    assert all(src in kept and dst in kept for src, dst, _ in effects)
+    assert {src[:4] for src, *_ in effects} == {"f/0."}
+    assert max(value for *_, value in effects) == 1.0
     sets = [{n.name for n in c.components if n.kind == "feature"} for c in (searched, scored)]
     pair = database.overlap(
         searched.circuit_id, scored.circuit_id, level="nodes", force=True

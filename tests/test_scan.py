@@ -97,6 +97,32 @@ def test_points_have_the_complement_and_the_empty_and_the_full_circuit_their_kno
     assert curve.note is None
 
 
+def test_points_have_the_distance_to_the_circuit_of_all_that_is_scored(
+    toy: LoadedModel, months: Prepared, found: Scores
+) -> None:
+    bench, space = Benches(months)["test"], toy.space
+    scores = found.mean.copy()
+    # With edges that have no score the circuit of all that have one is not the model.
+    scores[np.argsort(-np.abs(scores))[10:60:3]] = np.nan
+    own = ranked(Scores(scores))
+    ladder = own.ladder(space, "abs_mean")
+    curves = {
+        c.ranking: c
+        for c in scan(months, own, None, rankings=("abs_mean", "random"), sizes=(), band=0)
+    }
+    whole = bench.logits(ladder.mask(own.n_scored))
+    expected = []
+    for (_, p), (_, q) in zip(whole, bench.logits(ladder.mask(92)), strict=True):
+        p, q = p.double().log_softmax(-1), q.double().log_softmax(-1)
+        expected += (p.exp() * (p - q)).sum(-1).tolist()
+    point = next(p for p in curves["abs_mean"].points if p.n_items == 92)
+    assert point.kl_circuit == pytest.approx(np.mean(expected), rel=1e-4)
+    assert point.kl_circuit != pytest.approx(point.kl, rel=1e-2)
+    for curve in curves.values():
+        assert curve.points[-1].kl_circuit == pytest.approx(0.0, abs=1e-6)
+        assert curve.points[-1].kl > 1e-3
+
+
 def test_bands_are_those_of_the_circuit_and_none_stands_where_there_is_no_other(
     months: Prepared, found: Scores
 ) -> None:

@@ -91,6 +91,10 @@ _NAMES: Final = {
 }
 
 
+_ROUNDING: Final = 1e-5
+"""KL of equal logits that were computed apart, nats."""
+
+
 def _show(found: StoredCurves) -> None:
     line(f"{describe.sample(found.run)}: {describe.run_text(found.run)}")
     first = found.curves[0]
@@ -107,7 +111,8 @@ def _show(found: StoredCurves) -> None:
     line(
         f"p: share of the {plural(first.n_scored, first.granularity)} scored, int(p × "
         f"{first.n_scored}) taken; edges: what is left without dead ends; compl.: faithfulness of all "
-        "other edges; agree: share of prompts with the full model's top-1 token."
+        "other edges; agree: share of prompts with the full model's top-1 token; kl: from the full model, "
+        "nats; kl all: from the circuit of all scored, where that is not the model."
     )
 
 
@@ -119,9 +124,11 @@ def _show_curve(one: Curve) -> None:
         Column("p", right=True), Column(f"{one.granularity}s taken", right=True),
         Column("edges", right=True), Column("faith", right=True, stays=True), Column("± sd", right=True),
         Column("random", right=True), Column("beside", right=True), Column("compl.", right=True),
-        Column("agree", right=True), Column("kl", right=True),
+        Column("agree", right=True), Column("kl", right=True), Column("kl all", right=True),
     )  # fmt: skip
-    table(columns, [_row(point) for point in one.points])
+    # The circuit of all that is scored is the model where all is scored.
+    apart = (one.points[-1].kl or 0.0) > _ROUNDING
+    table(columns, [[*_row(p), number(p.kl_circuit, 2) if apart else None] for p in one.points])
     noted: dict[str, list[str]] = {}
     for point in one.points:
         # Why faithfulness is undefined is told of the whole curve.

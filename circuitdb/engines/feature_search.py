@@ -14,11 +14,16 @@ components. Its figures are measured as those of any circuit, all dictionaries a
 run's `--ablation`: the target bounds none of them.
 
 Score of a component = KL after − KL before its removal, in the circuit of its dictionary as it stood
-when it was decided on; of one never decided on, at the last round's start. Every decision is stored in
+when it was decided on; of one never decided on, at the last round's start.
+Edges have the effect ``importance`` (view `edge_effects`), where they run from a feature kept to one that
+the next dictionary keeps: how much more the reader's activation differs, in its square, from its mean
+over draws with all kept senders, once that sender is ablated too; mean over draws and positions, divided
+by the largest of the reader's edges, so that this has 1. A reader that no sender moves has none.
+Every decision is stored in
 order, and an interrupted search goes on where it stopped.
 Cost: a round costs at most as many forwards, from the dictionary on, as components are left, times
 `draws`: only draws of prompts are run in which leaving the component out changes what is written.
-Differs from gpt-circuits: KL is over all prompts together, and components are dropped one by one in the
+Differs from gpt-circuits: its importances are divided by the maximum of another reader. KL is over all prompts together, and components are dropped one by one in the
 order of the round, so that the last round goes as far as the target lets it.
 Source: https://github.com/peterlai/gpt-circuits, circuit search.
 """
@@ -33,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from circuitdb.circuit import Context, Decision, Scores
+from circuitdb.circuit import Context, Decision, Floats, Scores
 from circuitdb.engines.engine import FILLED, Found, Granularities, Members, Problem, Settings
 from circuitdb.errors import OptionError
 from circuitdb.feature_space import Mask
@@ -109,6 +114,7 @@ class FeatureSearch:
             scores[list(one.change)] = list(one.change.values())
         return Found(
             node_scores=Scores(scores),
+            effects={"importance": _importance(bench, searched)},
             decisions=tuple(d for one in searched for d in one.decisions),
             members=(
                 Members("node", np.empty(0, np.int32), np.union1d(nodes, ends).astype(np.int32)),
@@ -128,6 +134,9 @@ class _Searched(NamedTuple):
     change: dict[int, float]
     """What removing each component changed, by id."""
     decisions: Sequence[Decision]
+    deviations: NDArray[np.float64] | None
+    """What dropping each component kept does to those of the next dictionary, ``[kept, component]``;
+    None of the last."""
 
 
 class _Search:
@@ -148,6 +157,8 @@ class _Search:
         )
         self._alone = Alone(bench, number, ablator, problem.metric)
         self._problem, self._space, self._settings = problem, bench.space, settings
+        after = bench.blocks[number + 1 :]
+        self._next = after[0] if after else None
         site = bench.space.spec.features[number]
         self._site = f"{site.layer}.{site.site}/{site.name}"
         self._errors = np.zeros(bench.space.n_nodes, dtype=np.bool_)
@@ -172,7 +183,15 @@ class _Search:
                 break
         if now > self._settings.target:
             self._measured(now)
-        return _Searched(self._site, self._kept, now, self._change, self._decisions)
+        return _Searched(
+            self._site, self._kept, now, self._change, self._decisions, self._deviations()
+        )
+
+    def _deviations(self) -> NDArray[np.float64] | None:
+        if self._next is None:
+            return None
+        self._stand(self._kept)
+        return self._alone.deviations(np.flatnonzero(self._kept), self._next)
 
     def _round(self, phase: str, order: Sequence[int], now: float) -> tuple[bool, float]:
         """Drop components in turn; whether the target ended it, and KL then."""
@@ -214,6 +233,24 @@ class _Search:
 
     def _stand(self, kept: Mask) -> float:
         return self._alone.stand(kept | self._errors)
+
+
+def _importance(bench: FeatureBench, searched: Sequence[_Searched]) -> Floats:
+    """The importance of every edge between features kept of dictionaries in a row, ``[edge]``."""
+    src, dst, values = [], [], []
+    for one, after, block in zip(searched, searched[1:], bench.blocks[1:], strict=False):
+        assert one.deviations is not None, "another dictionary follows"
+        senders, readers = np.flatnonzero(one.kept), np.flatnonzero(after.kept)
+        rises = one.deviations[:, readers - block.place.first]
+        most = rises.max(axis=0, initial=0.0)
+        rows, columns = np.nonzero(np.broadcast_to(most > 0, rises.shape))
+        src.append(senders[rows])
+        dst.append(readers[columns])
+        values.append(rises[rows, columns] / most[columns])
+    if not values:
+        return np.full(bench.space.n_edges, np.nan, dtype=np.float32)
+    from_ids, to_ids = (np.concatenate(part).astype(np.int32) for part in (src, dst))
+    return bench.over_edges(from_ids, to_ids, np.concatenate(values).astype(np.float32))
 
 
 def _note(searched: Sequence[_Searched], settings: FeatureSearchSettings) -> str:

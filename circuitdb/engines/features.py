@@ -148,12 +148,8 @@ def _node_scores(problem: Problem, bench: FeatureBench, settings: FeatureSetting
 
 def _in_space(bench: FeatureBench, found: Edges) -> tuple[Scores, dict[str, Floats]]:
     """Edge scores and effects over the edge ids of a space that has grown by them."""
-    ids = bench.space.grow(found.src, found.dst)
-
-    def spread(values: Floats | None) -> Floats:
-        made = np.full(bench.space.n_edges, np.nan, dtype=np.float32)
-        made[ids] = values
-        return made
-
-    parts = (found.scores.mean, found.scores.mean_abs, found.scores.se)
-    return Scores(*map(spread, parts)), {"activation": spread(found.activation)}
+    parts = (found.scores.mean, found.scores.mean_abs, found.scores.se, found.activation)
+    mean, mean_abs, se, activation = (
+        bench.over_edges(found.src, found.dst, part) for part in parts
+    )
+    return Scores(mean, mean_abs, se), {"activation": activation}

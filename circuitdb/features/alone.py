@@ -68,7 +68,6 @@ class _Change(NamedTuple):
     """Runs with a changed row, for one candidate after the other."""
     candidate: Int[Tensor, " changed"]
     written: Float[Tensor, "changed pos width"]
-    kl: Float64[Tensor, " changed"]
 
 
 class Alone:
@@ -148,10 +147,51 @@ class Alone:
             for start in range(0, len(nodes), at_once):
                 some = nodes[start : start + at_once]
                 change = self._change(part, standing, some)
-                more = change.kl - standing.kl[change.run]
+                kl = self._run(part, change.run % len(part.batch.clean), change.written)
+                more = kl - standing.kl[change.run]
                 own_sums = more.new_zeros(len(some)).index_add_(0, change.candidate, more)
                 sums[start : start + len(some)] += own_sums.cpu().numpy()
         return self._mean() + sums / (self._draws * len(self._bench))
+
+    @torch.no_grad()
+    def deviations(self, nodes: NDArray[np.int64], reader: Block) -> NDArray[np.float64]:
+        """By how much dropping each feature from the set that stands moves a later dictionary's components.
+
+        The mean squared difference of a component from its mean over draws in the set that stands, with
+        the feature dropped less that without; mean over draws and positions of prompts, summed over
+        the values of a component of several, ``[node, component]`` with the error last.
+        """
+        found = np.zeros((len(nodes), (reader.place.width + 1) * self._bench.space.n_positions))
+        for part, standing in zip(self._parts, self._standing, strict=True):
+            size, length = part.batch.clean.shape
+            prompts = torch.arange(len(standing.written), device=part.own.device) % size
+            usual = self._seen(part, prompts, standing.written, reader)
+            middle = usual.view(self._draws, size, length, -1).mean(0)
+            roles = part.roles.view(size, length)
+            for i in range(len(nodes)):
+                change = self._change(part, standing, nodes[i : i + 1])
+                if not len(change.run):
+                    continue
+                prompt = change.run % size
+                moved = self._seen(part, prompt, change.written, reader) - middle[prompt]
+                more = moved**2 - (usual[change.run] - middle[prompt]) ** 2
+                sums = self._bench.summed_of(reader, more.double(), roles[prompt]).sum(0)
+                found[i] += sums.cpu().numpy()
+        return found / (self._draws * sum(len(part.own) for part in self._parts))
+
+    def _seen(
+        self, part: _Part, prompts: Int[Tensor, " run"], written: Float[Tensor, "run pos width"],
+        reader: Block,
+    ) -> Float[Tensor, "run pos own"]:  # fmt: skip
+        """Features and error of a later dictionary where this one writes so much."""
+        since = self.block if self.block.begins else None
+        at_once = self._bench.copies(part.batch) * len(part.batch.clean)
+        parts = torch.split(prompts, at_once), torch.split(written, at_once)
+        found = []
+        for some, own in zip(*parts, strict=True):
+            functions = {self.block: lambda _read, _written, own=own: own}
+            found.append(self._bench.seen(part.batch.clean[some], reader, functions, since))
+        return torch.cat(found)
 
     def _mean(self) -> float:
         total = sum(float(standing.kl.sum()) for standing in self._standing)
@@ -223,8 +263,7 @@ class Alone:
         run = keys % n_runs
         written = standing.written[run]
         written[changed, row % length] = made
-        kl = self._run(part, run % size, written)
-        return _Change(pairs, drawn, run, keys // n_runs, written, kl)
+        return _Change(pairs, drawn, run, keys // n_runs, written)
 
     def _pairs(
         self, part: _Part, nodes: NDArray[np.int64]
@@ -249,7 +288,9 @@ class Alone:
         # In other rows the features are 0 with and without, and so in all that is taken there.
         standing.kept = standing.kept.clone()
         standing.kept[pairs.row[:, None], pairs.features] = False
-        standing.written[change.run], standing.kl[change.run] = change.written, change.kl
+        standing.written[change.run] = change.written
+        prompts = change.run % len(part.batch.clean)
+        standing.kl[change.run] = self._run(part, prompts, change.written)
 
     def _run(
         self, part: _Part, prompts: Int[Tensor, " run"], written: Float[Tensor, "run pos width"]

@@ -28,11 +28,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor  # noqa: TID253
 
 from circuitdb.ablation import Ablation
+from circuitdb.circuit import Floats
 from circuitdb.dictionaries.forms import Dictionary, contribution, decode, encode, reconstruct
 from circuitdb.dictionaries.located import Located
 from circuitdb.errors import OptionError
 from circuitdb.evaluate import Bench, BenchBatch
-from circuitdb.feature_space import FeatureSpace, Mask, Place
+from circuitdb.feature_space import FeatureSpace, Ids, Mask, Place
 from circuitdb.models.forward import Logits, MaskedForward, Tokens
 from circuitdb.models.interventions import activations, replaced
 from circuitdb.models.sites import STREAM, Site, forward_order
@@ -235,18 +236,26 @@ class FeatureBench(Bench):
 
         0 at ``input`` and ``logits``.
         """
-        n = self.space.n_positions
         parts = [products.new_zeros(len(products), 1)]
-        at_role = torch.nn.functional.one_hot(roles, n).to(products)
-        for block in self.blocks:
-            features, error = products[..., block.features], products[..., block.error]
-            if block.owners is not None:
-                sums = features.new_zeros(*features.shape[:2], block.place.width)
-                features = sums.index_add_(-1, block.owners, features)
-            own = torch.cat([features, error.sum(-1, keepdim=True)], dim=-1)
-            by_role = torch.einsum("btv,btr->bvr", own, at_role) if n > 1 else own.sum(1)
-            parts.append(by_role.reshape(len(products), -1))
+        parts += [
+            self.summed_of(block, products[..., block.values], roles) for block in self.blocks
+        ]
         return torch.cat([*parts, parts[0]], dim=1)
+
+    def summed_of(
+        self, block: Block, own: Float[Tensor, "batch pos own"], roles: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch component"]:
+        """The same of one dictionary's share, its error last."""
+        n = self.space.n_positions
+        features, error = own[..., : block.n_features], own[..., block.n_features :]
+        if block.owners is not None:
+            sums = features.new_zeros(*features.shape[:2], block.place.width)
+            features = sums.index_add_(-1, block.owners, features)
+        values = torch.cat([features, error.sum(-1, keepdim=True)], dim=-1)
+        if n == 1:
+            return values.sum(1)
+        at_role = torch.nn.functional.one_hot(roles, n).to(own)
+        return torch.einsum("btv,btr->bvr", values, at_role).flatten(1)
 
     def _run(self, batch: BenchBatch) -> Callable[[Tensor], Logits]:
         @torch.no_grad()
@@ -408,6 +417,16 @@ class FeatureBench(Bench):
         with contextlib.suppress(_Seen):
             self.spliced(tokens, {**functions, block: look}, since)
         return found[0]
+
+    def over_edges(self, src: Ids, dst: Ids, values: Floats | None) -> Floats:
+        """Values of some edges, by component ids, over all of the space, which grows by them.
+
+        NaN where none is given.
+        """
+        ids = self.space.grow(src, dst)
+        made = np.full(self.space.n_edges, np.nan, dtype=np.float32)
+        made[ids] = values
+        return made
 
     def reversed(self) -> Bench:
         """Refused: feature circuits are scored by noising.

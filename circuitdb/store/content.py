@@ -65,7 +65,7 @@ CURVE: Final = (
 POINT: Final = (
     "proportion", "n_items", "n_nodes", "n_edges", "m_circuit", "faithfulness", "faithfulness_sd",
     "ratio", "accuracy", "agreement", "kl", "complement_faithfulness", "random_low", "random_high",
-    "random_mean", "random_n", "beside_n_edges", "beside_faithfulness", "note",
+    "random_mean", "random_n", "beside_n_edges", "beside_faithfulness", "note", "kl_circuit",
 )  # fmt: skip
 PROMPT: Final = (
     "ordinal", "split", "template", "clean", "corrupted", "clean_ids", "corrupted_ids",
@@ -174,7 +174,7 @@ KEPT: Final[tuple[Kept, ...]] = (
     Kept("edge_effect", "run_key", ("quantity", "edge_id", "value"), "quantity, edge_id"),
     Kept("decision", "run_key", ("ordinal", "item", "phase", "before", "after", "kept"), "ordinal"),
     Kept("curve", "run_key", ("ordinal", *CURVE), "ordinal"),
-    Kept("curve_point", "run_key", ("curve", "ordinal", *POINT), "curve, ordinal"),
+    Kept("curve_point", "run_key", ("curve", "ordinal", *POINT), "curve, ordinal", added=1),
     Kept("curve_template", "run_key", ("curve", "point", *TEMPLATE), "curve, point, template"),
     Kept("functional", "run_key", ("cell_id", *FUNCTIONAL), "cell_id", added=1),
     Kept("circuit", "circuit_key", CIRCUIT, "circuit_key"),
