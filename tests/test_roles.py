@@ -10,7 +10,7 @@ import torch
 
 from circuitdb import tasks
 from circuitdb.errors import OptionError, UnknownNameError
-from circuitdb.models import catalogue
+from circuitdb.models import catalogue, signatures
 from circuitdb.models.model import LoadedModel
 from circuitdb.models.prompt_roles import before, on_prompts, positions
 from circuitdb.models.roles import _hits, on_text, successors
@@ -27,6 +27,7 @@ from circuitdb.roles import (
     order_of,
     role_of,
 )
+from circuitdb.signature import Recipe
 from tests import roled
 
 TEXT = RoleRecipe(samples=4, texts=4)
@@ -279,3 +280,17 @@ def test_two_scores_of_one_role_and_head_are_refused() -> None:
     twice = (score("a0.h0", "copy", 0.1, False), score("a0.h0", "copy", 0.2, False))
     with pytest.raises(OptionError):
         RoleScores("toy", None, None, "w", RoleRecipe(), twice)
+
+
+def test_roles_of_attention_are_the_means_of_signatures(tiny_directory) -> None:
+    model = catalogue.load(str(tiny_directory("gpt2")), forward="residual", dtype="float64")
+    sizes = {"samples": 3, "texts": 2, "length": 6}
+    expected = signatures.measure(model, Recipe(**sizes))
+    heads = [c.kind == "head" for c in expected.components]
+    found = by_role(on_text(model, RoleRecipe(**sizes)))
+    for role in ("previous_token", "duplicate_token", "induction", "ov_copying"):
+        of = expected.values[heads, expected.recipe.features.index(role)]
+        assert [s.score for s in found[role].values()] == pytest.approx(of.tolist())
+    assert found["previous_token"]["a0.h0"].chance == pytest.approx(
+        sum(1 / (t + 1) for t in range(1, 12)) / 11
+    )

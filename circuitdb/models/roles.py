@@ -102,15 +102,22 @@ def _attention(model: LoadedModel, recipe: RoleRecipe) -> Iterable[Measured]:
         seed=recipe.seed, samples=recipe.samples, texts=recipe.texts, length=recipe.length
     )
     text = signatures.neutral_text(model, asked)
-    random, repeated = text.random.flatten(0, 1), text.repeated.flatten(0, 1)
-    looks = signatures.attention(model.forward, random, repeated, text.n)
+    # A sample at a time: all that a large model writes on all texts would not fit into memory.
+    pairs = list(zip(text.random, text.repeated, strict=True))
+    looks = _mean(signatures.attention(model.forward, *pair, text.n) for pair in pairs)
     # Random text repeats nothing: what heads give its "repetitions" is chance.
-    by_chance = signatures.attention(model.forward, random, random, text.n)
-    n = len(random)
-    even = float(np.mean([1 / (t + 1) for t in range(1, random.shape[1])]))
-    yield Measured("previous_token", _plain(looks["previous_token"]), even, n)
+    by_chance = _mean(signatures.attention(model.forward, r, r, text.n) for r, _ in pairs)
+    n = recipe.samples * recipe.texts
+    even = float(np.mean([1 / (t + 1) for t in range(1, text.random.shape[2])]))
+    yield Measured("previous_token", looks["previous_token"], even, n)
     for role in ("duplicate_token", "induction"):
-        yield Measured(role, _plain(looks[role]), float(by_chance[role].max()), n)
+        yield Measured(role, looks[role], float(by_chance[role].max()), n)
+
+
+def _mean(samples: Iterable[dict[str, Tensor]]) -> dict[str, PerHead]:
+    """The mean over samples of what attention patterns show."""
+    found = list(samples)
+    return {name: _plain(torch.stack([one[name] for one in found]).mean(0)) for name in found[0]}
 
 
 def _plain(values: Tensor) -> NDArray[np.float64]:
