@@ -39,7 +39,8 @@ from circuitdb.errors import (
     UnknownNameError,
 )
 from circuitdb.lineages import StoredLineage
-from circuitdb.names import TEMPLATES_DONE
+from circuitdb.names import TEMPLATES_DONE, parse_component
+from circuitdb.roles import RoleRecipe, RoleScore, RoleScores
 from circuitdb.space import Space, SpaceSpec
 from circuitdb.store import CheckpointMetric, Store
 from tests.stored import TINY, a_run, came, edge_draft, figures, node_draft, prompts, scores
@@ -466,6 +467,30 @@ def test_a_component_is_followed_in_sql(db: api.Database):
     }  # fmt: skip
     # The whole graph has its one edge to the logits and one to m1.
     assert rows["n_edges"].tolist() == [2, 0, 0, 1]
+
+
+def test_roles_of_a_circuits_heads_are_told_step_by_step(tmp_path: Path):
+    path = tmp_path / "roles.duckdb"
+    holders = {200: ("a0.h0", "a1.h0"), 300: ("a1.h1",)}
+    with Store.open(path, create=True) as store:
+        for discovery in trained()[2:]:
+            store.add(discovery)
+            run = discovery.run
+            assert run.checkpoint is not None
+            scores_of = tuple(
+                RoleScore(parse_component(head), "induction", 0.9, None, 0.4, True, 64)
+                for head in holders[run.checkpoint]
+            )
+            store.add_roles(
+                RoleScores(
+                    run.model, run.checkpoint, run.seed, run.weights, RoleRecipe(), scores_of
+                )
+            )
+    rows = api.Database(path).ask("circuit_roles", {"task": "months"}).rows
+    # At 200 a1.h0 is not in the circuit, at 300 a0.h0 holds no role any more.
+    assert [(row[5], *row[7:]) for row in rows] == [
+        (200, "induction", 1, "a0.h0"), (300, "induction", 1, "a1.h1"), (300, None, 1, "a0.h0"),
+    ]  # fmt: skip
 
 
 def test_a_frame_has_a_row_for_every_step(found: Lineage):

@@ -16,6 +16,7 @@ from tests.stored import IOI, TINY
 IOI_REF, MONTHS_REF = "ioi,engine=eap", "months"
 EXAMPLES: dict[str, dict[str, Any]] = {
     "checkpoints": {"task": "ioi"},
+    "circuit_roles": {"task": "ioi"},
     "circuits_with_component": {"node": "m0"},
     "circuits_with_edge": {"src": "a0.h0", "dst": "m0"},
     "component_steps": {"task": "ioi", "node": "m0"},
