@@ -31,6 +31,7 @@ from circuitdb.models.recipe import (
     Texts,
     TrainRecipe,
 )
+from circuitdb.sweep.expand import expand
 
 SHAPE = Architecture(n_layers=1, n_heads=2, d_model=16, d_mlp=32, n_context=16)
 ROOT = Path(__file__).parents[1]
@@ -460,6 +461,13 @@ def test_gradients_of_shares_of_a_lesson_add_up_to_those_of_the_whole(n, text):
         )
 
 
+def test_several_jobs_do_not_go_with_several_processes(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.Ranks, "alone", False)
+    with pytest.raises(OptionError, match="leave them out where a launcher starts several"):
+        train.train(characters(), tmp_path / "out", text=text, jobs=2)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(text, tmp_path):
     recipe = tmp_path / "r.yaml"
@@ -562,6 +570,18 @@ def test_seeds_in_one_folder_are_chosen_by_number(stored):
         hub.read(folder, seed=4)
     with pytest.raises(ModelError, match="has no training seed 4; it has none to choose from"):
         catalogue.load(f"{folder}/seed1", seed=4)
+
+
+def test_a_sweep_takes_the_seeds_of_a_folder(stored, tmp_path):
+    folder = str(stored[0] / "out")
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        "kind: sweep\nname: both\ntasks: [months]\nengines: [eap]\n"
+        f"models: [{{name: {folder}, seeds: all, checkpoints: all}}]\n"
+    )
+    plans = [job.plan for job in expand(*ingest.read_sweep_recipe(sweep))]
+    found = {(plan.model, plan.seed, plan.checkpoint) for plan in plans}
+    assert found == {(folder, seed, step) for seed in (0, 1) for step in (0, 7)}
 
 
 def test_training_again_stores_the_same_and_trains_nothing(stored, text, tmp_path, capsys):

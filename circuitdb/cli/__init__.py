@@ -6,7 +6,7 @@
 0    done
 1    a fault of circuitdb's own, or numbers that are none
 2    wrong usage or input, said in one line
-130  interrupted; the database is whole; discover, ingest, overlap, align, roles, curve, functional, directions go on where they were
+130  interrupted; the database is whole; discover, ingest, overlap, align, roles, curve, functional, directions, train go on where they were
 ==== =======================================================================================
 
 With ``CIRCUITDB_DEBUG=1`` a traceback comes before the line.
@@ -36,6 +36,7 @@ _RESUMED: Final = (
     "curve",
     "functional",
     "directions",
+    "train",
 )
 """Commands that do not do stored work twice."""
 _HINT: Final = "CIRCUITDB_DEBUG=1 shows where"
