@@ -131,7 +131,7 @@ def _loaded() -> None:
 def dask(folder: Path, turns: int = 2) -> dict[str, Any]:
     """Seconds of one sweep on one worker and on two, in turns."""
     recipe = folder / "small.yaml"
-    recipe.write_text(SMALL.format(examples=64, band=20, replicates=3), "utf-8")
+    recipe.write_text(SMALL.format(examples=64, band=20, replicates=2), "utf-8")
     seconds: dict[int, list[float]] = {1: [], 2: []}
     with cluster(folder, 1) as one, cluster(folder, 2) as two:
         for turn in range(turns):

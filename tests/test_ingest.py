@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -250,7 +251,9 @@ def test_a_result_that_cannot_be_written_stops_the_sweep(folder, tmp_path, monke
     monkeypatch.setattr(spool, "finish", full)
     monkeypatch.setattr("circuitdb.api.workers.carry_out", in_this_process)
     path = tmp_path / "full.duckdb"
-    with pytest.raises(StoreError, match="No space left on device; what is whole"):
+    with pytest.raises(
+        StoreError, match="No space left on device; what was found is kept: run the same"
+    ):
         circuitdb.open(path).ingest(folder / "plain.yaml", most=1)
     assert circuits(path) == set()
     assert not spool.beside(path).exists()
@@ -305,6 +308,24 @@ def test_a_database_that_others_read_is_waited_for(undisturbed, tmp_path):
         other.wait()
         assert held.drain(patiently=True)
     assert circuits(path) == circuits(undisturbed)
+
+
+def test_a_checkpoint_that_is_downloaded_passes_where_asked_for(folder, tmp_path, monkeypatch):
+    seen: list[tuple[str, int | None]] = []
+
+    @contextmanager
+    def passing(name: str, checkpoint: int | None) -> Iterator[None]:
+        yield
+        seen.append((name, checkpoint))
+
+    monkeypatch.setattr("circuitdb.models.catalogue.passing", passing)
+    monkeypatch.setattr("circuitdb.api.workers.carry_out", in_this_process)
+    recipe = tmp_path / "passing.yaml"
+    for said, wanted in (("", []), (", delete: true", [("toy-2l", 4300)])):
+        recipe.write_text(PLAIN.replace("seeds: all", f"seeds: [1]{said}"), "utf-8")
+        database = circuitdb.open(tmp_path / f"{len(said)}.duckdb")
+        assert len(database.ingest(recipe).of("done")) == 2
+        assert seen == wanted
 
 
 def test_a_search_that_was_stopped_goes_on_after_its_decisions(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -146,8 +146,17 @@ class _Kept:
         wanted = (job.held, tuple(sorted(options.items())))
         if self._model is None or self._held != wanted:
             self._model = None  # First: two may be too many for the memory.
-            self._model, self._held = discovering.load_model(plan, options), wanted
+            with _passing(job):
+                self._model, self._held = discovering.load_model(plan, options), wanted
         return self._model
+
+
+def _passing(job: Job) -> AbstractContextManager[None]:
+    """What takes a download away again, where that is asked for."""
+    from circuitdb.models import catalogue
+
+    plan = job.plan
+    return catalogue.passing(plan.model, plan.checkpoint) if job.loading.delete else nullcontext()
 
 
 _KEPT = _Kept()

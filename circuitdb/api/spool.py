@@ -146,10 +146,7 @@ def spool_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or str(error)
-        raise StoreError(
-            f"the spool {str(folder)!r} cannot be written: {why}; what is whole in it is taken in by "
-            "the next circuitdb ingest"
-        ) from error
+        raise StoreError(f"the spool {str(folder)!r} cannot be written: {why}") from error
 
 
 def is_seen(folder: Path, token: str) -> bool:

@@ -22,7 +22,7 @@ from circuitdb.api import spool
 from circuitdb.api.access import Access, Report
 from circuitdb.api.attempts import Order
 from circuitdb.api.workers import Result
-from circuitdb.errors import MissingStoreError, OptionError
+from circuitdb.errors import MissingStoreError, OptionError, StoreError
 from circuitdb.sweep.expand import check_options, expand
 from circuitdb.sweep.job import Job, JobRow
 from circuitdb.sweep.recipe import SweepRecipe
@@ -150,7 +150,11 @@ def run(
             f"recipe {sweep.recipe.name!r} has {len(sweep.pending):,} jobs to do, more than {MANY}: "
             "say --yes, or how many to do now with --max N"
         )
-    ran = _do(access, sweep, jobs, dask, fail_fast, report) if sweep.pending else {}
+    try:
+        ran = _do(access, sweep, jobs, dask, fail_fast, report) if sweep.pending else {}
+    except StoreError as error:
+        kept = "what was found is kept: run the same command again to go on"
+        raise type(error)(f"{error}; {kept}") from error
     rows = {i: row for i in sweep.jobs if (row := ran.get(i) or sweep.known.get(i)) is not None}
     return Swept(sweep, rows, tuple(ran), time.monotonic() - began)
 

@@ -29,6 +29,8 @@ class Loading(NamedTuple):
     dtype: str = "float32"
     forward: str = "auto"
     batch_size: int | None = None
+    delete: bool = False
+    """Whether a download is taken away again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,8 @@ class Models(_Strict):
     dtype: str = "float32"
     forward: str = "auto"
     batch_size: Annotated[int, Field(ge=1)] | None = None
+    delete: bool = False
+    """Take checkpoints that are downloaded away again, as soon as they are loaded."""
 
 
 class Engines(_Strict):
