@@ -31,7 +31,7 @@ models:
   - {{name: toy-2l, seeds: all}}
 engines:
   - {{name: eap, edges: 30}}
-defaults: {{examples: {examples}, band: {band}, force: true}}
+defaults: {{examples: {examples}, band: {band}, force: true, unmeasured: {unmeasured}}}
 replicates: {replicates}
 """
 
@@ -80,7 +80,7 @@ def toys(folder: Path, jobs: int) -> dict[str, Any]:
 def memory(folder: Path) -> dict[str, Any]:
     """Resident memory over a sweep of 200 jobs: medians of its quarters, MiB."""
     recipe = folder / "small.yaml"
-    recipe.write_text(SMALL.format(examples=2, band=0, replicates=25), "utf-8")
+    recipe.write_text(SMALL.format(examples=4, band=0, unmeasured="true", replicates=25), "utf-8")
     found = sweep(str(recipe), folder / "small.duckdb")
     told = {"jobs": found["document"]["n_done"], "seconds": round(found["seconds"])}
     for who in ("parent", "worker"):
@@ -131,7 +131,7 @@ def _loaded() -> None:
 def dask(folder: Path, turns: int = 2) -> dict[str, Any]:
     """Seconds of one sweep on one worker and on two, in turns."""
     recipe = folder / "small.yaml"
-    recipe.write_text(SMALL.format(examples=64, band=20, replicates=2), "utf-8")
+    recipe.write_text(SMALL.format(examples=64, band=20, unmeasured="false", replicates=2), "utf-8")
     seconds: dict[int, list[float]] = {1: [], 2: []}
     with cluster(folder, 1) as one, cluster(folder, 2) as two:
         for turn in range(turns):
