@@ -494,6 +494,7 @@ def test_two_processes_train_what_one_does(text, tmp_path):
     told = [process.communicate(timeout=300) for process in running]
     assert [process.returncode for process in running] == [0, 0], told
     assert json.loads(told[0][0])["name"] == "mixed"
+    assert b"2 processes share every batch" in told[0][1]
     assert told[1][0] == b""
     alone = train.train(mixed(), tmp_path / "one", text=text)
     losses = json.loads(told[0][0])["seeds"]["0"]["losses"]

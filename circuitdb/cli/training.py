@@ -47,14 +47,14 @@ def train(
 
     Seeds that are trained already are kept; what was interrupted goes on. Losses and task
     metrics of the checkpoints are stored where there is a database, or --db names one. Several processes train
-    one seed together under accelerate launch or torchrun.
+    one seed together under torchrun or accelerate launch.
 
     \b
     Examples:
       circuitdb train toy-story --jobs 2
       circuitdb train recipe.yaml --seeds 0 --seeds 1
       circuitdb train shakespeare_64x4 --text shakespeare.txt
-      accelerate launch --cpu --num_processes 2 -m circuitdb train recipe.yaml
+      torchrun --nproc_per_node 2 -m circuitdb train recipe.yaml
     """
     out = Output(as_json, quiet)
     database = api.Database(db, notice=out.remark)

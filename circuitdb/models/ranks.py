@@ -31,6 +31,11 @@ class Ranks:
         return self._state is None
 
     @property
+    def n(self) -> int:
+        """How many processes there are."""
+        return 1 if self._state is None else int(self._state.num_processes)
+
+    @property
     def main(self) -> bool:
         """Whether this is the process that writes."""
         return self._state is None or bool(self._state.is_main_process)

@@ -95,6 +95,8 @@ def train(
     shelf = Shelf.open(recipe, out_dir, tokenizer)
     ranks.wait()
     tell = progress if ranks.main else _nobody
+    if not ranks.alone:
+        tell(f"{ranks.n} processes share every batch")
     missing = [s for s in wanted if s not in shelf.seeds]
     for seed in missing:
         state = unfinished.read(out_dir, recipe, seed)
