@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -19,8 +19,11 @@ from pydantic_core import ErrorDetails
 from circuitdb import resources
 from circuitdb.errors import OptionError, UnknownNameError, unreadable
 from circuitdb.models.recipe import TrainRecipe
+from circuitdb.sweep.config import CheckpointConfig
 from circuitdb.sweep.expand import Where, Wrong
 from circuitdb.sweep.recipe import SweepRecipe
+
+Model = TypeVar("Model", bound=BaseModel)
 
 KINDS: Final[dict[str, type[BaseModel]]] = {"train": TrainRecipe, "sweep": SweepRecipe}
 """Recipe models by the value of their ``kind``."""
@@ -43,18 +46,37 @@ def read_recipe(recipe: str | Path) -> BaseModel:
     path = path_of(recipe)
     content = mapping(path)
     kind = content.get("kind")
+    if kind is None and "model_name" in content:
+        return _validated(CheckpointConfig, content, path)
     if kind is None:
         raise OptionError(f"{path}: key 'kind' is missing; write one of {', '.join(KINDS)}")
     if kind not in KINDS:
         raise UnknownNameError("recipe kind", str(kind), KINDS, f"In {path}")
+    return _validated(KINDS[kind], content, path)
+
+
+def _validated(model: type[Model], content: Mapping[str, Any], path: Path) -> Model:
+    """What a file says, by the model of its kind.
+
+    Raises:
+        OptionError: an unknown key or a value out of range; file, line and key are named.
+    """
     try:
-        return KINDS[kind].model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         lines = lines_of(path)
-        told = [
-            f"{line_at(lines, e['loc'])}: {_explain(KINDS[kind], e)}" for e in _innermost(error)
-        ]
+        told = [f"{line_at(lines, e['loc'])}: {_explain(model, e)}" for e in _innermost(error)]
         raise OptionError(f"{path}:{'; line '.join(told)}") from error
+
+
+def read_checkpoint_config(path: Path) -> CheckpointConfig:
+    """A configuration file of Tigges et al. 2024.
+
+    Raises:
+        OptionError: it cannot be read, is no YAML mapping, or holds an unknown key or a value out of
+            range; file, line and key are named.
+    """
+    return _validated(CheckpointConfig, mapping(path), path)
 
 
 def path_of(recipe: str | Path) -> Path:
@@ -86,10 +108,14 @@ def read_train_recipe(recipe: str | Path) -> TrainRecipe:
 def read_sweep_recipe(recipe: str | Path) -> tuple[SweepRecipe, Wrong]:
     """A sweep recipe, as :func:`read_recipe` reads it, and what makes errors for places in it.
 
+    A configuration file of Tigges et al. is one too (:mod:`circuitdb.sweep.config`).
+
     Raises:
         OptionError: as there, or the recipe is of another kind.
     """
     read, path = read_recipe(recipe), path_of(recipe)
+    if isinstance(read, CheckpointConfig):
+        read = read.sweep
     if not isinstance(read, SweepRecipe):
         raise OptionError(f"recipe {str(recipe)!r} is no sweep; its kind must be 'sweep'")
     lines = lines_of(path)

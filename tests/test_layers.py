@@ -15,7 +15,7 @@ PACKAGE = Path(circuitdb.__file__).parent
 ORDER = (
     "errors", "schedules", "files", "resources", "text", "names", "space", "feature_space", "circuit", "signature", "roles", "curve", "outcomes", "functional", "imported", "published", "controls", "tasks", "own_metrics", "metrics", "models", "dictionaries", "directions",
     "journal", "replay", "ablation", "evaluate", "performance", "features", "engines", "select", "others", "plan", "sweep", "discovery", "trials", "revisit", "scan", "schemas",
-    "store", "formats", "compare", "queries", "ingest", "checkpoint_config", "looks", "render", "results", "overlaps", "examined", "alike", "curves", "lineages", "api", "cli",
+    "store", "formats", "compare", "queries", "ingest", "looks", "render", "results", "overlaps", "examined", "alike", "curves", "lineages", "api", "cli",
     "__main__",
 )  # fmt: skip
 """Rooms in the order in which data flows: a module imports only from rooms before its own.

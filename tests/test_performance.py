@@ -8,12 +8,14 @@ import torch
 from typer.testing import CliRunner
 
 import circuitdb
-from circuitdb import performance, tasks
-from circuitdb.checkpoint_config import read as read_config
+from circuitdb import performance, schedules, tasks
 from circuitdb.errors import ModelError, OptionError, UnknownNameError
+from circuitdb.ingest import read_checkpoint_config as read_config
+from circuitdb.ingest import read_sweep_recipe
 from circuitdb.models import catalogue, hub
 from circuitdb.names import TEMPLATES_DONE
 from circuitdb.performance import Learned, Point, Value
+from circuitdb.sweep.expand import expand
 from circuitdb.tasks.prompts import build
 
 
@@ -191,9 +193,9 @@ def test_a_config_file_of_tigges_et_al_is_read_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("batch_size: 20", "batch_sise: 20", r"line 5: unknown key 'batch_sise'; did you mean 'batch_size'"),
-        ("batch_size: 20", "batch_size: 0", r"line 5: key 'batch_size'.*found 0"),
-        ("exp_plus_detail", "expo", "unknown schedule 'expo'"),
+        ("batch_size: 20", "batch_sise: 20", r"yaml:5: unknown key 'batch_sise'; did you mean 'batch_size'"),
+        ("batch_size: 20", "batch_size: 0", r"yaml:5: key 'batch_size'.*found 0"),
+        ("exp_plus_detail", "expo", r"yaml:4: .*unknown schedule 'expo'"),
         ("model_name: EleutherAI/pythia-70m\n", "", "key 'model_name': Field required"),
     ],
 )  # fmt: skip
@@ -202,6 +204,20 @@ def test_a_wrong_config_file_is_told_with_its_line(tmp_path, old, new, told):
     file.write_text(CONFIG.replace(old, new))
     with pytest.raises((OptionError, UnknownNameError), match=told):
         read_config(file)
+
+
+def test_a_config_file_of_tigges_et_al_is_a_sweep_too(tmp_path):
+    file = tmp_path / "pythia.yaml"
+    file.write_text(CONFIG)
+    recipe, _ = read_sweep_recipe(file)
+    jobs = expand(recipe, lambda where, told: OptionError(f"{where}: {told}"))
+    steps = schedules.named("exponential_plus_detail")
+    assert len(jobs) == 4 * len(steps)
+    assert {job.plan.checkpoint for job in jobs} == {*steps}
+    first = jobs[0]
+    assert (first.plan.engine, first.plan.faithfulness) == ("eap-ig-inputs", 0.8)
+    assert first.plan.settings == {"steps": 30}
+    assert (str(first.loading.cache), first.loading.batch_size) == ("model_cache", 20)
 
 
 def test_the_command_prints_a_table_or_one_document_and_plots(tmp_path):

@@ -11,8 +11,8 @@ import tempfile
 import time
 import traceback
 import zlib
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -151,12 +151,15 @@ class _Kept:
         return self._model
 
 
-def _passing(job: Job) -> AbstractContextManager[None]:
-    """What takes a download away again, where that is asked for."""
-    from circuitdb.models import catalogue
+@contextmanager
+def _passing(job: Job) -> Iterator[None]:
+    """Downloads where the job says, taken away again where that is asked for."""
+    from circuitdb.models import catalogue, hub
 
-    plan = job.plan
-    return catalogue.passing(plan.model, plan.checkpoint) if job.loading.delete else nullcontext()
+    plan, how = job.plan, job.loading
+    kept = catalogue.passing(plan.model, plan.checkpoint) if how.delete else nullcontext()
+    with hub.cached_in(how.cache), kept:
+        yield
 
 
 _KEPT = _Kept()

@@ -147,11 +147,12 @@ def _asked(
         raise OptionError(
             "--config says the model and its checkpoints; leave --model and --checkpoints out"
         )
-    from circuitdb import checkpoint_config
+    from circuitdb.ingest import read_checkpoint_config
+    from circuitdb.sweep import config as of_tigges
 
-    said = checkpoint_config.read(config)
+    said = read_checkpoint_config(config)
     return _Asked(
-        tasks or checkpoint_config.TASKS, said.model_name, said.checkpoint_schedule, said.cache_dir,
+        tasks or of_tigges.TASKS, said.model_name, said.checkpoint_schedule, said.cache_dir,
         said.batch_size,
     )  # fmt: skip
 

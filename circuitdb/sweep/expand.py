@@ -115,7 +115,9 @@ def _told(wrong: Wrong, where: Where, do: Callable[..., T], *arguments: Any) -> 
 
 def _weights(model: Models, where: Where, wrong: Wrong) -> Iterator[_Weights]:
     entry = _told(wrong, (*where, "name"), _entry, model.name)
-    loading = Loading(model.device, model.dtype, model.forward, model.batch_size, model.delete)
+    loading = Loading(
+        model.device, model.dtype, model.forward, model.batch_size, model.delete, model.cache
+    )
     for seed in _told(wrong, (*where, "seeds"), _seeds, model):
         there = _told(wrong, (*where, "name"), _steps, model.name, entry, seed)
         name = model.name if seed is None else f"{model.name}, seed {seed}"

@@ -30,6 +30,7 @@ class Loading(NamedTuple):
     forward: str = "auto"
     batch_size: int | None = None
     delete: bool = False
+    cache: Path | None = None
     """Whether a download is taken away again."""
 
 

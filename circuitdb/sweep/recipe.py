@@ -6,6 +6,7 @@ The files are read by :mod:`circuitdb.ingest`; the jobs they stand for are made 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -40,13 +41,15 @@ class Models(_Strict):
     checkpoints: Annotated[
         str | int | Annotated[tuple[Count, ...], Field(min_length=1)], Field(union_mode="smart")
     ] = "last"
-    """A schedule's name, or steps (docs/over_training.md)."""
+    """A schedule's name, or steps (docs/performance.md)."""
     device: str = "cpu"
     dtype: str = "float32"
     forward: str = "auto"
     batch_size: Annotated[int, Field(ge=1)] | None = None
     delete: bool = False
     """Take checkpoints that are downloaded away again, as soon as they are loaded."""
+    cache: Path | None = None
+    """Where downloads go; by default the hub's own cache."""
 
 
 class Engines(_Strict):
