@@ -5,10 +5,10 @@
 >>> db.discover("months")                                        # doctest: +SKIP
 >>> db.overlap("ioi", "greater_than").pairs[0].jaccard           # doctest: +SKIP
 
-:class:`Database` says what can be asked; each of its calls is carried out by the module of its
-concern, which gets the :class:`~circuitdb.api.access.Access` to the file: ``asking``,
-``discovering``, ``repeating``, ``comparing`` (on what ``compared`` reads) and ``evaluating``. They
-are imported by the first call that needs them.
+:class:`Database` says what can be asked. Its calls are gathered by concern in the modules
+``*_calls`` (``discovery_calls``, ``comparison_calls`` …); what is more than one look into the file is
+carried out by a module of its own (``discovering``, ``comparing``, ``evaluating`` …), which gets the
+:class:`~circuitdb.api.access.Access` to the file and is imported by the first call that needs it.
 """
 
 from circuitdb.api.database import Database, Renamed, open
