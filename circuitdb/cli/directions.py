@@ -22,7 +22,8 @@ from circuitdb.cli.tables import Cell, Column, table
 from circuitdb.files import check_new
 
 if TYPE_CHECKING:
-    from circuitdb.api.directions import Fitted, Likeness
+    from circuitdb.api.fitted_directions import Fitted
+    from circuitdb.api.kept_directions import Likeness
     from circuitdb.directions.direction import Direction
 
 directions = typer.Typer(
