@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from circuitdb.api.access import Access, Report, silent
 
 if TYPE_CHECKING:
+    from circuitdb.api.dictionary_training import Trained
     from circuitdb.api.features import Features
-    from circuitdb.api.sae import Measured, Trained, Training, Which
+    from circuitdb.api.sae import Measured, Training, Which
     from circuitdb.dictionaries.located import Located
     from circuitdb.dictionaries.record import Record
     from circuitdb.models.model import LoadedModel
@@ -38,9 +39,9 @@ class DictionaryCalls:
             DictionaryError: the folder or the name is taken.
             NumericalError: a loss is not finite.
         """
-        from circuitdb.api import sae
+        from circuitdb.api import dictionary_training
 
-        return sae.train(self._access, name, out, which, training, report)
+        return dictionary_training.train(self._access, name, out, which, training, report)
 
     def evaluate_dictionaries(
         self, names: Sequence[str], which: Which, *, report: Report = silent

@@ -10,17 +10,22 @@ import typer
 
 from circuitdb import api
 from circuitdb.cli import options
-from circuitdb.cli.output import Output, line, plural, share, width
+from circuitdb.cli.feature_tables import (
+    row_json,
+    show_all,
+    show_list,
+    show_matches,
+    show_profiles,
+    summary,
+)
+from circuitdb.cli.output import Output, line, plural
 from circuitdb.cli.progress import reporting
-from circuitdb.cli.tables import Cell, Column, table
+from circuitdb.cli.tables import Column, table
 from circuitdb.errors import UnknownNameError
-from circuitdb.text import number
 
 if TYPE_CHECKING:
     from circuitdb.api.features import Shown
     from circuitdb.api.sae import Which
-    from circuitdb.dictionaries.feature import Context, Profile, Token, Tokens
-    from circuitdb.dictionaries.match import Match
 
 features = typer.Typer(
     help="What the features of dictionaries do, and which correspond.",
@@ -127,38 +132,11 @@ def features_profile(
             *names, which=which, positions=positions,
             settings=PageSettings(contexts, view, tokens), report=report,
         )  # fmt: skip
-    document = {"profiles": [_summary(profile) for profile in made]}
-    out.result(document, lambda: _show_profiles(made))
+    document = {"profiles": [summary(profile) for profile in made]}
+    out.result(document, lambda: show_profiles(made))
     out.next(
         f"circuitdb features ls {names[0]}", f"circuitdb features page {names[0]} -o page.html"
     )
-
-
-def _summary(profile: Profile) -> dict[str, object]:
-    alive = [f for f in profile.features if f.n_active]
-    active = sum(f.n_active for f in alive)
-    return {
-        **profile.place._asdict(), "corpus": profile.corpus, "corpus_id": profile.corpus_id,
-        "n_positions": profile.n_positions, "n_features": len(profile.features),
-        "n_alive": len(alive), "l0": active / profile.n_positions,
-    }  # fmt: skip
-
-
-def _show_profiles(made: Sequence[Profile]) -> None:
-    columns = (
-        "set", "site", Column("features", right=True), Column("ever active", right=True),
-        Column("L0", right=True), Column("positions", right=True),
-    )  # fmt: skip
-    rows: list[list[Cell]] = []
-    for profile in made:
-        alive = [f for f in profile.features if f.n_active]
-        l0 = sum(f.n_active for f in alive) / profile.n_positions
-        rows.append(
-            [profile.place.name, profile.place.site, len(profile.features), len(alive),
-             f"{l0:.1f}", profile.n_positions]
-        )  # fmt: skip
-    table(columns, rows)
-    line(f"On {made[0].corpus}.")
 
 
 @features.command("measure")
@@ -195,7 +173,7 @@ def features_measure(
         shown = api.Database(db, notice=out.remark).features.measure(
             *names, which=which, report=report
         )
-    out.result({"features": [one.to_json() for one in shown]}, lambda: _show_all(shown))
+    out.result({"features": [one.to_json() for one in shown]}, lambda: show_all(shown))
 
 
 @features.command("show")
@@ -218,66 +196,13 @@ def features_show(
     found = api.Database(db, notice=out.remark).features.show(
         feature, which=_model(model, seed, checkpoint)
     )
-    out.result(found.to_json(), lambda: _show_all([found]))
+    out.result(found.to_json(), lambda: show_all([found]))
 
 
 def _model(model: str | None, seed: int | None, checkpoint: int | None) -> Which:
     from circuitdb.api.sae import Which
 
     return Which(model, checkpoint, seed)
-
-
-def _show_all(shown: Sequence[Shown]) -> None:
-    for at, one in enumerate(shown):
-        if at:
-            line()
-        _show(one)
-
-
-def _show(one: Shown) -> None:
-    f, p = one.feature, one.profile
-    line(f"{one.name}{'' if one.label is None else f': {one.label}'}")
-    line(
-        f"Active at {p.density(f):.2%} of {p.n_positions} positions of {p.corpus}; mean "
-        f"{number(f.mean)}, sd {number(f.sd)}, max {number(f.max)}."
-    )
-    for told, found in (("By weights", f.linear), ("Measured", f.measured)):
-        if found is not None:
-            line(f"{told}: up {_listed(found.up)}; down {_listed(found.down)}.")
-    _contexts(f.contexts, f.max)
-
-
-def _listed(tokens: Sequence[Token]) -> str:
-    from circuitdb.render.features import visible
-
-    return ", ".join(f"{visible(t.text)!r} {t.value:+.2g}" for t in tokens[:5])
-
-
-def _contexts(contexts: Sequence[Context], largest: float | None) -> None:
-    """Contexts on one line each, around their strongest token; shaded where the terminal can."""
-    import sys
-
-    from rich.console import Console
-    from rich.text import Text
-
-    from circuitdb.render.features import shade, visible
-    from circuitdb.render.style import INK
-
-    columns = width()
-    console = Console(file=sys.stdout, width=columns, highlight=False, markup=False)
-    middle = (columns - 10) // 2
-    for context in contexts:
-        drawn = Text(no_wrap=True)
-        pieces = [f" {visible(text).strip() or visible(text)} " for text in context.texts]
-        pieces[context.at] = f"«{pieces[context.at].strip()}»"
-        before = sum(map(len, pieces[: context.at]))
-        for piece, value in zip(pieces, context.activations, strict=True):
-            style = f"{INK} on {shade(value, largest)}" if value else ""
-            drawn.append(piece, style)
-        placed = Text(" " * max(0, middle - before)).append_text(drawn[max(0, before - middle) :])
-        placed.truncate(columns - 10)
-        placed.rstrip()
-        console.print(Text(f"{number(context.activation):>8}  ").append_text(placed))
 
 
 @features.command("page")
@@ -357,8 +282,8 @@ def features_ls(
         name, which=_model(model, seed, checkpoint)
     )
     chosen = _sorted(found, by)[:at_most]
-    document = {"n_features": len(found), "features": [_row_json(one) for one in chosen]}
-    out.result(document, lambda: _show_list(chosen))
+    document = {"n_features": len(found), "features": [row_json(one) for one in chosen]}
+    out.result(document, lambda: show_list(chosen))
     if len(chosen) < len(found):
         out.note(f"{len(chosen)} of {len(found)} features; --n shows more")
 
@@ -374,35 +299,6 @@ def _sorted(shown: Sequence[Shown], by: str) -> list[Shown]:
         "number": lambda one: 0,
     }
     return sorted(shown, key=keys[by])
-
-
-def _row_json(one: Shown) -> dict[str, object]:
-    f = one.feature
-    return {
-        "feature": one.name, "label": one.label, "density": one.profile.density(f),
-        "n_active": f.n_active, "mean": f.mean, "sd": f.sd, "max": f.max,
-    }  # fmt: skip
-
-
-def _show_list(shown: Sequence[Shown]) -> None:
-    columns = (
-        Column("feature", keep=True), Column("density", right=True), Column("mean", right=True),
-        Column("max", right=True), "favours", "label",
-    )  # fmt: skip
-    rows: list[list[Cell]] = [
-        [
-            one.name, f"{one.profile.density(one.feature):.2%}", one.feature.mean,
-            one.feature.max, _favours(one.feature.measured or one.feature.linear), one.label or "",
-        ]
-        for one in shown
-    ]  # fmt: skip
-    table(columns, rows)
-
-
-def _favours(found: Tokens | None) -> str:
-    from circuitdb.render.features import visible
-
-    return "" if found is None else " ".join(visible(t.text).strip() for t in found.up[:3])
 
 
 @features.command("label")
@@ -540,32 +436,7 @@ def features_match(
             settings=MatchSettings(by, threshold, positions, draws),
             report=report,
         )
-    out.result({"matches": [one.to_json() for one in found]}, lambda: _show_matches(found))
-
-
-def _show_matches(found: Sequence[Match]) -> None:
-    columns = (
-        "A", "B", Column("mass", right=True), Column("chance", right=True),
-        Column("cover", right=True), Column("mutual", right=True), Column("mean", right=True),
-        Column("p", right=True),
-    )  # fmt: skip
-    rows: list[list[Cell]] = []
-    for one in found:
-        f = one.figures
-        rows.append(
-            [
-                f"{one.a.name} {one.a.site}", f"{one.b.name} {one.b.site}", share(f.mass_a),
-                share(f.null_mass_a), share(f.coverage_a), share(f.mutual), share(f.mean),
-                number(f.p_value, 2),
-            ]
-        )  # fmt: skip
-    table(columns, rows)
-    first = found[0]
-    line(
-        f"By {first.by}, on {first.n_positions} positions of {first.corpus}. mass, cover: of A's "
-        f"activation mass and features, the share with a match of {first.settings.threshold} or more; "
-        "mutual: nearest neighbours; mean: similarity of assigned pairs; chance: mass of random matches."
-    )
+    out.result({"matches": [one.to_json() for one in found]}, lambda: show_matches(found))
 
 
 @features.command("rm")
