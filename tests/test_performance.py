@@ -131,6 +131,17 @@ def test_prompts_without_incorrect_answers_have_the_other_metrics(tmp_path):
 NUMBERS = ("six", "seven", "eight", "nine", "ten")
 
 
+def test_figures_of_full_models_come_along_in_a_merge(tmp_path):
+    mine, theirs = (circuitdb.open(tmp_path / name) for name in ("a.duckdb", "b.duckdb"))
+    mine.metrics("months", checkpoints="0")
+    theirs.metrics("months", checkpoints="0,4300")
+    n = len(performance.METRICS) + 1
+    assert mine.merge(tmp_path / "b.duckdb").metrics == n
+    assert mine.merge(tmp_path / "b.duckdb").metrics == 0
+    rows = mine.sql("SELECT DISTINCT checkpoint FROM checkpoint_metrics ORDER BY 1")
+    assert rows["checkpoint"].tolist() == [0, 4300]
+
+
 def cached_model(home, revision: str, commit: str) -> None:
     """A revision as the hub's library keeps it."""
     folder = home / "models--a--b"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,9 @@ from circuitdb.cli.progress import reporting
 from circuitdb.cli.tables import Column, table
 from circuitdb.errors import CorruptError, OptionError
 from circuitdb.text import number
+
+if TYPE_CHECKING:
+    from circuitdb.store import Merged
 
 
 def rm(
@@ -101,7 +105,8 @@ def merge(
     Those that are stored here already take over evaluations, curves, knockouts, tests and functional
     overlap they lack, and an alias and a note where they have none; signatures, alignments and
     roles of heads of models come too, directions with what was measured of them, and what is known of feature
-    dictionaries, whose files stay where they are, their features and labels, and jobs of sweeps.
+    dictionaries, whose files stay where they are, their features and labels, figures of full models
+    over training, and jobs of sweeps.
     Nothing in the other file is run.
 
     \b
@@ -112,18 +117,8 @@ def merge(
     with reporting(out) as report:
         report("merging", 0, 0)
         merged = api.Database(db).merge(other)
-    said = (
-        f"{plural(len(merged.added), 'circuit')} added, {merged.known} stored already, "
-        f"{plural(merged.evaluations, 'evaluation')} added to them; for all of these "
-        f"{plural(merged.curves, 'curve')}, {plural(merged.knockouts, 'table')} of knockouts, "
-        f"{plural(merged.tests, 'test')}, {plural(merged.functional, 'cell')} of functional overlap; "
-        f"of models {plural(merged.signatures, 'signature')}, "
-        f"{plural(merged.alignments, 'alignment')}, {plural(merged.roles, 'table')} of roles, "
-        f"{plural(merged.dictionaries, 'record')} of "
-        f"feature dictionaries, {plural(merged.directions, 'direction')} and "
-        f"{plural(merged.direction_patches, 'measurement')} of them; of features "
-        f"{plural(merged.profiles, 'profile')}, {plural(merged.labels, 'label')} and "
-        f"{plural(merged.matches, 'match', 'matches')}; of sweeps {plural(merged.jobs, 'job')}"
+    said = f"{plural(len(merged.added), 'circuit')} added, {merged.known} stored already" + "".join(
+        f"; {told}" for told in _taken_over(merged)
     )
     out.result(merged._asdict(), lambda: raw(said))
     for name in merged.skipped_aliases:
@@ -226,3 +221,28 @@ def doctor(
             line()
 
     out.result(found, text)
+
+
+def _taken_over(merged: Merged) -> Iterator[str]:
+    """What came in beside circuits, as far as something did."""
+    of = {
+        "evaluation": (merged.evaluations, "of circuits stored already"),
+        "curve": (merged.curves, ""),
+        "table": (merged.knockouts, "of knockouts"),
+        "test": (merged.tests, ""),
+        "cell": (merged.functional, "of functional overlap"),
+        "signature": (merged.signatures, "of models"),
+        "alignment": (merged.alignments, ""),
+        "set": (merged.roles, "of roles of heads"),
+        "record": (merged.dictionaries, "of feature dictionaries"),
+        "direction": (merged.directions, ""),
+        "measurement": (merged.direction_patches, "of directions"),
+        "profile": (merged.profiles, "of features"),
+        "label": (merged.labels, "of features"),
+        "pairing": (merged.matches, "of dictionaries"),
+        "figure": (merged.metrics, "of full models"),
+        "job": (merged.jobs, "of sweeps"),
+    }
+    for noun, (n, rest) in of.items():
+        if n:
+            yield f"{plural(n, noun)} {rest}".rstrip()

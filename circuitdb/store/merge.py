@@ -69,6 +69,7 @@ from circuitdb.store.dictionaries import beside
 from circuitdb.store.dictionaries import made as made_dictionary
 from circuitdb.store.directions import made_patch
 from circuitdb.store.directions import read as read_direction
+from circuitdb.store.edit import CheckpointMetric
 from circuitdb.store.features import LABEL, read_labels, read_match, read_profile
 from circuitdb.store.functional import made as made_functional
 from circuitdb.store.jobs import made as made_job
@@ -139,6 +140,8 @@ class Takes(Protocol):
     def add_measured(self, dictionary_id: str, feature: int, found: Tokens) -> None: ...
     def labels(self, dictionary_id: str) -> list[Label]: ...
     def set_labels(self, labels: Sequence[Label]) -> None: ...
+    def checkpoint_metrics(self, weights: str, prompt_set: str) -> tuple[CheckpointMetric, ...]: ...
+    def add_checkpoint_metrics(self, rows: Sequence[CheckpointMetric]) -> None: ...
     def jobs(self, job_ids: Sequence[str] | None = None) -> dict[str, JobRow]: ...
     def add_jobs(self, rows: Sequence[JobRow]) -> None: ...
     def match(self, match_id: str) -> Match | None: ...
@@ -185,6 +188,8 @@ class Merged(NamedTuple):
     """Labels of features taken over."""
     matches: int
     """Matches of features taken over."""
+    metrics: int
+    """Figures of full models taken over."""
     jobs: int
     """Jobs of sweeps taken over: those not known here, or not done here and done there."""
     skipped_labels: int
@@ -327,8 +332,8 @@ def _take(store: Takes, con: Any) -> Merged:
     return Merged(
         tuple(added), len(known), evaluations, curves, knockouts, tests, functional, signatures,
         alignments, roles, dictionaries, skipped_dictionaries, directions, patches,
-        _take_profiles(store, con), labels, _take_matches(store, con), _take_jobs(store, con),
-        skipped_labels, skipped_aliases,
+        _take_profiles(store, con), labels, _take_matches(store, con), _take_metrics(store, con),
+        _take_jobs(store, con), skipped_labels, skipped_aliases,
         tuple(_take_notes(store, con, ids)),
     )  # fmt: skip
 
@@ -515,6 +520,22 @@ def _take_matches(store: Takes, con: Any) -> int:
             store.add_match(found)
             new += 1
     return new
+
+
+def _take_metrics(store: Takes, con: Any) -> int:
+    """Copy figures of full models that are lacking here; how many."""
+    theirs: dict[tuple[str, str], list[CheckpointMetric]] = {}
+    for values in _rows(con, "checkpoint_metric", CheckpointMetric._fields):
+        row = CheckpointMetric(*values)
+        theirs.setdefault((row.weights, row.prompt_set), []).append(row)
+    new = []
+    for (weights, prompt_set), rows in theirs.items():
+        ours = store.checkpoint_metrics(weights, prompt_set)
+        known = {(row.task, row.split, row.metric) for row in ours}
+        new += [row for row in rows if (row.task, row.split, row.metric) not in known]
+    if new:
+        store.add_checkpoint_metrics(new)
+    return len(new)
 
 
 def _take_jobs(store: Takes, con: Any) -> int:
