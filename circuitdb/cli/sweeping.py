@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from circuitdb.sweep.job import JobRow
 
 _SHOWN: Final = 10
-"""Failed jobs that are listed one by one."""
+"""Errors that are listed, each once."""
 
 
 def ingest(
@@ -192,18 +192,22 @@ def _show(swept: Swept) -> None:
     names = ("done", "not doing it", "failed")
     numbers = [Column(name, right=True, stays=True) for name in names]
     columns: list[Column | str] = ["task", "model", "engine", *numbers]
-    rows: list[list[Cell]] = [
+    cells: list[list[Cell]] = [
         [*of, *(states.get(s, 0) for s in ("done", "not_done", "failed"))]
         for of, states in counted.items()
     ]
-    table(columns, rows)
+    table(columns, cells)
     failed = swept.of("failed")
     if failed:
         line()
-    for row in failed[:_SHOWN]:
-        line(f"failed: {_called(row)}: {row.error}")
-    if len(failed) > _SHOWN:
-        line(f"… and {len(failed) - _SHOWN} more")
+    alike: dict[str | None, list[JobRow]] = {}
+    for row in failed:
+        alike.setdefault(row.error, []).append(row)
+    for error, rows in [*alike.items()][:_SHOWN]:
+        more = f" and {plural(len(rows) - 1, 'other')}" if len(rows) > 1 else ""
+        line(f"failed: {_called(rows[0])}{more}: {error}")
+    if len(alike) > _SHOWN:
+        line(f"… and {len(alike) - _SHOWN} other errors")
 
 
 def _called(row: JobRow) -> str:
@@ -225,7 +229,11 @@ def _tell(out: Output, swept: Swept, recipe: str) -> None:
     if len(swept.rows) < len(swept.sweep.jobs) and not failed:
         ideas.append(f"circuitdb ingest {recipe}")
     if done:
-        ideas.append(f"circuitdb ls {done[-1].task}")
+        from circuitdb.tasks import registry
+
+        task = registry.get(done[-1].task).name  # Of a file it is not what the recipe says.
+        over_training = len({row.checkpoint for row in done}) > 1
+        ideas.append(f"circuitdb {'lineage' if over_training else 'ls --task'} {task}")
     out.next(*ideas)
     if failed:
         raise _failure(failed)(

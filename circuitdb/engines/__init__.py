@@ -115,7 +115,7 @@ def canonical(name: str) -> str:
     for entry in listed():
         if name == entry.name or name in entry.aliases:
             return entry.name
-    raise UnknownNameError("engine", name, [e.name for e in listed()])
+    raise UnknownNameError("engine", name, [n for e in listed() for n in (e.name, *e.aliases)])
 
 
 def version(name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _INCHES: Final = (7.2, 2.3)
 """Of one metric."""
 _HEADROOM: Final = 1.3
+_LINES: Final = ("-", "--", ":", "-.")
+"""Of the first training seed, the second …"""
 
 
 def save(points: Sequence[Point], names: Sequence[str], split: str, path: str | Path) -> Path:
@@ -43,7 +46,8 @@ def _figure(points: Sequence[Point], names: Sequence[str], split: str) -> Figure
         _draw(axes, points, name)
     steps.axis(rows[-1], [p.checkpoint for p in points if p.checkpoint is not None])
     seeds = sorted({p.seed for p in points if p.seed is not None})
-    told = f", {len(seeds)} training seeds" if len(seeds) > 1 else ""
+    lines = zip(seeds, itertools.cycle(("solid", "dashed", "dotted", "dash-dotted")), strict=False)
+    told = "; seed " + ", ".join(f"{s} {how}" for s, how in lines) if len(seeds) > 1 else ""
     figure.suptitle(
         f"{points[0].model} on {split} prompts{told}", color=INK, fontweight="bold", fontsize=11
     )
@@ -67,7 +71,8 @@ def _draw(axes: Axes, points: Sequence[Point], name: str) -> None:
             ]
             axes.plot(
                 [x for x, _ in own], [y for _, y in own], color=colour, marker="o", markersize=3,
-                linewidth=1.4, alpha=0.85, label=task if nth == 0 else "_",
+                linestyle=_LINES[nth % len(_LINES)], linewidth=1.4, alpha=0.85,
+                label=task if nth == 0 else "_",
             )  # fmt: skip
     axes.axhline(0.5 if name == "accuracy" else 0.0, color=FAINT, linewidth=1, zorder=0)
     axes.set_ylabel(f"{name}\n({metrics.get(name).unit})", fontsize=9)

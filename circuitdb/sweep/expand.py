@@ -251,8 +251,9 @@ def _conditions(recipe: SweepRecipe, part: str, jobs: Sequence[Job], wrong: Wron
         for key, values in condition.stated.items():
             known = found[-1][key] = _canonical(key, values)
             for value in set(known) - there[key]:
-                shown = sorted(map(str, there[key]))
-                near = did_you_mean(str(value), shown) or f"; there are {', '.join(shown)}"
+                shown = [str(v) for v in sorted(there[key] - {None})]
+                near = did_you_mean(value, shown) if isinstance(value, str) else ""
+                near = near or f"; there are {', '.join(shown) or 'none'}"
                 raise wrong((part, i, key), f"no job has {key} {value!r}{near}")
     return found
 
