@@ -281,7 +281,8 @@ def test_seeds_already_trained_are_read_back_and_not_trained_again(embedded):
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     lines = []
     assert train.train(recipe(embedded=True), folder, lines.append) == report
-    assert lines == []
+    assert len(lines) == 1
+    assert lines[0].startswith("smoke: nothing is left to train")
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
 
 
@@ -400,6 +401,7 @@ def test_a_recipe_is_read_from_a_path(tmp_path):
         (("kind: train", "kind: trian"), "unknown recipe kind 'trian'; did you mean 'train'"),
         (("seeds: [0]", "seeds: [0]\nseeds: [1]"), "key 'seeds' is given twice, again in line 5"),
         (("seeds: [0]", "seeds: [0"), "no valid YAML"),
+        (("seeds: [0]", "seeds: [4, 0, 4]"), ":4: key 'seeds': seed 4 is given twice"),
     ],
 )  # fmt: skip
 def test_a_fault_in_a_recipe_names_file_and_key(change, message, tmp_path):

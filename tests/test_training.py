@@ -178,8 +178,15 @@ def test_another_text_is_another_recipe(text, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text(text.read_text("utf-8") + "!", "utf-8")
     train.train(characters(), tmp_path / "out", text=text)
-    with pytest.raises(ModelError, match="name another folder"):
+    trained = "out' holds weights of this recipe trained on another text; name another folder"
+    with pytest.raises(ModelError, match=trained):
         train.train(characters(), tmp_path / "out", text=other)
+    edited = characters(data_seed=3, optimisation=Optimisation(warmup=1))
+    differs = (
+        r"of another recipe \(it differs in data_seed, optimisation.warmup\); name another folder"
+    )
+    with pytest.raises(ModelError, match=differs):
+        train.train(edited, tmp_path / "out", text=text)
     pinned = characters(texts=Texts(tokens="characters", sha256=texts.read_text(text).sha256))
     with pytest.raises(OptionError, match=r"is for the text of SHA-256 [0-9a-f]{12}, and "):
         train.train(pinned, tmp_path / "new", text=other)
@@ -373,7 +380,8 @@ def test_an_unfinished_training_of_another_recipe_or_version_is_not_gone_on_with
     text, tmp_path, monkeypatch
 ):
     interrupted(characters(), tmp_path, text)
-    with pytest.raises(ModelError, match="is an unfinished training of recipe"):
+    differs = r"is an unfinished training of another recipe \(it differs in data_seed\); name"
+    with pytest.raises(ModelError, match=differs):
         train.train(characters(data_seed=3), tmp_path, text=text)
     monkeypatch.setattr(unfinished, "__version__", "9.9")
     with pytest.raises(ModelError, match=r"begun with circuitdb .*finish it with those, or delete"):
@@ -395,6 +403,98 @@ def test_weights_of_another_training_are_not_replaced(text, tmp_path):
     with pytest.raises(ModelError, match=r"is there already, of another training: name another"):
         train.train(characters(), tmp_path, text=text)
     assert (tmp_path / "model.safetensors").read_bytes() == b"mine"
+
+
+def final(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+def of_seeds(*seeds):
+    return characters(seeds=seeds)
+
+
+def test_a_further_seed_goes_beside_those_in_folders_and_not_above_them(text, tmp_path):
+    train.train(of_seeds(0, 1), tmp_path / "out", text=text)
+    database = circuitdb.open(tmp_path / "c.duckdb")
+    path = tmp_path / "five.yaml"
+    path.write_text(json.dumps(of_seeds(5).model_dump(mode="json")), "utf-8")
+    database.train(path, tmp_path / "out", text=text)
+    train.train(of_seeds(5), tmp_path / "alone", text=text)
+    assert final(tmp_path / "out" / "seed5") == final(tmp_path / "alone")
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert catalogue.seeds_of(str(tmp_path / "out")) == (0, 1, 5)
+    assert hub.read(str(tmp_path / "out")).seed == 0
+    stored = database.sql("SELECT DISTINCT seed, weights FROM checkpoint_metrics")
+    assert set(stored["seed"]) == {5}
+    assert len(stored) == 3
+
+
+def test_a_further_seed_has_no_place_in_the_folder_of_one(text, tmp_path):
+    train.train(of_seeds(0), tmp_path, text=text)
+    before = weights_in(tmp_path)
+    told = "is itself the model of seed 0, so no other seed can stand in it: name another folder"
+    for recipe, wanted in [(of_seeds(0, 1), None), (of_seeds(0, 1), [1]), (of_seeds(5), None)]:
+        with pytest.raises(ModelError, match=told):
+            train.train(recipe, tmp_path, seeds=wanted, text=text)
+    assert train.train(of_seeds(0, 1), tmp_path, seeds=[0], text=text).apart is False
+    assert weights_in(tmp_path) == before
+
+
+def test_an_interrupted_seed_goes_on_in_the_layout_it_began_in(text, tmp_path):
+    alone, apart = tmp_path / "alone", tmp_path / "apart"
+    train.train(of_seeds(0), tmp_path / "whole", text=text)
+    interrupted(of_seeds(0), alone, text)
+    with pytest.raises(ModelError, match="is itself the model of seed 0"):
+        train.train(of_seeds(0, 1), alone, text=text)
+    train.train(of_seeds(0, 1), alone, seeds=[0], text=text)
+    interrupted(of_seeds(0, 1), apart, text)
+    train.train(of_seeds(0), apart, text=text)
+    whole = final(tmp_path / "whole")
+    assert final(alone) == final(apart / "seed0") == whole
+
+
+@pytest.mark.parametrize("place", ["seed3", "step2", "."])
+@pytest.mark.parametrize("recipe", [of_seeds(0), of_seeds(0, 1)])
+def test_seeds_are_not_trained_into_what_no_record_tells_of(recipe, place, text, tmp_path):
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "model.safetensors").write_bytes(b"mine")
+    with pytest.raises(ModelError, match=r"is there already, of another training: name another"):
+        train.train(recipe, tmp_path, text=text)
+    assert [*weights_in(tmp_path).values()] == [b"mine"]
+
+
+def test_a_folder_of_both_layouts_is_refused(text, tmp_path):
+    train.train(of_seeds(0, 1), tmp_path, text=text)
+    (tmp_path / "model.safetensors").write_bytes(b"above")
+    with pytest.raises(ModelError, match="holds both a model of its own and seeds in folders"):
+        train.train(of_seeds(0, 1), tmp_path, text=text)
+
+
+def test_seeds_of_other_checkpoints_stay_recorded_until_they_are_trained_anew(text, tmp_path):
+    train.train(of_seeds(0, 1), tmp_path, text=text)
+    more = characters(seeds=(0, 1), checkpoints=Checkpoints(steps=(0, 3, 5)))
+    for seed in (0, 1):
+        train.train(more, tmp_path, seeds=[seed], text=text)
+        record = json.loads((tmp_path / "training.json").read_text("utf-8"))
+        assert [*record["seeds"]] == ["0", "1"]
+    assert record["seeds"]["1"]["checkpoints"] == [0, 3, 5, 9]
+
+
+@pytest.mark.parametrize(
+    "record", ["{", "[]", "{}", '"x"', '{"recipe_hash": "a", "recipe": {}, "seeds": {"0": {}}}']
+)
+def test_a_damaged_record_is_told_with_its_name(record, text, tmp_path):
+    (tmp_path / "training.json").write_text(record, "utf-8")
+    with pytest.raises(
+        ModelError, match=r"training\.json' is no record of a training: .*restore it"
+    ):
+        train.train(characters(), tmp_path, text=text)
+
+
+def test_a_file_is_no_folder_to_train_into(text, tmp_path):
+    for out in (text, text / "deeper"):
+        with pytest.raises(ModelError, match=r"hours\.txt' is a file; name a folder to train into"):
+            train.train(characters(), out, text=text)
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_no_half_file(text, tmp_path, monkeypatch):
@@ -425,7 +525,9 @@ def test_weights_that_are_not_finite_are_never_written(text, tmp_path):
         optimisation=Optimisation(warmup=4),
         checkpoints=Checkpoints(schedule="all"),
     )
-    told = r"seed 0: (the loss|a weight) is not finite .*step \d+; lower the learning rate \(\d"
+    told = (
+        r"seed 0: (the loss|a weight) is not finite .*step \d+; lower the learning rate \(1e\+30 in"
+    )
     with pytest.raises(NumericalError, match=told):
         train.train(wild, tmp_path, text=text)
     for path in tmp_path.glob("step*/model.safetensors"):
@@ -434,7 +536,7 @@ def test_weights_that_are_not_finite_are_never_written(text, tmp_path):
         assert all(bool(t.isfinite().all()) for t in load_file(path).values()), path
     assert (tmp_path / "step0" / "model.safetensors").is_file()
     # Its folder stays that training's.
-    with pytest.raises(ModelError, match="is an unfinished training of recipe"):
+    with pytest.raises(ModelError, match="is an unfinished training of another recipe"):
         train.train(characters(), tmp_path, text=text)
 
 

@@ -48,7 +48,7 @@ def trained(
             opened.add_checkpoint_metrics(rows)
         if made.recipe.tasks:
             progress("measuring the tasks at every checkpoint")
-            several = [*made.seeds] if len(made.recipe.seeds) > 1 else None
+            several = [*made.seeds] if made.apart else None
             measured(access, made.recipe.tasks, model=_model(made), seeds=several)
     return made
 
@@ -65,7 +65,7 @@ def _losses(made: TrainReport, report: SeedReport) -> Iterator[CheckpointMetric]
     from circuitdb.models.weights import hash_state
 
     recipe = made.recipe
-    seed = report.seed if len(recipe.seeds) > 1 else None
+    seed = report.seed if made.apart else None
     for step, losses in report.losses.items():
         checkpoint = step if len(report.checkpoints) > 1 else None
         weights = hash_state(hub.read(str(made.folder), checkpoint, seed=seed).state)

@@ -5,8 +5,8 @@ The files are read by :mod:`circuitdb.ingest`; training them is :mod:`circuitdb.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,35 @@ from circuitdb.models.vocabulary import word_lists
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+_LOOSE: Final = {"summary", "embedded", "seeds", "checkpoints"}
+"""Keys that do not decide the weights of a seed."""
+_TEXT: Final = "texts.sha256"
+_SHOWN: Final = 4
+"""So many keys in which recipes differ are named."""
+
+
+class PlaceError(ValueError):
+    """A fault between several keys, with the one at which it is told."""
+
+    def __init__(self, where: tuple[str | int, ...], told: str) -> None:
+        super().__init__(told)
+        self.where = where
+
+
+def _leaves(value: Any, at: str = "") -> dict[str, Any]:
+    """The values inside mappings and lists, by their keys in dots."""
+    items: Iterable[tuple[Any, Any]]
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    else:
+        return {at: value}
+    found: dict[str, Any] = {}
+    for key, inner in items:
+        found |= _leaves(inner, f"{at}.{key}" if at else str(key))
+    return found
 
 
 class _Frozen(BaseModel):
@@ -224,6 +253,14 @@ class TrainRecipe(_Frozen):
     optimisation: Optimisation = Optimisation()
     checkpoints: Checkpoints = Checkpoints()
 
+    @field_validator("seeds")
+    @classmethod
+    def _each_seed_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        again = next((s for i, s in enumerate(seeds) if s in seeds[:i]), None)
+        if again is not None:
+            raise ValueError(f"seed {again} is given twice; leave one out")
+        return seeds
+
     @model_validator(mode="after")
     def _tokens_serve(self) -> TrainRecipe:
         if self.texts.tokens == "words":
@@ -240,11 +277,12 @@ class TrainRecipe(_Frozen):
     @model_validator(mode="after")
     def _text_fits(self) -> TrainRecipe:
         most = self.architecture.n_context
-        wider = [s for s in self.stages if s.text and self.context_of(s) > most]
-        if wider:
-            raise ValueError(
-                f"a text context of {self.context_of(wider[0])} exceeds the architecture's, {most}"
-            )
+        for i, stage in enumerate(self.stages):
+            if stage.text and self.context_of(stage) > most:
+                raise PlaceError(
+                    ("stages", i, "text", "context"),
+                    f"a text context of {self.context_of(stage)} exceeds the architecture's, {most}",
+                )
         return self
 
     @model_validator(mode="after")
@@ -253,12 +291,19 @@ class TrainRecipe(_Frozen):
         late = [s for s in kept.steps if s > self.steps]
         unknown = [s for s in kept.seeds or () if s not in self.seeds]
         if late:
-            raise ValueError(f"checkpoints {late} lie beyond the last step, {self.steps}")
+            raise PlaceError(
+                ("checkpoints", "steps"),
+                f"checkpoints {late} lie beyond the last step, {self.steps}",
+            )
         if unknown:
-            raise ValueError(f"checkpoints for seeds {unknown}, which are not trained")
+            raise PlaceError(
+                ("checkpoints", "seeds"), f"checkpoints for seeds {unknown}, which are not trained"
+            )
         if kept.schedule is not None:
-            wanted = kept.schedule
-            _as_value_error(lambda: schedules.within(wanted, self.steps))
+            try:
+                schedules.within(kept.schedule, self.steps)
+            except CircuitdbError as error:
+                raise PlaceError(("checkpoints", "schedule"), str(error)) from error
         return self
 
     @property
@@ -293,8 +338,25 @@ class TrainRecipe(_Frozen):
     @property
     def hash(self) -> str:
         """SHA-256 of all that decides the weights of a seed; the list of seeds does not."""
-        loose = {"summary", "embedded", "seeds", "checkpoints"}
-        return digest(self.model_dump(mode="json", exclude=loose))
+        return digest(self.model_dump(mode="json", exclude=_LOOSE))
+
+    def told_apart(self, other: Mapping[str, Any] | None) -> str:
+        """Another recipe as a message names it: by what it says otherwise.
+
+        Args:
+            other: as it is recorded beside weights; none where it is not.
+        """
+        own = _leaves(self.model_dump(mode="json", exclude=_LOOSE))
+        its = _leaves({key: value for key, value in (other or {}).items() if key not in _LOOSE})
+        keys = sorted(k for k in {*own, *its} if own.get(k) != its.get(k))
+        if keys == [_TEXT]:
+            return "this recipe trained on another text"
+        if not other or not keys:
+            return "another recipe"
+        shown = ", ".join(keys[:_SHOWN]) + (
+            f" and {len(keys) - _SHOWN} more" if keys[_SHOWN:] else ""
+        )
+        return f"another recipe (it differs in {shown})"
 
     def kept_steps(self, seed: int) -> tuple[int, ...]:
         """The steps after which the weights of a seed are written, ascending; the last always."""

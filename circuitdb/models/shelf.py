@@ -3,6 +3,9 @@
 An embedded recipe's folder is that of :mod:`circuitdb.models.toy` with ``family.json``. Any other
 gives Hugging Face directories, ``step*/`` inside as checkpoints, with ``training.json``. The record
 grows seed by seed; a seed in training lies beside it (:mod:`circuitdb.models.unfinished`).
+
+The only seed of a Hugging Face folder is that folder itself, several are ``seed*/`` inside. Which of
+the two a folder is, what lies there decides, and only in an empty one the recipe.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,48 +97,14 @@ class TrainReport:
     n_parameters: int
     seeds: dict[int, SeedReport]
     """Of the seeds asked for; those trained before are read back."""
+    apart: bool
+    """Whether each seed has a directory of its own within `folder`."""
 
 
 def rounded(weights: State, embedded: bool) -> State:
     """Detached float32 weights, at float16's precision where they are written so."""
     plain = {name: tensor.detach().clone() for name, tensor in weights.items()}
     return {n: t.half().float() for n, t in plain.items()} if embedded else plain
-
-
-def write_checkpoint(
-    recipe: TrainRecipe, seed: int, step: int, weights: State, tokenizer: Tokenizer, out_dir: Path
-) -> dict[str, str]:
-    """Write one checkpoint; its weights files, relative to `out_dir`, and their SHA-256."""
-    state = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-    paths = weights_files(recipe, seed, step)
-    if recipe.embedded:
-        state = {name: tensor.half() for name, tensor in state.items()}
-    else:
-        for path in paths:
-            _write_hugging_face((out_dir / path).parent, recipe.architecture, tokenizer)
-    packed = save(state, {"format": "pt"})
-    for path in paths:
-        write_bytes(out_dir / path, packed)
-    return dict.fromkeys((path.as_posix() for path in paths), hashlib.sha256(packed).hexdigest())
-
-
-def weights_files(recipe: TrainRecipe, seed: int, step: int) -> list[Path]:
-    """Where the weights of a step are written, relative to the output."""
-    if recipe.embedded:
-        return [Path(file_name(seed, step))]
-    return _hugging_face_paths(recipe, seed, step)
-
-
-def _hugging_face_paths(recipe: TrainRecipe, seed: int, step: int) -> list[Path]:
-    """``step*/`` where earlier weights are kept too, and the directory itself for the last."""
-    home = home_of(recipe, seed)
-    paths = [home / f"step{step}" / "model.safetensors"] if len(recipe.kept_steps(seed)) > 1 else []
-    return paths + ([home / "model.safetensors"] if step == recipe.steps else [])
-
-
-def home_of(recipe: TrainRecipe, seed: int) -> Path:
-    """The Hugging Face directory of a seed, relative to the output."""
-    return Path() if len(recipe.seeds) == 1 else Path(f"seed{seed}")
 
 
 def _write_hugging_face(folder: Path, shape: Architecture, tokenizer: Tokenizer) -> None:
@@ -170,34 +139,95 @@ class Shelf:
         self.recipe, self.folder, self.tokenizer = recipe, folder, tokenizer
         sizes = gpt2.sizes(recipe.architecture, tokenizer.vocab_size)
         self.n_parameters = sum(math.prod(size) for size in sizes.values())
+        self.apart = True
         self.seeds: dict[int, SeedReport] = {}
-        self._recorded: set[str] = set()
+        self._outdated: dict[int, SeedReport] = {}
+        """Trained with other checkpoints; each stays recorded until it is trained anew."""
 
     @property
     def path(self) -> Path:
         return self.folder / ("family.json" if self.recipe.embedded else "training.json")
 
     @classmethod
-    def open(cls, recipe: TrainRecipe, folder: Path, tokenizer: Tokenizer) -> Shelf:
+    def open(
+        cls,
+        recipe: TrainRecipe,
+        folder: Path,
+        tokenizer: Tokenizer,
+        wanted: Collection[int],
+        begun: Collection[int],
+    ) -> Shelf:
         """A new output folder, or one that holds seeds of the same recipe.
 
+        Args:
+            wanted: the seeds that are to be there in the end.
+            begun: the seeds whose training there was interrupted.
+
         Raises:
-            ModelError: it holds another recipe's, or weights that are not those recorded.
+            ModelError: it is a file; it holds another recipe's weights, or weights that are not those
+                recorded, or has no place for the seeds wanted; or its record is damaged.
         """
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise ModelError(f"{str(nearest)!r} is a file; name a folder to train into")
         shelf = cls(recipe, folder, tokenizer)
         if shelf.path.is_file():
-            record = json.loads(shelf.path.read_text("utf-8"))
-            if record["recipe_hash"] != recipe.hash:
-                raise ModelError(
-                    f"{str(folder)!r} holds weights of recipe {record['recipe_hash'][:12]}, not of "
-                    f"{recipe.hash[:12]}; name another folder, since weights are never replaced"
-                )
-            kept = {int(seed): _read_back(int(seed), r) for seed, r in record["seeds"].items()}
-            shelf._recorded = {file for r in kept.values() for file in r.files}
-            shelf.seeds = {s: r for s, r in kept.items() if r.checkpoints == recipe.kept_steps(s)}
-            for report in shelf.seeds.values():
-                check_files(folder, report.files, shelf.path.name)
+            shelf._take_up(_read_record(shelf.path))
+        if not recipe.embedded:
+            shelf.apart = shelf._stand_apart(wanted, {*shelf.seeds, *shelf._outdated, *begun})
         return shelf
+
+    def _take_up(self, record: _Record) -> None:
+        """The seeds of a record.
+
+        Raises:
+            ModelError: it is another recipe's, or weights are not those recorded.
+        """
+        if record.recipe_hash != self.recipe.hash:
+            raise ModelError(
+                f"{str(self.folder)!r} holds weights of {self.recipe.told_apart(record.recipe)}; name "
+                "another folder, since weights are never replaced"
+            )
+        for seed, report in record.seeds.items():
+            fits = report.checkpoints == self.recipe.kept_steps(seed)
+            (self.seeds if fits else self._outdated)[seed] = report
+        for report in self.seeds.values():
+            check_files(self.folder, report.files, self.path.name)
+
+    def _stand_apart(self, wanted: Collection[int], known: set[int]) -> bool:
+        """Whether seeds have directories of their own: as in the folder, else as in the recipe.
+
+        Two layouts in one folder would be read as one model, of whichever seed is found first.
+
+        Raises:
+            ModelError: what lies there leaves no place for the seeds wanted.
+        """
+        folders = {int(p.name[4:]) for p in self.folder.glob("seed*/") if p.name[4:].isdecimal()}
+        files = ("model.safetensors", "step*/model.safetensors")
+        alone = next((path for f in files for path in self.folder.glob(f)), None)
+        for seed in sorted(folders - known):
+            raise self._taken(self.folder / f"seed{seed}")
+        if alone is None:
+            return bool(folders) or len(self.recipe.seeds) > 1
+        if not known:
+            raise self._taken(alone)
+        if folders:
+            raise ModelError(
+                f"{str(self.folder)!r} holds both a model of its own and seeds in folders: move one of "
+                "the two away, or name another folder"
+            )
+        if not known.issuperset(wanted):
+            raise ModelError(
+                f"{str(self.folder)!r} is itself the model of seed {min(known)}, so no other seed can "
+                "stand in it: name another folder"
+            )
+        return False
+
+    def _taken(self, path: Path) -> ModelError:
+        return ModelError(
+            f"{str(path)!r} is there already, of another training: name another folder, since weights "
+            "are never replaced"
+        )
 
     def require_free(self, seed: int) -> None:
         """Refuse to train a seed from the beginning where that would replace weights.
@@ -205,24 +235,57 @@ class Shelf:
         Raises:
             ModelError: a weights file lies there that no record of the recipe names.
         """
+        recorded = self._outdated[seed].files if seed in self._outdated else {}
         for step in self.recipe.kept_steps(seed):
-            for file in weights_files(self.recipe, seed, step):
-                if file.as_posix() not in self._recorded and (self.folder / file).exists():
-                    raise ModelError(
-                        f"{str(self.folder / file)!r} is there already, of another training: name "
-                        "another folder, since weights are never replaced"
-                    )
+            for file in self._weights_files(seed, step):
+                if file.as_posix() not in recorded and (self.folder / file).exists():
+                    raise self._taken(self.folder / file)
+
+    def write_checkpoint(self, seed: int, step: int, weights: State) -> dict[str, str]:
+        """Write one checkpoint; its weights files, relative to the folder, and their SHA-256.
+
+        Raises:
+            ModelError: a file cannot be written.
+        """
+        state = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+        paths = self._weights_files(seed, step)
+        if self.recipe.embedded:
+            state = {name: tensor.half() for name, tensor in state.items()}
+        else:
+            for path in paths:
+                home, shape = (self.folder / path).parent, self.recipe.architecture
+                _write_hugging_face(home, shape, self.tokenizer)
+        packed = save(state, {"format": "pt"})
+        for path in paths:
+            write_bytes(self.folder / path, packed)
+        return dict.fromkeys(
+            (path.as_posix() for path in paths), hashlib.sha256(packed).hexdigest()
+        )
+
+    def _weights_files(self, seed: int, step: int) -> list[Path]:
+        """Where the weights of a step are written, relative to the folder.
+
+        In a Hugging Face directory that is ``step*/`` where earlier weights are kept too, and the
+        directory itself for the last.
+        """
+        if self.recipe.embedded:
+            return [Path(file_name(seed, step))]
+        home = Path(f"seed{seed}") if self.apart else Path()
+        several = len(self.recipe.kept_steps(seed)) > 1
+        paths = [home / f"step{step}" / "model.safetensors"] if several else []
+        return paths + ([home / "model.safetensors"] if step == self.recipe.steps else [])
 
     def add(self, report: SeedReport) -> None:
         """Take up a trained seed."""
         self.seeds = dict(sorted({**self.seeds, report.seed: report}.items()))
+        self._outdated.pop(report.seed, None)
 
     def record(self) -> None:
         """Write the record of all seeds."""
         if self.recipe.embedded:
             _write_model_files(self.folder, self.recipe.architecture, self.tokenizer)
         seeds = {}
-        for seed, r in self.seeds.items():
+        for seed, r in sorted({**self._outdated, **self.seeds}.items()):
             seeds[str(seed)] = {k: v for k, v in asdict(r).items() if k not in ("seed", "loss")}
             seeds[str(seed)]["loss"] = r.loss._asdict()
         record = {
@@ -239,15 +302,41 @@ class Shelf:
     def report(self, seeds: Iterable[int]) -> TrainReport:
         wanted = {seed: self.seeds[seed] for seed in seeds}
         return TrainReport(
-            self.recipe, self.recipe.name, self.folder, self.recipe.hash, self.n_parameters, wanted
-        )
+            self.recipe, self.recipe.name, self.folder, self.recipe.hash, self.n_parameters, wanted,
+            self.apart,
+        )  # fmt: skip
+
+
+class _Record(NamedTuple):
+    """What is recorded beside weights, as far as training goes on from it."""
+
+    recipe_hash: str
+    recipe: dict[str, Any]
+    seeds: dict[int, SeedReport]
+
+
+def _read_record(path: Path) -> _Record:
+    """The record of a folder.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        seeds = {int(seed): _read_back(int(seed), r) for seed, r in found["seeds"].items()}
+        return _Record(str(found["recipe_hash"]), dict(found["recipe"]), seeds)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"{str(path)!r} is no record of a training: it is damaged; restore it, or name another "
+            "folder"
+        ) from error
 
 
 def _read_back(seed: int, record: dict[str, Any]) -> SeedReport:
     return SeedReport(
         seed=seed,
         checkpoints=tuple(record["checkpoints"]),
-        files=record["files"],
+        files=dict(record["files"]),
         figures={task: TaskFigures(**f) for task, f in record["figures"].items()},
         loss=Loss(**record["loss"]),
         minutes=record["minutes"],

@@ -32,7 +32,7 @@ from circuitdb.models import gpt2, unfinished
 from circuitdb.models.lessons import Lesson, learn, lessons, mean_text_loss
 from circuitdb.models.performance import measure
 from circuitdb.models.ranks import Ranks
-from circuitdb.models.recipe import Optimisation, TrainRecipe
+from circuitdb.models.recipe import Optimisation, Stage, TrainRecipe
 from circuitdb.models.shelf import (
     Loss,
     SeedReport,
@@ -40,7 +40,6 @@ from circuitdb.models.shelf import (
     State,
     TrainReport,
     rounded,
-    write_checkpoint,
 )
 from circuitdb.models.texts import TextFile, fitting, pieces_of, tokenizer_for
 from circuitdb.models.unfinished import Progress
@@ -66,7 +65,8 @@ def train(
     """Train a recipe's seeds into `out_dir`; seeds already there are not trained again.
 
     With ``embedded: true`` the layout is that of :mod:`circuitdb.models.toy`; else each seed is a
-    Hugging Face directory with ``step*/`` inside (``out_dir`` itself for a recipe of one seed). A seed
+    Hugging Face directory with ``step*/`` inside: ``seed*/`` in `out_dir`, or `out_dir` itself for the
+    only seed of a recipe, unless seeds stand in folders there already. A seed
     whose training was interrupted goes on from its last saved state, to the same weights bit for bit.
 
     Under ``accelerate launch`` or ``torchrun`` all processes train one seed after the other, each on
@@ -80,7 +80,8 @@ def train(
     Raises:
         OptionError: a seed is not in the recipe; the recipe needs a text and none is given, or the
             other way round; the text is too short; or several jobs under a launcher.
-        ModelError: `out_dir` holds the weights of another recipe, or cannot be written.
+        ModelError: `out_dir` is a file, holds the weights of another recipe, has no place for a seed,
+            or cannot be written; or its record is damaged.
         NumericalError: the loss or a weight is not finite; the message names seed and step.
         PromptError: a task cannot make its prompts.
     """
@@ -92,12 +93,16 @@ def train(
     recipe, file = fitting(recipe, text)
     tokenizer = tokenizer_for(recipe.texts, file.text if file else None)
     unfinished.require_none_of_others(out_dir, recipe)
-    shelf = Shelf.open(recipe, out_dir, tokenizer)
+    shelf = Shelf.open(recipe, out_dir, tokenizer, wanted, unfinished.seeds(out_dir))
     ranks.wait()
     tell = progress if ranks.main else _nobody
     if not ranks.alone:
         tell(f"{ranks.n} processes share every batch")
     missing = [s for s in wanted if s not in shelf.seeds]
+    if not missing:
+        tell(
+            f"{recipe.name}: nothing is left to train, its seeds asked for are in {str(out_dir)!r}"
+        )
     for seed in missing:
         state = unfinished.read(out_dir, recipe, seed)
         if state is not None:
@@ -111,7 +116,7 @@ def train(
 
 
 def _wanted(recipe: TrainRecipe, seeds: Iterable[int] | None) -> tuple[int, ...]:
-    wanted = recipe.seeds if seeds is None else tuple(seeds)
+    wanted = recipe.seeds if seeds is None else tuple(dict.fromkeys(seeds))
     unknown = [s for s in wanted if s not in recipe.seeds]
     if unknown:
         there = ", ".join(map(str, recipe.seeds))
@@ -158,8 +163,8 @@ class Course:
     """
 
     def __init__(self, shelf: Shelf, seed: int, file: TextFile | None, ranks: Ranks) -> None:
+        self.shelf, self.seed, self.ranks = shelf, seed, ranks
         self.recipe, self.folder, self.tokenizer = shelf.recipe, shelf.folder, shelf.tokenizer
-        self.seed, self.ranks = seed, ranks
         self.keep = frozenset(self.recipe.kept_steps(seed))
         self.pieces = pieces_of(file, self.tokenizer, self.recipe) if file else None
         shape, o = self.recipe.architecture, self.recipe.optimisation
@@ -233,7 +238,7 @@ class Course:
         loss = learn(self.weights, self.recipe, lesson, step, self.ranks.rows)
         loss = self._added_up(loss)
         if not math.isfinite(sum(loss)):
-            raise self._diverged(f"the loss is not finite at step {step}", lesson.learning_rate)
+            raise self._diverged(f"the loss is not finite at step {step}", lesson.stage)
         torch.nn.utils.clip_grad_norm_(tensors, 1.0)
         self.optimiser.step()
         return loss
@@ -254,9 +259,7 @@ class Course:
         self._require_finite()
         done, shape = self.progress, self.recipe.architecture
         if self.ranks.main:
-            done.files |= write_checkpoint(
-                self.recipe, self.seed, done.step, self.weights, self.tokenizer, self.folder
-            )
+            done.files |= self.shelf.write_checkpoint(self.seed, done.step, self.weights)
         losses = dict(done.loss.parts)
         if self.pieces:
             learned, held_out = self.pieces.measured(_widest(self.recipe))
@@ -276,12 +279,13 @@ class Course:
     def _require_finite(self) -> None:
         if not all(bool(t.isfinite().all()) for t in self.weights.values()):
             told = f"a weight is not finite after step {self.progress.step}"
-            raise self._diverged(told, self.optimiser.param_groups[0]["lr"])
+            raise self._diverged(told, self.recipe.stage_before(self.progress.step))
 
-    def _diverged(self, what: str, learning_rate: float) -> NumericalError:
+    def _diverged(self, what: str, stage: Stage) -> NumericalError:
+        now = self.optimiser.param_groups[0]["lr"]
         return NumericalError(
             f"training {self.recipe.name!r}, seed {self.seed}: {what}; lower the learning rate "
-            f"({learning_rate:.2g}) and name another folder"
+            f"({stage.learning_rate:.2g} in the recipe, {now:.2g} there) and name another folder"
         )
 
 

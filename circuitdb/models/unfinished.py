@@ -27,7 +27,8 @@ EVERY = 100
 """Steps after which the state is written, beside every checkpoint."""
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _HEADER, _GENERATOR = "circuitdb", "generator"
-_NAME = "unfinished-seed{}.safetensors"
+_PREFIX = "unfinished-seed"
+_NAME = _PREFIX + "{}.safetensors"
 
 
 @dataclass(slots=True)
@@ -93,6 +94,7 @@ def write(
     tensors[_GENERATOR] = draw.get_state()
     header = {
         "recipe_hash": recipe.hash,
+        "recipe": recipe.model_dump(mode="json"),
         "versions": _versions(),
         "step": progress.step,
         "loss": progress.loss._asdict(),
@@ -135,6 +137,12 @@ def read(folder: Path, recipe: TrainRecipe, seed: int) -> Unfinished | None:
     return Unfinished(progress, tensors)
 
 
+def seeds(folder: Path) -> set[int]:
+    """The seeds whose training in a folder was interrupted."""
+    names = (path.stem.removeprefix(_PREFIX) for path in folder.glob(_NAME.format("*")))
+    return {int(name) for name in names if name.isdecimal()}
+
+
 def require_none_of_others(folder: Path, recipe: TrainRecipe) -> None:
     """Refuse a folder in which the training of another recipe is not finished.
 
@@ -148,8 +156,8 @@ def require_none_of_others(folder: Path, recipe: TrainRecipe) -> None:
 def _require_same(path: Path, header: dict[str, Any], recipe: TrainRecipe) -> None:
     if header["recipe_hash"] != recipe.hash:
         raise ModelError(
-            f"{str(path)!r} is an unfinished training of recipe {header['recipe_hash'][:12]}, not of "
-            f"{recipe.hash[:12]}; name another folder, or finish that training with its recipe"
+            f"{str(path)!r} is an unfinished training of {recipe.told_apart(header.get('recipe'))}; name "
+            "another folder, or finish that training with its recipe"
         )
 
 
