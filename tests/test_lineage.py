@@ -16,6 +16,7 @@ other order, model toy-2l one of a larger graph at 300.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -592,6 +593,39 @@ def test_missing_steps_are_discovered_whether_the_model_does_the_task_or_not(tmp
     assert found.checkpoints == (0, 900, 4300)
     assert before < {row.circuit_id for row in db.rows()}
     assert len(db.rows()) == 3
+
+
+def write_gifts(path: Path) -> Path:
+    """A task file of 90 prompts in the words of the toy models."""
+    names = ["Anna", "Robert", "Sarah", "William", "Thomas", "Mary", "John", "David", "Maria"]
+    with path.open("w") as file:
+        for a, b in itertools.permutations([*names, "Emily"], 2):
+            c, d, e = [name for name in names if name not in (a, b)][:3]
+            pair = {"correct": f" {a}", "incorrect": f" {b}"} | {
+                key: f"After {x} and {y} spent some time at the bridge, {z} gave a bag to"
+                for key, (x, y, z) in {"clean": (a, b, b), "corrupted": (c, d, e)}.items()
+            }
+            file.write(json.dumps(pair) + "\n")
+    return path
+
+
+def test_a_task_file_is_followed_by_its_path_as_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    file = write_gifts(Path("gifts.jsonl"))
+    db = api.Database(tmp_path / "new.duckdb")
+    text = f"{file},engine=eap,edges=20,seed=1,examples=8"
+    assert db.lineage(text, discover=True, checkpoints="0,4300").checkpoints == (0, 4300)
+    assert db.lineage("gifts.jsonl,engine=eap").checkpoints == (0, 4300)
+    # Found as the stored ones were, whatever the path; by its name, and by an id, alike.
+    db.lineage(str(file.absolute()), discover=True, checkpoints="0,900")
+    db.lineage("gifts", discover=True, checkpoints="900,1500")
+    (row,) = db.rows(checkpoint=900)
+    db.lineage(row.circuit_id, discover=True, checkpoints="1500,1700")
+    assert db.lineage("gifts").checkpoints == (0, 900, 1500, 1700, 4300)
+    file.unlink()
+    assert db.lineage(str(file)).checkpoints == (0, 900, 1500, 1700, 4300)
 
 
 def test_a_model_without_checkpoints_cannot_be_followed(tmp_path: Path):

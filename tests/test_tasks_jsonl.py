@@ -213,3 +213,6 @@ def test_files_that_are_missing_empty_binary_or_named_like_a_task_are_refused(wr
 
 def test_a_files_task_name_has_no_characters_references_use(write):
     assert tasks.from_jsonl(write(lines(), "my task,v=2.jsonl")).name == "my_task_v_2"
+    # Without the file too.
+    assert tasks.stored_name("gone/my task,v=2.jsonl") == "my_task_v_2"
+    assert tasks.stored_name("months") == "months"

@@ -62,6 +62,7 @@ def test_prompts_are_reviews_of_opposite_sentiment_in_their_scaffold(folder, tok
     task = tasks.get(f"treebank-{scaffold}:{folder}")
     built = tasks.build(task, tokenizer, sizes=SIZES)
     assert task.name == f"treebank_{scaffold}"
+    assert tasks.stored_name(f"treebank-{scaffold}:gone") == task.name
     for row in built.rows.rows:
         texts = [row.clean, row.corrupted]
         after = {"continuation": "the movie was very", "classification": "Sentiment:"}[scaffold]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from circuitdb import schedules
+from circuitdb import schedules, tasks
 from circuitdb.api.access import Access, Report
 from circuitdb.api.compared import fits_of, keep, replicates_of, sides_of
 from circuitdb.api.levels import level_of
@@ -24,6 +24,9 @@ from circuitdb.names import TEMPLATES_DONE
 from circuitdb.schedules import Wanted
 from circuitdb.store import CircuitRow, Store
 from circuitdb.store.reference import listed, parse
+
+if TYPE_CHECKING:
+    from circuitdb.plan import Plan
 
 # What needs torch is imported where it is used: stored circuits are compared without it.
 
@@ -111,6 +114,7 @@ def _require_no_step(ref: str) -> None:
 
 def _combinations(store: Store, ref: str) -> list[_Combination]:
     """The stored circuits that a reference can mean, by search and training, the newest first."""
+    ref = _by_stored_name(ref)
     named = store.named(ref)
     text = ref if named is None else _of_task(named)
     (outlines,) = store.select([f"{text},step=*"])
@@ -129,6 +133,12 @@ def _combinations(store: Store, ref: str) -> list[_Combination]:
     if named is not None:
         return [c for c in made if any(r.circuit_id == named.circuit_id for r in c.rows.values())]
     return made
+
+
+def _by_stored_name(ref: str) -> str:
+    """A reference whose task may be a file's path, as circuits are stored: under the file's name."""
+    task, comma, keys = ref.partition(",")
+    return tasks.stored_name(task.strip()) + comma + keys
 
 
 def _of_task(row: CircuitRow) -> str:
@@ -155,8 +165,9 @@ def _no_steps(ref: str, rows: Sequence[CircuitRow]) -> str:
 def _search(run: Run, row: CircuitRow) -> str:
     """Everything that decides a circuit but the weights it was found in."""
     decides = run.model_dump(mode="json", exclude=_FOLLOWS)
-    # Which templates a model does depends on how far it is trained.
-    decides["task_params"].pop("drop_templates", None)
+    # Which templates a model does depends on how far it is trained; a file is one under any path.
+    for name in ("drop_templates", "file"):
+        decides["task_params"].pop(name, None)
     return canonical_json([decides, row.granularity, row.rule, row.value, row.unit, row.ranking])
 
 
@@ -359,13 +370,9 @@ def _aligner(access: Access, report: Report) -> Align:
 def _discover(access: Access, ref: str, options: LineageOptions, report: Report) -> None:
     """Discover the steps of a lineage that are not stored, as its newest circuit was found."""
     from circuitdb.api.discovering import discover_plans
-    from circuitdb.api.plans import plan_of_reference
-    from circuitdb.store.reference import names_stored
 
     own = _stored_combination(access, ref)
-    like = None if own is None else access.get(own.last.circuit_id)
-    text = ref if own is None or not names_stored(ref) else own.last.task
-    plan = plan_of_reference(text, like)
+    plan = _plan(access, ref, own)
     if options.checkpoints is None and catalogue.is_remote(plan.model):
         raise OptionError(
             f"every checkpoint of {plan.model!r} would be downloaded; say which, as in "
@@ -384,6 +391,22 @@ def _discover(access: Access, ref: str, options: LineageOptions, report: Report)
     plans = [plan.model_copy(update={"checkpoint": step, "force": True}) for step in missing]
     if plans:
         discover_plans(access, plans, report=report)
+
+
+def _plan(access: Access, ref: str, own: _Combination | None) -> Plan:
+    """The plan of what a reference means: as the stored circuits were found, where there are any."""
+    from circuitdb.api.plans import plan_of_reference
+    from circuitdb.revisit import plan_of
+    from circuitdb.store.reference import names_stored
+
+    if own is None:
+        return plan_of_reference(ref)
+    like = access.get(own.last.circuit_id)
+    plan = plan_of_reference(own.last.task if names_stored(ref) else ref, like)
+    if tasks.stored_name(plan.task) != plan.task:
+        return plan
+    # Of a task from a file the reference has the name alone, and the circuit the path.
+    return plan.model_copy(update={"task": plan_of(like).task})
 
 
 def _stored_combination(access: Access, ref: str) -> _Combination | None:

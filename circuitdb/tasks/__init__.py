@@ -10,7 +10,7 @@ from __future__ import annotations
 from circuitdb.tasks.jsonl import from_jsonl
 from circuitdb.tasks.pairs import Lexicon, Pair, Task, split_of
 from circuitdb.tasks.prompts import SIZES, Batch, Prompts, PromptSet, build, mean_prompts
-from circuitdb.tasks.registry import TASKS, get, names
+from circuitdb.tasks.registry import TASKS, get, names, stored_name
 from circuitdb.tasks.tokenizer import Tokenizer
 from circuitdb.tasks.toy_tokenizer import vocabulary
 from circuitdb.tasks.training import TrainingText, training_texts
@@ -32,6 +32,7 @@ __all__ = [
     "mean_prompts",
     "names",
     "split_of",
+    "stored_name",
     "training_texts",
     "vocabulary",
 ]

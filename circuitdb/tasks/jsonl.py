@@ -53,7 +53,7 @@ class JsonlTask:
     shift = ""
 
     def __init__(self, path: Path, lines: list[Line]) -> None:
-        self.name = re.sub(r"[^\w.-]", "_", path.stem)
+        self.name = name_of(path)
         self.summary = f"{len(lines)} prompt pairs from {path.name}."
         self.lines = lines
         self.templates = tuple(dict.fromkeys(line.template for line in lines))
@@ -82,8 +82,13 @@ class JsonlTask:
         yield from order
 
 
+def name_of(path: str | Path) -> str:
+    """What the task of a file is called: as the file is, without the suffix, odd characters as `_`."""
+    return re.sub(r"[^\w.-]", "_", Path(path).stem)
+
+
 def from_jsonl(path: str | Path) -> JsonlTask:
-    """The task a JSONL file describes; its name is the file's without the suffix, odd characters as `_`.
+    """The task a JSONL file describes, by the name that :func:`name_of` gives it.
 
     Raises:
         PromptError: the file cannot be read, is empty, or a line is malformed; the message names

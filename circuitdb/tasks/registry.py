@@ -7,18 +7,17 @@ from importlib.metadata import entry_points
 from typing import Final
 
 from circuitdb.errors import PromptError, UnknownNameError
+from circuitdb.tasks import jsonl, treebank
 from circuitdb.tasks.docstring import DOCSTRING
 from circuitdb.tasks.gendered_pronoun import GENDERED_PRONOUN
 from circuitdb.tasks.greater_than import GREATER_THAN
 from circuitdb.tasks.induction import INDUCTION
 from circuitdb.tasks.ioi import IOI
-from circuitdb.tasks.jsonl import from_jsonl
 from circuitdb.tasks.mood_stories import MOOD_STORIES
 from circuitdb.tasks.pairs import BuiltIn, Task
 from circuitdb.tasks.sentiment import SENTIMENT
 from circuitdb.tasks.sequence import MONTHS, NUMBER_WORDS, NUMERALS
 from circuitdb.tasks.subject_verb import SUBJECT_VERB
-from circuitdb.tasks.treebank import PREFIX, from_folder
 
 TASKS: Final[tuple[BuiltIn, ...]] = (
     IOI,
@@ -49,6 +48,16 @@ def names() -> tuple[str, ...]:
     return (*ours, *sorted(set(_all()) - set(ours)))
 
 
+def stored_name(name: str) -> str:
+    """What circuits of a task are stored under: its name, of a file or folder without the path.
+
+    Nothing is read, so the files need not be there any more.
+    """
+    if name.startswith(treebank.PREFIX):
+        return treebank.name_of(name)
+    return jsonl.name_of(name) if name.endswith(".jsonl") else name
+
+
 def get(name: str) -> Task:
     """The task of a name, the one in a file ``….jsonl``, or Treebank (``treebank-SCAFFOLD:FOLDER``).
 
@@ -56,10 +65,10 @@ def get(name: str) -> Task:
         UnknownNameError: no task has that name.
         PromptError: the file is malformed, or named like one of the tasks.
     """
-    if name.startswith(PREFIX):
-        return from_folder(name)
+    if name.startswith(treebank.PREFIX):
+        return treebank.from_folder(name)
     if name.endswith(".jsonl"):
-        task = from_jsonl(name)
+        task = jsonl.from_jsonl(name)
         if task.name in _all():
             raise PromptError(
                 f"the task file {name!r} would be called {task.name!r}, which is another task; "

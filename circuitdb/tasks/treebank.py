@@ -52,7 +52,7 @@ class Treebank:
     shift = ""
 
     def __init__(self, scaffold: str, positive: list[str], negative: list[str]) -> None:
-        self.name = f"treebank_{scaffold}"
+        self.name = name_of(f"{PREFIX}{scaffold}")
         self.summary = f"{len(positive)} positive and {len(negative)} negative reviews, {scaffold}."
         self.templates = (scaffold,)
         self._scaffold = SCAFFOLDS[scaffold]
@@ -99,6 +99,11 @@ def _matched(
         groups.append(found)
     for key, positive in groups[0].items():
         yield from zip(positive, groups[1].get(key, []), strict=False)
+
+
+def name_of(name: str) -> str:
+    """What the task of ``treebank-SCAFFOLD:FOLDER`` is called."""
+    return f"treebank_{name.removeprefix(PREFIX).partition(':')[0]}"
 
 
 def from_folder(name: str) -> Treebank:
