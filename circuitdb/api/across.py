@@ -18,7 +18,7 @@ from circuitdb.compare.across import Across, Functional, Kept
 from circuitdb.compare.comparable import Compared, named
 from circuitdb.compare.renamed import MatchedOverlap, Renaming, matched_overlap
 from circuitdb.dictionaries.match import Match
-from circuitdb.errors import CircuitReferenceError, ComparisonError
+from circuitdb.errors import CircuitReferenceError, ComparisonError, OptionError
 from circuitdb.names import Component
 from circuitdb.space import FeatureSite
 from circuitdb.store import Store
@@ -28,11 +28,22 @@ if TYPE_CHECKING:
     from circuitdb.revisit import Measurable
 
 
-def across_of(access: Access, refs: Sequence[str], split: str, report: Report) -> Across | None:
-    """Two stored circuits, one of features and one of heads and MLPs; null where they are not that."""
+def across_of(
+    access: Access, refs: Sequence[str], split: str, by_name: bool, report: Report
+) -> Across | None:
+    """Two stored circuits, one of features and one of heads and MLPs; null where they are not that.
+
+    Raises:
+        OptionError: they are, and what is wanted goes `by_name`.
+    """
     sides = _two(access, refs, None)
     if sides is None or not across.are_two_kinds(*sides):
         return None
+    if by_name:
+        raise OptionError(
+            "a circuit of features beside one of heads and MLPs goes without --level, --controls, "
+            "--sizes and --render: they go by name"
+        )
     notes = list(across.check(*sides))
     a, b = (_scored(access, side) for side in sides)
     layers, correlation = across.by_layer(a, b)

@@ -150,7 +150,9 @@ class ComparisonCalls:
             force=force, report=report,
         )  # fmt: skip
 
-    def across(self, *refs: str, split: str = "test", report: Report = silent) -> Across | None:
+    def across(
+        self, *refs: str, split: str = "test", by_name: bool = False, report: Report = silent
+    ) -> Across | None:
         """A circuit of heads and MLPs beside one of features of the same task and model.
 
         Null where they are not two such circuits: :meth:`overlap` compares those of one kind.
@@ -158,16 +160,18 @@ class ComparisonCalls:
         Args:
             refs: two references.
             split: whose prompts both are run on.
+            by_name: refuse two such circuits, as what is wanted goes by name.
             report: progress.
 
         Raises:
             ComparisonError: they are of different tasks or weights.
+            OptionError: `by_name`, and they are two such circuits.
             DictionaryError: the dictionaries are not there any more.
             UnknownNameError: no such split.
         """
         from circuitdb.api import across
 
-        return across.across_of(self._access, refs, split, report)
+        return across.across_of(self._access, refs, split, by_name, report)
 
     def matched_overlap(
         self, *refs: str, level: str | None = None, force: bool = False

@@ -108,14 +108,10 @@ def overlap(
 
         check_path(render) if len(ref) <= max(DRAWN) else plot.check_plot(render)
     database = api.Database(db, notice=out.remark)
+    by_name = controls or render is not None or sizes is not None or level is not None
     with reporting(out) as report:
-        across = database.across(*ref, report=report)
+        across = database.across(*ref, by_name=by_name, report=report)
     if across is not None:
-        if controls or render is not None or sizes is not None or level is not None:
-            raise OptionError(
-                "a circuit of features beside one of heads and MLPs goes without --level, --controls, "
-                "--sizes and --render: they go by name"
-            )
         out.result(across.to_json(), lambda: show_across(across))
         return
     with reporting(out) as report:

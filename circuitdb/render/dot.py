@@ -81,7 +81,10 @@ def to_dot(
     if not names:
         lines.append("The empty circuit: no component and no edge is in it.")
     looks = _looks(circuit, sign)
-    shown = _without_loose_input(names, drawn) if circuit.space.features else with_ends(names)
+    shown = _of_features(names, drawn, every) if circuit.space.features else with_ends(names)
+    aside = len({*names} - {*shown} - {"input"})
+    if aside:
+        lines.append(f"{aside:,} components without a drawn edge are not shown.")
     told = said_of(shown, known or {})
     return write(
         Picture(
@@ -143,10 +146,18 @@ def _share_drawn(drawn: tuple[CircuitEdge, ...], every: tuple[CircuitEdge, ...])
     return f"The {len(drawn):,} strongest of {len(every):,} edges are drawn{share}."
 
 
-def _without_loose_input(names: list[str], drawn: tuple[CircuitEdge, ...]) -> list[str]:
-    """The names without ``input`` where no line leaves it: it is below the first dictionary."""
-    used = any(e.src == "input" for e in drawn)
-    return [name for name in names if used or name != "input"]
+def _of_features(
+    names: list[str], drawn: tuple[CircuitEdge, ...], every: tuple[CircuitEdge, ...]
+) -> list[str]:
+    """The names to show of a circuit of features.
+
+    Where only some edges are drawn, those that one of them touches: rows of hundreds could not be
+    read. ``input`` is shown where a line leaves it: it is below the first dictionary.
+    """
+    touched = {name for e in drawn for name in (e.src, e.dst)}
+    if drawn and len(drawn) < len(every):
+        return [name for name in names if name in touched]
+    return [name for name in names if name != "input" or name in touched]
 
 
 def node_names(circuits: Iterable[Circuit]) -> list[str]:
