@@ -27,6 +27,7 @@ import pytest
 
 from circuitdb import api
 from circuitdb.circuit import Discovery, Figures, Selection
+from circuitdb.cli import run
 from circuitdb.compare.chance import Fits, Side, chance
 from circuitdb.compare.makeup import common_share, make_up, spread
 from circuitdb.compare.over_training import Item, Lineage
@@ -643,6 +644,48 @@ def test_one_seed_has_no_other_to_compare_with(tmp_path: Path):
         CircuitReferenceError, match=r"stored of one seed \(0\).*seed=1.*--discover"
     ):
         api.Database(path).lineage("months", across="seed")
+
+
+@pytest.mark.parametrize(
+    ("by", "ref", "told"),
+    [
+        ("model", "months,model=toy-2l", "circuitdb discover --task months --model toy-2l"),
+        ("seed", "months,seed=1", "circuitdb lineage months,model=toy-4l,seed=1"),
+    ],
+)
+def test_another_training_found_otherwise_is_told_with_the_command_that_finds_it_alike(
+    tmp_path: Path, by: str, ref: str, told: str
+):
+    path = tmp_path / "apart.duckdb"
+    db = api.Database(path)
+    own = "months,model=toy-4l,seed=0,engine=eap,examples=8,edges=20"
+    db.lineage(own, discover=True, checkpoints="1700,4300")
+    db.discover_plans([api.plan_of_reference(f"{ref},engine=eap,examples=10,edges=30")])
+    with pytest.raises(CircuitReferenceError) as caught:
+        db.lineage(own, across=by)
+    message = str(caught.value)
+    assert f"is stored of {by} {ref.rpartition('=')[2]} too" in message
+    assert "by examples=10,edges=30 there and examples=8,edges=20 here;" in message
+    command = message.split("'")[-2]
+    assert command.startswith(told)
+    # Only what the command makes is missing.
+    words = command.split()[1:]
+    if words[0] == "lineage":
+        words += ["--checkpoints", "1700,4300"]
+    assert run([*words, "--db", str(path)]) == 0
+    across = db.lineage(own, across=by).across
+    assert across is not None
+    assert {p.checkpoint_a for p in across.pairs} >= {4300}
+
+
+def test_another_training_found_by_other_settings_is_told(tmp_path: Path):
+    path = tmp_path / "settings.duckdb"
+    with Store.open(path, create=True) as store:
+        for discovery in trained():
+            store.add(discovery)
+        store.add(at_step(300, SECOND, does(0.9), seed=1, settings={"steps": 7}))
+    with pytest.raises(CircuitReferenceError, match=r"seed 1 too, but found otherwise: in steps; "):
+        api.Database(path).lineage("months,seed=0", across="seed")
 
 
 def test_a_plot_needs_a_known_file(db: api.Database, tmp_path: Path):

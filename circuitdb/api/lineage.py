@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -23,7 +24,7 @@ from circuitdb.models import catalogue
 from circuitdb.names import TEMPLATES_DONE
 from circuitdb.schedules import Wanted
 from circuitdb.store import CircuitRow, Store
-from circuitdb.store.reference import listed, parse
+from circuitdb.store.reference import ANY, RULES, is_search, listed, parse
 
 if TYPE_CHECKING:
     from circuitdb.plan import Plan
@@ -37,6 +38,11 @@ _COLUMNS: Final = (
     "data_seed", "dtype",
 )  # fmt: skip
 """By what combinations are told apart, each a key of a reference."""
+_SELECTED: Final = ("granularity", "rule", "value", "unit", "ranking")
+_KEYED: Final = {
+    *_COLUMNS, *_SELECTED, "sizes", "answers", "replicate", "score_context", "engine_version",
+}  # fmt: skip
+"""What keys of a reference say of a search, or what follows from it."""
 
 
 class _Combination(NamedTuple):
@@ -95,6 +101,8 @@ def lineage_of(access: Access, ref: str, options: LineageOptions, report: Report
         return StoredLineage.of(first, notes=notes)
     with access.reading() as store:
         elsewhere = _elsewhere(_combinations(store, _of_task(own.last)), own, options.across)
+    if not elsewhere:
+        raise CircuitReferenceError(_none_alike(access, own, options.across))
     lineages = [
         first,
         *(_lineage(access, c, _like(c, steps), None, options, report) for c in elsewhere),
@@ -211,34 +219,119 @@ def _keys(combinations: Sequence[_Combination]) -> list[str]:
     return made
 
 
+def _command(row: CircuitRow, model: str, seed: int | None) -> str:
+    """The command that finds the steps of another training as a circuit was found."""
+    stated: dict[str, Any] = {"model": model, "seed": seed, "engine": row.engine}
+    stated |= {
+        name: getattr(row, name) for name in ("metric", "ablation", "corruption", "examples")
+    }
+    if row.value is not None and row.rule in RULES:
+        stated |= {row.rule: f"{row.value:.15g}"} | _unusual(row, ranking=("abs_mean", "none"))
+    stated |= _unusual(row, data_seed=(0,), answers=("task",), replicate=(0,))
+    keys = ",".join(f"{name}={value}" for name, value in stated.items() if value is not None)
+    return f"circuitdb lineage {row.task},{keys} --discover"
+
+
+def _unusual(row: CircuitRow, **usual: tuple[Any, ...]) -> dict[str, Any]:
+    """The columns of a circuit that are not as usual."""
+    return {name: getattr(row, name) for name in usual if getattr(row, name) not in usual[name]}
+
+
 def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
 def _elsewhere(every: Sequence[_Combination], own: _Combination, by: str) -> list[_Combination]:
-    """The same search in other trainings: of the same model, or of other models.
-
-    Raises:
-        CircuitReferenceError: there is none.
-    """
-    alike = [c for c in every if c.search == own.search and c.training != own.training]
-    if by == "seed":
-        found = [c for c in alike if c.last.model == own.last.model]
-    else:
+    """The same search in other trainings: of the same model, or of other models."""
+    found = [c for c in _other_trainings(every, own, by) if c.search == own.search]
+    if by == "model":
         of_model: dict[str, _Combination] = {}
-        same_seed = [c for c in alike if c.last.seed == own.last.seed]
-        for c in (*same_seed, *alike):
-            if c.last.model != own.last.model:
-                of_model.setdefault(c.last.model, c)
+        same_seed = [c for c in found if c.last.seed == own.last.seed]
+        for c in (*same_seed, *found):
+            of_model.setdefault(c.last.model, c)
         found = [*of_model.values()]
-    if not found:
-        row = own.last
-        example = f"seed={(row.seed or 0) + 1}" if by == "seed" else "model=NAME"
-        raise CircuitReferenceError(
-            f"{row.task!r} is stored of one {by} ({getattr(row, by)}) found this way; run 'circuitdb "
-            f"lineage {row.task},{example},engine={row.engine} --discover' to have another"
-        )
     return sorted(found, key=lambda c: (c.last.model, c.last.seed or 0))
+
+
+def _other_trainings(
+    every: Sequence[_Combination], own: _Combination, by: str
+) -> list[_Combination]:
+    """What is of other seeds of the same model, or of other models."""
+    same_model = by == "seed"
+    return [
+        c for c in every
+        if c.training != own.training and (c.last.model == own.last.model) is same_model
+    ]  # fmt: skip
+
+
+def _none_alike(access: Access, own: _Combination, by: str) -> str:
+    """What is stored of other trainings instead of the same search, and how to have that."""
+    row = own.last
+    with access.reading() as store:
+        every = _combinations(store, _of_task(row._replace(engine=ANY)))
+    others = [
+        c for c in _other_trainings(every, own, by)
+        if c.last.engine == row.engine or is_search(c.last.engine)
+    ]  # fmt: skip
+    if not others:
+        model, seed = (row.model, (row.seed or 0) + 1) if by == "seed" else ("NAME", None)
+        return (
+            f"{row.task!r} is stored of one {by} ({getattr(row, by)}) found this way; run "
+            f"'{_command(row, model, seed)}' to have another"
+        )
+    nearest = min(others, key=lambda c: len(_unlike(own, c)))
+    return (
+        f"{row.task!r} is stored of {by} {getattr(nearest.last, by)} too, but found otherwise: "
+        f"{_unlike_in_words(own, nearest)}; run '{_alike(access, own, nearest)}' to have it found alike"
+    )
+
+
+def _unlike_in_words(own: _Combination, other: _Combination) -> str:
+    """What else than the training two combinations differ in: keys of both, and names of settings."""
+    model, seed = own.training
+    there = other._replace(rows={0: other.last._replace(model=model, seed=seed)})
+    keys = _keys([there, own])
+    told = [f"by {keys[0]} there and {keys[1]} here"] if keys[0] else []
+    if own.last.engine == other.last.engine:
+        unkeyed = sorted({*_unlike(own, other)} - _KEYED)
+        told += [f"in {', '.join(unkeyed)}"] if unkeyed else []
+    return ", ".join(told)
+
+
+def _unlike(a: _Combination, b: _Combination) -> list[str]:
+    """The names of what two searches and selections differ in, settings by their own names."""
+    one, other = (_decided(c.search) for c in (a, b))
+    return [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+
+
+def _decided(search: str) -> dict[str, Any]:
+    """All that :func:`_search` says, flat."""
+    decides, *selection = json.loads(search)
+    nested = {**decides.pop("settings"), **decides.pop("task_params")}
+    return {**nested, **decides, **dict(zip(_SELECTED, selection, strict=True))}
+
+
+def _alike(access: Access, own: _Combination, other: _Combination) -> str:
+    """The command that finds in another training what is found in this one."""
+    from circuitdb import engines
+
+    row, model, seed = own.last, other.last.model, other.last.seed
+    like = access.get(row.circuit_id)
+    settings, params = engines.get(row.engine).settings(), like.run.task_params
+    keyed = like.run.settings == settings.model_dump(mode="json") and not any(
+        params.get(name) for name in ("filter", "keep_input", "metric")
+    )
+    if keyed and row.dtype == other.last.dtype and len(catalogue.steps_of(model, seed)) > 1:
+        return _command(row, model, seed)
+    from circuitdb.plan import Plan
+    from circuitdb.revisit import partner_fields
+
+    fields = partner_fields(like) | {
+        "task": params.get("file") or row.task, "model": model, "seed": seed, "checkpoint": None,
+        "corruption": row.corruption, "answers": row.answers, "replicate": row.replicate,
+    }  # fmt: skip
+    dtype = "" if row.dtype == other.last.dtype else f" --dtype {row.dtype}"
+    return Plan(**fields).command() + dtype
 
 
 def _steps(own: _Combination, options: LineageOptions) -> list[int]:
