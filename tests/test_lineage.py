@@ -28,8 +28,10 @@ import pytest
 from circuitdb import api
 from circuitdb.circuit import Discovery, Figures, Selection
 from circuitdb.cli import run
+from circuitdb.compare.aligned import AlignedOverlap, Chance
 from circuitdb.compare.chance import Fits, Side, chance
 from circuitdb.compare.makeup import common_share, make_up, spread
+from circuitdb.compare.measures import set_measures
 from circuitdb.compare.over_training import Item, Lineage
 from circuitdb.compare.universe import universe
 from circuitdb.errors import (
@@ -42,6 +44,7 @@ from circuitdb.errors import (
 )
 from circuitdb.lineages import StoredLineage
 from circuitdb.names import TEMPLATES_DONE, parse_component
+from circuitdb.render import lineage as lineage_picture
 from circuitdb.roles import RoleRecipe, RoleScore, RoleScores
 from circuitdb.space import Space, SpaceSpec
 from circuitdb.store import CheckpointMetric, Store
@@ -510,6 +513,65 @@ def test_plots_are_drawn_and_are_the_same_again(db: api.Database, tmp_path: Path
         drawn = paths[0].read_text("utf-8")
         for told in ("a1.h1", "faithfulness", "Jaccard, step 300", "between seeds", "100"):
             assert told in drawn
+
+
+def panel(found: StoredLineage, name: str) -> Any:
+    """The axes of a panel of the picture; None where it has none of that name."""
+    drawn = lineage_picture.figure(found, found.across)
+    return next((axes for axes in drawn.axes if axes.get_gid() == name), None)
+
+
+def test_alignments_are_drawn_with_their_chance_before_what_names_give(db: api.Database):
+    found = db.lineage("months,seed=0", across="seed")
+    assert found.across is not None
+    shuffled = Chance(0.125, 0.01)
+    aligned = AlignedOverlap(
+        measures=set_measures(*(np.arange(i, i + 4, dtype=np.int32) for i in (0, 1))),
+        by_kind=shuffled, by_layer=shuffled,
+        draws=200, coverage_a=1.0, coverage_b=1.0,
+    )  # fmt: skip
+    pairs = tuple(pair._replace(aligned=aligned) for pair in found.across.pairs)
+    across = dataclasses.replace(found.across, pairs=pairs)
+    lines = panel(dataclasses.replace(found, across=across), "agreement").get_lines()
+    told = {line.get_label(): line for line in lines}
+    assert [*told["Jaccard, aligned"].get_ydata()] == [3 / 5, 3 / 5]
+    assert any([*line.get_ydata()] == [0.125, 0.125] for line in lines)
+    assert told["Jaccard by name"].get_alpha() < 1
+    assert "Jaccard, aligned" not in {
+        line.get_label() for line in panel(found, "agreement").get_lines()
+    }
+
+
+def test_last_circuits_of_different_steps_are_drawn_too(tmp_path: Path):
+    path = tmp_path / "apart.duckdb"
+    with Store.open(path, create=True) as store:
+        for discovery in (
+            at_step(200, SECOND, does(0.9)), at_step(300, THIRD, does(0.9)),
+            at_step(400, THIRD, does(0.9), space=LARGER, model="toy-2l"),
+        ):  # fmt: skip
+            store.add(discovery)
+    found = api.Database(path).lineage("months,model=toy-4l", across="model")
+    assert found.across is not None
+    (pair,) = found.across.pairs
+    marks = [line for line in panel(found, "agreement").get_lines() if line.get_marker() == "D"]
+    assert [(*m.get_xdata(), *m.get_ydata()) for m in marks] == [(300, pair.common_make_up)]
+    text = lineage_picture.figure(found, found.across).texts[-1].get_text()
+    assert "toy-4l at 300, toy-2l at 400" in text.replace("\n", " ")
+
+
+def test_size_is_set_against_performance_where_it_varies(db: api.Database):
+    name = "size-against-performance"
+    assert panel(db.lineage("months,seed=0"), name) is not None
+    assert panel(db.lineage("months,seed=0", checkpoints="100,200"), name) is None
+
+
+def test_the_table_of_trainings_explains_the_columns_that_it_has(ask: Any):
+    _, out, _ = ask("lineage", "months,model=toy-4l,seed=0", "--across", "model")
+    assert "make-up: share" in out
+    assert "components: Jaccard" not in out
+    assert "aligned" not in out.replace("--align", "")
+    _, out, _ = ask("lineage", "months,seed=0", "--across", "seed")
+    assert "components: Jaccard of heads and MLPs; make-up:" in out
 
 
 def test_what_cannot_be_drawn_is_refused_before_any_work(ask: Any):

@@ -15,6 +15,8 @@ from circuitdb.errors import OptionError
 from circuitdb.text import number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from circuitdb.compare.between_trainings import Agreement, Trainings
     from circuitdb.compare.lineage import Onset
     from circuitdb.compare.over_training import Beside, Item, Lineage, Step
@@ -258,9 +260,21 @@ def _show_across(across: Trainings) -> None:
         (Column("step", right=True), "pair", *(Column(name, right=True) for name in names)),
         [_agreement(pair) for pair in across.pairs],
     )
-    line(
-        "components: Jaccard of heads and MLPs; make-up: share by depth and kind in common; aligned: Jaccard of partners, chance: signatures shuffled."
-    )
+    told = _columns_told(across.pairs)
+    if told:
+        line(f"{'; '.join(told)}.")
+
+
+def _columns_told(pairs: Sequence[Agreement]) -> list[str]:
+    """What the columns are that some pair has a figure in."""
+    told = []
+    if any(p.component_jaccard is not None for p in pairs):
+        told.append("components: Jaccard of heads and MLPs")
+    if any(p.common_make_up is not None for p in pairs):
+        told.append("make-up: share by depth and kind in common")
+    if any(p.aligned is not None for p in pairs):
+        told.append("aligned: Jaccard of partners, chance: signatures shuffled")
+    return told
 
 
 def _agreement(pair: Agreement) -> list[Cell]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from circuitdb.compare.between_trainings import Trainings
+from circuitdb.compare.between_trainings import Agreement, Trainings
 from circuitdb.compare.over_training import Item, Lineage, Step
 from circuitdb.render import plot, steps
 from circuitdb.render.style import FAINT, GROUPS, INK, NO_VALUE, OPPOSES, PAPER, QUIET, SUPPORTS
@@ -32,6 +32,8 @@ _SIDE: Final = 2.9
 """Inches of the square of size against performance."""
 _MARK: Final[dict[str, Any]] = {"marker": "o", "markersize": 3.5, "linewidth": 1.5}
 _BY_CHANCE: Final[dict[str, Any]] = {"linestyle": (0, (3, 2)), "linewidth": 1.1}
+_BAR: Final[dict[str, Any]] = {"marker": "_", "markersize": 10}
+"""What shows a figure by chance that stands alone, wider than the mark that it belongs to."""
 
 
 def save(found: Lineage, path: str | Path, across: Trainings | None = None) -> Path:
@@ -61,7 +63,7 @@ def figure(found: Lineage, across: Trainings | None = None) -> Figure:
     run = found.last.circuit.run
     seed = "" if run.seed is None else f" seed {run.seed}"
     page.title(0.0, -0.05, f"{run.task} over the training of {run.model}{seed}: {run.engine}")
-    notes = [_KEY, *found.notes, *(() if across is None else across.notes)]
+    notes = [_KEY, *_apart(across), *found.notes, *(() if across is None else across.notes)]
     page.notes(0.0, top + 0.35, notes, _WIDE + _SIDE)
     return page.figure
 
@@ -71,6 +73,18 @@ _KEY: Final = (
     "no such figure. Change: 1 − weighted Jaccard to the step before, exponentially weighted. Below: grey where a component "
     "is not in the circuit; a dot where it comes in to stay."
 )
+
+
+def _apart(across: Trainings | None) -> list[str]:
+    """What the diamonds are, where there are any."""
+    pairs = () if across is None else across.pairs
+    steps = [
+        f"{p.a} at {p.checkpoint_a:,}, {p.b} at {p.checkpoint_b:,}"
+        for p in pairs if p.checkpoint_a != p.checkpoint_b
+    ]  # fmt: skip
+    if not steps:
+        return []
+    return [f"Diamonds (bars: by chance): last circuits, of different steps ({'; '.join(steps)})."]
 
 
 def _panel(
@@ -169,30 +183,55 @@ def _beside(of: str, name: str) -> Callable[[Step], float | None]:
     return lambda step: getattr(getattr(step, of), name, None)
 
 
+_Value = Callable[[Agreement], float | None]
+
+
 def _draw_agreement(axes: Axes, found: Lineage, across: Trainings) -> None:
-    """Mean over the pairs of trainings at equal steps, and each pair."""
-    for name, label, colour in (
-        ("jaccard", "Jaccard of two trainings", SUPPORTS),
-        ("common_make_up", "make-up in common", GROUPS[3]),
-    ):
-        rows = [
-            (p.checkpoint_a, float(getattr(p, name)))
-            for p in across.pairs
-            if p.checkpoint_a == p.checkpoint_b and getattr(p, name) is not None
-        ]
-        if not rows:
-            continue
-        axes.plot(*zip(*rows, strict=True), ".", color=colour, markersize=4, alpha=0.5)
-        axes.plot(*_means(rows), color=colour, label=label, linewidth=1.5)
-    expected = [
-        (p.checkpoint_a, p.expected_jaccard)
-        for p in across.pairs
-        if p.checkpoint_a == p.checkpoint_b and p.expected_jaccard is not None
-    ]
-    if expected:
-        axes.plot(*_means(expected), color=SUPPORTS, label="_by chance", **_BY_CHANCE)
+    """Mean over the pairs of trainings at equal steps, and each pair.
+
+    Last circuits of different steps stand at the last step that is drawn.
+    """
+    aligned = any(p.aligned is not None for p in across.pairs)
+    named: dict[str, Any] = {"color": SUPPORTS, "alpha": 0.35 if aligned else 1.0}
+    draw = functools.partial(_draw_pairs, axes, found.last.checkpoint, across.pairs)
+    draw(lambda p: p.jaccard, "Jaccard by name" if aligned else "Jaccard of two trainings", **named)
+    draw(lambda p: p.expected_jaccard, None, **named)
+    draw(_aligned_jaccard, "Jaccard, aligned", color=OPPOSES)
+    draw(_aligned_by_chance, None, color=OPPOSES)
+    draw(lambda p: p.common_make_up, "make-up in common", color=GROUPS[3])
     axes.set_ylim(0, 1.04)
     axes.set_ylabel(f"between {across.by}s", fontsize=8)
+
+
+def _aligned_jaccard(pair: Agreement) -> float | None:
+    return None if pair.aligned is None else pair.aligned.measures.jaccard
+
+
+def _aligned_by_chance(pair: Agreement) -> float | None:
+    return None if pair.aligned is None else pair.aligned.by_kind.expected
+
+
+def _draw_pairs(
+    axes: Axes, last: int, pairs: Sequence[Agreement], value: _Value, label: str | None,
+    **style: Any,
+) -> None:  # fmt: skip
+    """One figure of the pairs: at equal steps a dot each and their mean, last against last diamonds.
+
+    Without a label it is one by chance: dashed, and without dots.
+    """
+    known = [(p, float(v)) for p in pairs if (v := value(p)) is not None]
+    equal = [(p.checkpoint_a, v) for p, v in known if p.checkpoint_a == p.checkpoint_b]
+    apart = [(last, v) for p, v in known if p.checkpoint_a != p.checkpoint_b]
+    dots = style | {"alpha": 0.5 * style.get("alpha", 1.0)}
+    if equal:
+        if label is not None:
+            axes.plot(*zip(*equal, strict=True), ".", markersize=4, **dots)
+        how: dict[str, Any] = _MARK if label is not None else _BY_CHANCE | _BAR
+        axes.plot(*_means(equal), label=label or "_by chance", **how, **style)
+    if apart:
+        marked: dict[str, Any] = {"marker": "D", "markersize": 5} if label is not None else _BAR
+        told = "_last" if equal or label is None else label
+        axes.plot(*zip(*apart, strict=True), label=told, linestyle="none", **marked, **style)
 
 
 def _means(rows: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
@@ -252,7 +291,8 @@ def _draw_against(page: plot.Inches, found: Lineage) -> None:
         for s in found.steps
         if s.moment.has_circuit and s.moment.figures is not None
     ]
-    if not points:
+    # One size, as a fixed number of edges gives, is no axis.
+    if len({size for size, _, _ in points}) < 2:
         return
     left, top = _WIDE + 3.1, 0.0
     axes = page.axes(left, top, _SIDE, _SIDE, "size-against-performance")
