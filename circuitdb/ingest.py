@@ -17,8 +17,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from circuitdb import resources
-from circuitdb.errors import OptionError, UnknownNameError, unreadable
-from circuitdb.models.recipe import TrainRecipe
+from circuitdb.errors import OptionError, UnknownNameError, did_you_mean, unreadable
+from circuitdb.models.recipe import PlaceError, TrainRecipe
 from circuitdb.sweep.config import CheckpointConfig
 from circuitdb.sweep.expand import Where, Wrong
 from circuitdb.sweep.recipe import SweepRecipe
@@ -27,6 +27,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 KINDS: Final[dict[str, type[BaseModel]]] = {"train": TrainRecipe, "sweep": SweepRecipe}
 """Recipe models by the value of their ``kind``."""
+_CALLED: Final = {"train": "training recipe", "sweep": "sweep"}
+_COMMANDS: Final = {"train": "train", "sweep": "ingest"}
+"""What does what a recipe says, by its kind."""
 
 
 def shipped() -> dict[str, Path]:
@@ -34,25 +37,38 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(resources.folder("ingest").glob("*.yaml"))}
 
 
-def read_recipe(recipe: str | Path) -> BaseModel:
+def read_recipe(recipe: str | Path, kind: str | None = None) -> BaseModel:
     """A recipe, from a path or by the name of a shipped one.
 
+    Args:
+        kind: of :data:`KINDS`, the one that is wanted; any by default.
+
     Raises:
-        OptionError: the file cannot be read, is no YAML mapping, or holds an unknown key or a
-            value out of range; file and key are named.
-        UnknownNameError: neither a file nor a shipped recipe is called so, or its kind is
-            unknown.
+        OptionError: the file cannot be read, is no YAML mapping, is of another kind, or holds an
+            unknown key or a value out of range; file and key are named.
+        UnknownNameError: no shipped recipe is called so, or its kind is unknown.
     """
-    path = path_of(recipe)
+    path = path_of(recipe, kind)
     content = mapping(path)
+    found = _kind(content, path)
+    if kind not in (None, found):
+        raise OptionError(
+            f"recipe {str(recipe)!r} is no {_CALLED[str(kind)]}, whose kind must be {kind!r}: it is of "
+            f"kind {found!r}, for 'circuitdb {_COMMANDS[found]} {recipe}'"
+        )
+    return _validated(KINDS[found] if "kind" in content else CheckpointConfig, content, path)
+
+
+def _kind(content: Mapping[str, Any], path: Path) -> str:
+    """The kind of a recipe; a configuration file of Tigges et al., which states none, is a sweep."""
     kind = content.get("kind")
     if kind is None and "model_name" in content:
-        return _validated(CheckpointConfig, content, path)
+        return "sweep"
     if kind is None:
         raise OptionError(f"{path}: key 'kind' is missing; write one of {', '.join(KINDS)}")
     if kind not in KINDS:
         raise UnknownNameError("recipe kind", str(kind), KINDS, f"In {path}")
-    return _validated(KINDS[kind], content, path)
+    return str(kind)
 
 
 def _validated(model: type[Model], content: Mapping[str, Any], path: Path) -> Model:
@@ -65,7 +81,7 @@ def _validated(model: type[Model], content: Mapping[str, Any], path: Path) -> Mo
         return model.model_validate(content)
     except ValidationError as error:
         lines = lines_of(path)
-        told = [f"{line_at(lines, e['loc'])}: {_explain(model, e)}" for e in _innermost(error)]
+        told = [f"{line_at(lines, _place(e))}: {_explain(model, e)}" for e in _innermost(error)]
         raise OptionError(f"{path}:{'; line '.join(told)}") from error
 
 
@@ -79,18 +95,28 @@ def read_checkpoint_config(path: Path) -> CheckpointConfig:
     return _validated(CheckpointConfig, mapping(path), path)
 
 
-def path_of(recipe: str | Path) -> Path:
+def path_of(recipe: str | Path, kind: str | None = None) -> Path:
     """The file of a recipe that is given by path, or by the name of a shipped one.
 
+    Args:
+        kind: of the recipes that a message names; all by default.
+
     Raises:
-        UnknownNameError: neither a file nor a shipped recipe is called so.
+        OptionError: a path leads to no file.
+        UnknownNameError: no shipped recipe is called so.
     """
-    if Path(recipe).is_file():
-        return Path(recipe)
-    known = shipped()
-    if str(recipe) not in known:
-        raise UnknownNameError("recipe", str(recipe), known, "A path to a YAML file works too")
-    return known[str(recipe)]
+    path, there = Path(recipe), shipped()
+    if path.is_file():
+        return path
+    if str(recipe) in there:
+        return there[str(recipe)]
+    known = [name for name, file in there.items() if kind in (None, mapping(file)["kind"])]
+    if path.suffix or path.name != str(recipe):
+        raise OptionError(
+            f"there is no recipe file {str(recipe)!r}{did_you_mean(path.stem, known)}"
+        )
+    called = "recipe" if kind is None else _CALLED[kind]
+    raise UnknownNameError(called, str(recipe), known, "A path to a YAML file works too")
 
 
 def read_train_recipe(recipe: str | Path) -> TrainRecipe:
@@ -99,9 +125,8 @@ def read_train_recipe(recipe: str | Path) -> TrainRecipe:
     Raises:
         OptionError: as there, or the recipe is of another kind.
     """
-    read = read_recipe(recipe)
-    if not isinstance(read, TrainRecipe):
-        raise OptionError(f"recipe {str(recipe)!r} is no training recipe; its kind must be 'train'")
+    read = read_recipe(recipe, "train")
+    assert isinstance(read, TrainRecipe)
     return read
 
 
@@ -113,11 +138,10 @@ def read_sweep_recipe(recipe: str | Path) -> tuple[SweepRecipe, Wrong]:
     Raises:
         OptionError: as there, or the recipe is of another kind.
     """
-    read, path = read_recipe(recipe), path_of(recipe)
+    read, path = read_recipe(recipe, "sweep"), path_of(recipe)
     if isinstance(read, CheckpointConfig):
         read = read.sweep
-    if not isinstance(read, SweepRecipe):
-        raise OptionError(f"recipe {str(recipe)!r} is no sweep; its kind must be 'sweep'")
+    assert isinstance(read, SweepRecipe)
     lines = lines_of(path)
 
     def wrong(where: Where, told: str) -> OptionError:
@@ -195,9 +219,15 @@ def _innermost(error: ValidationError) -> list[ErrorDetails]:
     ]
 
 
+def _place(error: ErrorDetails) -> Where:
+    """Where a fault stands; one between several keys says at which of them."""
+    cause = error.get("ctx", {}).get("error")
+    return (*error["loc"], *(cause.where if isinstance(cause, PlaceError) else ()))
+
+
 def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
     """One fault, with its key in dots and, where it is unknown, the nearest known one."""
-    where = ".".join(str(part) for part in error["loc"])
+    where = ".".join(str(part) for part in _place(error))
     if error["type"] == "value_error":
         told = str(error["ctx"]["error"])
         return f"key {where!r}: {told}" if where else told

@@ -103,7 +103,7 @@ def refused(stored_path: Path, capsys: pytest.CaptureFixture[str]):
         (["note", IOI, ""], "the note is empty; --remove"),
         (["note", IOI, " \n"], "the note is empty; --remove"),
         (["pull", "smollm"], "did you mean"),
-        (["train", "toy-9l"], "unknown recipe 'toy-9l'"),
+        (["train", "toy-9l"], "unknown training recipe 'toy-9l'"),
         (["tasks", "show", "iio"], "did you mean 'ioi'"),
         (["tasks", "shwo"], "Did you mean 'show'"),
         (["add", "--task", "ioi", "--edges-from", "/nowhere/edges.txt"], "cannot be read"),
@@ -385,6 +385,17 @@ def test_an_interrupt_of_what_goes_on_says_how(capsys, monkeypatch, arguments, m
     told = capsys.readouterr().err
     assert told.startswith("interrupted: the database is whole; run the same command again")
     assert told.count("\n") == 1
+
+
+def test_an_interrupted_training_is_told_without_a_database(capsys, monkeypatch):
+    def interrupt(self, *_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    monkeypatch.setattr(api.Database, "train", interrupt)
+    assert run(["train", "toy-2l"]) == cli.INTERRUPTED
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "interrupted: run the same command again to go on where training stopped"
 
 
 def test_a_directory_that_may_not_be_written_is_told_without_a_passing_name(

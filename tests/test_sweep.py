@@ -213,8 +213,15 @@ def test_a_task_file_counts_by_what_it_says(tmp_path):
 
 
 def test_a_training_recipe_is_no_sweep():
-    with pytest.raises(OptionError, match="'toy-4l' is no sweep"):
+    told = "'toy-4l' is no sweep, whose kind must be 'sweep': .* for 'circuitdb train toy-4l'"
+    with pytest.raises(OptionError, match=told):
         ingest.read_sweep_recipe("toy-4l")
+
+
+def test_tasks_and_seeds_that_are_stated_twice_are_one(tmp_path):
+    twice = GOOD.replace("[ioi, months]", "[ioi, months, ioi]").replace("[0, 3]", "[0, 3, 0]")
+    assert shown(jobs_of(tmp_path, twice)) == shown(jobs_of(tmp_path, GOOD))
+    assert len(jobs_of(tmp_path, twice)) == 16
 
 
 def test_the_shipped_sweep_has_the_jobs_its_first_line_states():

@@ -6,6 +6,7 @@ from itertools import islice
 import pytest
 import torch
 
+import circuitdb
 from circuitdb import ingest
 from circuitdb.errors import ModelError, NumericalError, OptionError, PromptError, UnknownNameError
 from circuitdb.models import gpt2, lessons, mixture, performance, train
@@ -415,6 +416,58 @@ def test_a_fault_in_a_recipe_names_file_and_key(change, message, tmp_path):
 def test_a_recipe_that_does_not_exist_lists_the_shipped_ones():
     with pytest.raises(UnknownNameError, match="did you mean 'toy-4l'"):
         ingest.read_recipe("toy-4")
+
+
+def test_a_recipe_of_another_kind_is_told_before_its_keys(tmp_path):
+    path = file_of(tmp_path, GOOD.replace("kind: train", "kind: sweep"))
+    with pytest.raises(OptionError) as caught:
+        ingest.read_train_recipe(path)
+    assert str(caught.value) == (
+        f"recipe {str(path)!r} is no training recipe, whose kind must be 'train': it is of kind "
+        f"'sweep', for 'circuitdb ingest {path}'"
+    )
+
+
+@pytest.mark.parametrize(("kind", "there"), [("train", "toy-2l"), ("sweep", "toys")])
+def test_only_recipes_of_the_kind_asked_for_are_suggested(kind, there):
+    with pytest.raises(UnknownNameError) as caught:
+        ingest.read_recipe("shespear_64x4", kind)
+    known = {n for n in ingest.shipped() if ingest.mapping(ingest.shipped()[n])["kind"] == kind}
+    assert set(caught.value.known) == known
+    assert there in known
+
+
+@pytest.mark.parametrize("path", ["toy-4.yaml", "recipes/toy-4", "./toy-4"])
+def test_a_path_to_no_file_is_told_as_such(path):
+    told = f"there is no recipe file '{path}'; did you mean 'toy-4l'"
+    with pytest.raises(OptionError, match=told):
+        ingest.read_train_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("schedule: 0-80/20", "10: key 'checkpoints.schedule': checkpoint 20 lies beyond the last"),
+        ("steps: [3, 9]", r"10: key 'checkpoints.steps': checkpoints \[9\] lie beyond the last"),
+        ("seeds: [2]", r"10: key 'checkpoints.seeds': checkpoints for seeds \[2\], which are not"),
+    ],
+)
+def test_a_fault_between_keys_is_told_at_the_line_of_one(more, told, tmp_path):
+    path = file_of(tmp_path, f"{GOOD}checkpoints:\n  {more}\n")
+    with pytest.raises(OptionError, match=f"{path}:{told}"):
+        ingest.read_recipe(path)
+
+
+def test_a_context_too_short_for_a_task_is_told_with_file_and_key_before_anything_is_written(
+    tmp_path,
+):
+    path = file_of(tmp_path, GOOD.replace("d_mlp: 8", "d_mlp: 8, n_context: 8"))
+    told = (
+        rf"{path}: a text of \d+ tokens does not fit a context of 8; raise key 'architecture.n_con"
+    )
+    with pytest.raises(PromptError, match=told):
+        circuitdb.open(tmp_path / "c.duckdb").train(path, tmp_path / "out", store=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_beyond_the_last_step_is_refused(tmp_path):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from circuitdb.api.access import Access
 from circuitdb.api.performing import measured
-from circuitdb.ingest import read_train_recipe
+from circuitdb.errors import PromptError
+from circuitdb.ingest import path_of, read_train_recipe
 from circuitdb.models import catalogue
 from circuitdb.models.recipe import TrainRecipe
 from circuitdb.store import CheckpointMetric
@@ -41,7 +42,10 @@ def trained(
         with access.writing(create=True):
             pass  # A database that cannot be written is better known now than after the work.
     where, file = Path(folder or read.name), None if text is None else Path(text)
-    made = train(read, where, progress, seeds, jobs, file)
+    try:
+        made = train(read, where, progress, seeds, jobs, file)
+    except PromptError as error:
+        raise PromptError(f"{path_of(recipe)}: {error}") from error
     if stores:
         rows = [row for report in made.seeds.values() for row in _losses(made, report)]
         with access.writing() as opened:

@@ -6,7 +6,7 @@
 0    done
 1    a fault of circuitdb's own, or numbers that are none
 2    wrong usage or input, said in one line
-130  interrupted; the database is whole; discover, ingest, overlap, align, roles, curve, functional, directions, train go on where they were
+130  interrupted; a database is whole; discover, ingest, overlap, align, roles, curve, functional, directions, train go on where they were
 ==== =======================================================================================
 
 With ``CIRCUITDB_DEBUG=1`` a traceback comes before the line.
@@ -36,9 +36,8 @@ _RESUMED: Final = (
     "curve",
     "functional",
     "directions",
-    "train",
 )
-"""Commands that do not do stored work twice."""
+"""Commands that do not do work twice that is stored in the database."""
 _HINT: Final = "CIRCUITDB_DEBUG=1 shows where"
 _ERRNO: Final = "the output cannot be written"
 
@@ -110,7 +109,10 @@ def _noticing_interrupts(seen: list[int]) -> Iterator[None]:
 
 def _interrupt(arguments: Sequence[str]) -> int:
     said = "interrupted"
-    if _command(arguments) in _RESUMED:
+    if _command(arguments) == "train":
+        # What goes on lies in the folder; a database there need not be.
+        said += ": run the same command again to go on where training stopped"
+    elif _command(arguments) in _RESUMED:
         said += (
             ": the database is whole; run the same command again to go on, what is stored is "
             "recognised"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import torch  # noqa: TID253
@@ -50,19 +51,23 @@ def lessons(
 ) -> Iterator[Lesson]:
     """The lesson of every step from `first` on, drawn when it is asked for.
 
-    Equal to the lessons from step 0 on without those before `first`, if `draw` is in the state it
+    What the first of them is drawn from is made at once, so that a fault in it is known before
+    anything is written. Equal to the lessons from step 0 on without those before `first`, if `draw` is in the state it
     was in before that step.
 
     Raises:
         UnknownNameError: there is no task or word list of a name.
         PromptError: a task has no training texts for this tokenizer, or one too long.
     """
-    began = 0
+    parts, began = [], 0
     for stage in recipe.stages:
         steps = range(max(0, first - began), stage.steps)
         began += stage.steps
         if steps:
-            yield from _of_stage(recipe, stage, steps, tokenizer, text, draw)
+            parts.append((stage, steps))
+    made = [_of_stage(recipe, *part, tokenizer, text, draw) for part in parts[:1]]
+    later = (_of_stage(recipe, *part, tokenizer, text, draw) for part in parts[1:])
+    return chain.from_iterable(chain(made, later))
 
 
 def _of_stage(
@@ -79,14 +84,17 @@ def _of_stage(
         pools = make_pools(stage, recipe.texts, tokenizer, recipe.data_seed, context)
     if stage.repeats:
         repeater = make_repeater(stage.repeats, tokenizer, context)
-    for step in steps:
+
+    def lesson(step: int) -> Lesson:
         batch = pools.draw(o.batch, draw) if pools else None
         repeated = repeater.draw(draw) if repeater else None
         pieces = None
         if stage.text and text:
             pieces = text.draw(stage.text.batch, recipe.context_of(stage), draw)
         lr = rate(stage, step, o.warmup, falls=stage is recipe.stages[-1])
-        yield Lesson(stage, lr, batch, repeated, pieces)
+        return Lesson(stage, lr, batch, repeated, pieces)
+
+    return map(lesson, steps)
 
 
 def rate(stage: Stage, step: int, warmup: int, falls: bool) -> float:

@@ -116,7 +116,7 @@ def make_repeater(settings: Repeats, tokenizer: Tokenizer, context: int) -> Repe
     if len(found) < needed or length > context:
         raise PromptError(
             f"repeats of up to {needed} different words, {length} tokens, do not go with "
-            f"{len(found)} words and a context of {context}"
+            f"{len(found)} words and a context of {context} (key 'architecture.n_context')"
         )
     assert tokenizer.bos_id is not None
     return Repeater(
@@ -138,7 +138,10 @@ def make_pools(
     rows = [example for pool in pools for example in pool]
     longest = max(len(example.ids) for example in rows)
     if longest > context:
-        raise PromptError(f"a text of {longest} tokens does not fit a context of {context}")
+        raise PromptError(
+            f"a text of {longest} tokens does not fit a context of {context}; raise key "
+            "'architecture.n_context'"
+        )
     size = torch.tensor([len(pool) for pool in pools])
     return Pools(
         tokens=_padded([example.ids for example in rows], 0),

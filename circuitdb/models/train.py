@@ -212,12 +212,13 @@ class Course:
 
     def _descend(self, began: float, tell: Tell) -> None:
         recipe, done = self.recipe, self.progress
+        course = lessons(recipe, self.tokenizer, self.pieces, self.draw, done.step)
         if done.step == 0:
             # First of all, so that what lies there is known to be this training's.
             self._save(began)
             if 0 in self.keep:
                 self._checkpoint()
-        for lesson in lessons(recipe, self.tokenizer, self.pieces, self.draw, done.step):
+        for lesson in course:
             done.loss = self._step(lesson)
             if done.step % max(1, recipe.steps // REPORTS) == 0:
                 tell(f"{recipe.name} seed {self.seed} step {done.step}: {done.loss}")
