@@ -73,7 +73,7 @@ ENGINES: tuple[Listed, ...] = (
     ),
     Listed(
         "feature-search", "circuitdb.engines.feature_search:FeatureSearch",
-        "the fewest features of each dictionary within a KL target",
+        "the fewest features of each dictionary within a KL target", version=2,
     ),
     Listed(
         "random", "circuitdb.engines.random:Random",
