@@ -26,7 +26,7 @@ import psutil
 SMALL = """\
 kind: sweep
 name: small
-tasks: [months, numerals, number_words, ioi]
+tasks: [{tasks}]
 models:
   - {{name: toy-2l, seeds: all}}
 engines:
@@ -34,6 +34,11 @@ engines:
 defaults: {{examples: {examples}, band: {band}, force: true, unmeasured: {unmeasured}}}
 replicates: {replicates}
 """
+
+
+_SEQUENCES = "months, numerals, number_words, ioi"
+_ENDLESS = "ioi, greater_than, gendered_pronoun, induction"
+"""Tasks with prompts for many samples of 64."""
 
 
 def sweep(recipe: str, database: Path, *options: str) -> dict[str, Any]:
@@ -83,7 +88,10 @@ def toys(folder: Path, jobs: int) -> dict[str, Any]:
 def memory(folder: Path) -> dict[str, Any]:
     """Resident memory over a sweep of 200 jobs: medians of its quarters, MiB."""
     recipe = folder / "small.yaml"
-    recipe.write_text(SMALL.format(examples=4, band=0, unmeasured="true", replicates=25), "utf-8")
+    recipe.write_text(
+        SMALL.format(tasks=_SEQUENCES, examples=4, band=0, unmeasured="true", replicates=25),
+        "utf-8",
+    )
     found = sweep(str(recipe), folder / "small.duckdb")
     told = {"jobs": found["document"]["n_done"], "seconds": round(found["seconds"])}
     for who in ("parent", "worker"):
@@ -131,10 +139,13 @@ def _loaded() -> None:
     import circuitdb.api.discovering  # noqa: F401
 
 
-def dask(folder: Path, turns: int = 2) -> dict[str, Any]:
+def dask(folder: Path, turns: int = 1) -> dict[str, Any]:
     """Seconds of one sweep on one worker and on two, in turns."""
     recipe = folder / "small.yaml"
-    recipe.write_text(SMALL.format(examples=64, band=20, unmeasured="false", replicates=2), "utf-8")
+    recipe.write_text(
+        SMALL.format(tasks=_ENDLESS, examples=64, band=20, unmeasured="false", replicates=6),
+        "utf-8",
+    )
     seconds: dict[int, list[float]] = {1: [], 2: []}
     with cluster(folder, 1) as one, cluster(folder, 2) as two:
         for turn in range(turns):
