@@ -269,10 +269,10 @@ def _records(
     records = [replace(record, name=name or record.name) for record in own]
     located = [shelf.load(record) for record in records]
     require_own_name(records[0].name)
-    if which.model is not None:
+    if (which.model, which.checkpoint, which.seed) != (None, None, None):
         from circuitdb.dictionaries.located import require
 
-        require(located, which.load(report))
+        require(located, replace(which, model=which.model or records[0].model).load(report))
     return records
 
 
