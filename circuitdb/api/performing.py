@@ -14,7 +14,7 @@ from circuitdb.api.access import Access, Report, silent
 from circuitdb.api.options import MODEL, check_names
 from circuitdb.circuit import Json
 from circuitdb.discovery import make_prompts
-from circuitdb.errors import ModelError, NumericalError, OptionError
+from circuitdb.errors import NumericalError, OptionError
 from circuitdb.models import catalogue, hub
 from circuitdb.models.model import LoadedModel
 from circuitdb.names import TEMPLATES_DONE
@@ -138,23 +138,12 @@ def _wanted(
     Of a schedule a training gives the steps that it has; where `seeds` are ``all``, one of fewer
     checkpoints gives fewer.
     """
-    there = catalogue.seeds_of(model)
-    chosen: Sequence[int | None]
-    if seeds is None:
-        chosen = there[:1] or (None,)
-    elif isinstance(seeds, str):
-        chosen = (there or (None,)) if seeds == "all" else schedules.listed(seeds)
-    else:
-        chosen = seeds
     if checkpoints is None and catalogue.is_remote(model) and catalogue.steps_of(model, None):
         raise OptionError(
             f"every checkpoint of {model!r} would be downloaded; say which, as in "
             "--checkpoints exponential (--delete takes each away again)"
         )
-    for seed in chosen:
-        if seed is not None and seed not in there:
-            listed = ", ".join(map(str, there)) or "none to choose from"
-            raise ModelError(f"model {model!r} has no seed {seed}; it has {listed}")
+    for seed in catalogue.seeds_chosen(model, seeds):
         wanted = "all" if checkpoints is None else checkpoints
         for step in catalogue.steps_chosen(model, seed, wanted):
             yield _Where(seed, step)

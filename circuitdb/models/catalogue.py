@@ -17,14 +17,14 @@ import hashlib
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuitdb.errors import ModelError, OptionError, UnknownNameError
 from circuitdb.models import cache, hub, memory, smollm2, toy
 from circuitdb.models.entry import ModelEntry, Stored
-from circuitdb.schedules import PYTHIA_TOKENS, Wanted, chosen, told
+from circuitdb.schedules import PYTHIA_TOKENS, Wanted, chosen, listed, told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,6 +172,32 @@ def seeds_of(name: str) -> tuple[int, ...]:
         return entry.seeds
     home = _directory(name)
     return () if home is None else tuple(hub.seeds(home))
+
+
+def seeds_chosen(name: str, wanted: str | Sequence[int] | None) -> tuple[int | None, ...]:
+    """The training seeds meant, ascending; null alone where a model has but one without a number.
+
+    Args:
+        name: a name or alias, a local directory, or a hub name.
+        wanted: some seeds or their text, ``0-2,5``; ``all``; or None for the first.
+
+    Raises:
+        OptionError: text that is no list.
+        ModelError: it has no such seed.
+    """
+    there = seeds_of(name)
+    if wanted is None:
+        return there[:1] or (None,)
+    if wanted == "all":
+        return there or (None,)
+    if not there:
+        raise ModelError(f"model {name!r} has no training seeds to choose from")
+    seeds = listed(wanted) if isinstance(wanted, str) else wanted
+    missing = [seed for seed in seeds if seed not in there]
+    if missing:
+        told = ", ".join(map(str, there))
+        raise ModelError(f"model {name!r} has no seed {missing[0]}; it has {told}")
+    return tuple(sorted({*seeds}))
 
 
 def _directory(name: str) -> Path | None:

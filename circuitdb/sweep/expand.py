@@ -118,7 +118,7 @@ def _weights(model: Models, where: Where, wrong: Wrong) -> Iterator[_Weights]:
     loading = Loading(
         model.device, model.dtype, model.forward, model.batch_size, model.delete, model.cache
     )
-    for seed in _told(wrong, (*where, "seeds"), _seeds, model):
+    for seed in _told(wrong, (*where, "seeds"), catalogue.seeds_chosen, model.name, model.seeds):
         there = _told(wrong, (*where, "name"), _steps, model.name, entry, seed)
         name = model.name if seed is None else f"{model.name}, seed {seed}"
         for step in _told(wrong, (*where, "checkpoints"), _chosen, model, there, name) or (None,):
@@ -133,23 +133,6 @@ def _entry(name: str) -> ModelEntry | None:
         hint = "A Hugging Face directory or a hub name with a slash works too"
         raise UnknownNameError("model", name, [n for n in known if "/" not in n], hint)
     return known.get(name)
-
-
-def _seeds(model: Models) -> tuple[int | None, ...]:
-    there = catalogue.seeds_of(model.name)
-    if not there:
-        if model.seeds not in (None, "all"):
-            raise ModelError(f"model {model.name!r} has no training seeds to choose from")
-        return (None,)
-    if model.seeds is None:
-        return there[:1]
-    if model.seeds == "all":
-        return there
-    missing = [seed for seed in model.seeds if seed not in there]
-    if missing:
-        told = ", ".join(map(str, there))
-        raise ModelError(f"model {model.name!r} has no seed {missing[0]}; it has {told}")
-    return tuple(sorted({*model.seeds}))
 
 
 def _steps(name: str, entry: ModelEntry | None, seed: int | None) -> tuple[int, ...]:
